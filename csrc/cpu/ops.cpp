@@ -1,0 +1,194 @@
+// The operators on the CPU, and their schemas: this library is always built and loaded.
+#include <Python.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <atomic>
+#include <tuple>
+
+#include "schemas.h"
+
+namespace lens {
+namespace {
+
+constexpr int64_t kTokensPerTask = 1 << 15;  // below this a thread costs more than it saves
+constexpr int64_t kGroupsPerTask = 256;
+
+void record(std::atomic<int64_t>& status, int64_t found) {
+  int64_t first = status.load(std::memory_order_relaxed);
+  while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
+  }
+}
+
+// Sum of one chunk by lens.h's tree. `mask` may be null. Adds the number of tokens to `count`; clears `valid` at a
+// value that is no log-probability.
+template <class T>
+double sum_chunk(const T* values, const bool* mask, int64_t size, int64_t& count, bool& valid) {
+  double lanes[kLanes] = {};
+  bool all_valid = true;
+  const auto add = [&](int64_t i, int64_t lane) {
+    const double x = static_cast<double>(values[i]);
+    const bool selected = !mask || mask[i];
+    all_valid &= !selected | is_logprob(x);
+    lanes[lane] += selected ? clean_logprob(x) : 0.0;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  for (int64_t lane = 0; i + lane < size; ++lane) add(i + lane, lane);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  count += mask ? std::count(mask, mask + size, true) : size;
+  valid &= all_valid;
+  return lanes[0];
+}
+
+
+template <class T>
+int64_t first_fault(const T* values, const bool* mask, int64_t begin, int64_t end, int64_t response) {
+  for (int64_t i = begin; i < end; ++i) {
+    const double x = static_cast<double>(values[i]);
+    if ((!mask || mask[i]) && !is_logprob(x)) return logprob_status(response, x);
+  }
+  return kStatusOk;
+}
+
+template <class T, class Offset>
+void segment_mean_cpu(const T* values, const Offset* offsets, const bool* mask, int64_t total, int64_t responses,
+                      double* mean, int64_t* lengths, int64_t* status) {
+  std::atomic<int64_t> first{kStatusOk};
+  const int64_t grain = total > 0 ? std::max<int64_t>(1, responses * kTokensPerTask / total) : responses;
+  torch::stable::parallel_for(0, responses, std::max<int64_t>(1, grain), [&](int64_t from, int64_t to) {
+    for (int64_t r = from; r < to; ++r) {
+      mean[r] = std::numeric_limits<double>::quiet_NaN();
+      lengths[r] = 0;
+      const int64_t fault = check_offsets(offsets, r, responses, total, Error::kTokenOffsets);
+      if (fault != kStatusOk) {
+        record(first, fault);
+        continue;
+      }
+      const int64_t begin = offsets[r], end = offsets[r + 1];
+      double sum = 0.0;
+      int64_t count = 0;
+      bool valid = true;
+      for (int64_t i = begin; i < end; i += kChunk)
+        sum += sum_chunk(values + i, mask ? mask + i : nullptr, std::min(kChunk, end - i), count, valid);
+      if (!valid) record(first, first_fault(values, mask, begin, end, r));
+      lengths[r] = count;
+      if (count > 0) mean[r] = sum / static_cast<double>(count);
+    }
+  });
+  *status = first;
+}
+
+template <class Offset>
+void dispatch_values(const Tensor& values, const Offset* offsets, const bool* mask, int64_t responses, double* mean,
+                     int64_t* lengths, int64_t* status) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), offsets, mask, values.size(0), responses, mean,
+                     lengths, status);
+  };
+  switch (values.scalar_type()) {
+    case ScalarType::Float: return run(float{});
+    case ScalarType::Double: return run(double{});
+    case ScalarType::BFloat16: return run(c10::BFloat16{});
+    case ScalarType::Half: return run(c10::Half{});
+    default: STD_TORCH_CHECK(false, "values: expected float32, float64, bfloat16 or float16");
+  }
+}
+
+// One thread is the whole team.
+struct Serial {
+  template <class F>
+  void for_each(int64_t begin, int64_t end, F f) const {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  }
+  template <class F>
+  double sum(int64_t begin, int64_t end, F f) const {
+    double total = 0.0;
+    for (int64_t i = begin; i < end; ++i) total += f(i);
+    return total;
+  }
+  template <class F>
+  double max(int64_t begin, int64_t end, F f) const {
+    double largest = -std::numeric_limits<double>::infinity();
+    for (int64_t i = begin; i < end; ++i) largest = std::max(largest, f(i));
+    return largest;
+  }
+  bool leader() const { return true; }
+};
+
+template <class Offset>
+int64_t group_advantages_cpu(const GroupInputs& in, const GroupOutputs& out, const Offset* offsets, int64_t responses,
+                             int64_t groups, const Config& config) {
+  std::atomic<int64_t> first{kStatusOk};
+  torch::stable::parallel_for(0, groups, kGroupsPerTask, [&](int64_t from, int64_t to) {
+    for (int64_t g = from; g < to; ++g) {
+      const int64_t fault = check_offsets(offsets, g, groups, responses, Error::kGroupOffsets);
+      if (fault != kStatusOk) {
+        record(first, fault);
+        continue;
+      }
+      const int64_t begin = offsets[g], end = offsets[g + 1];
+      for (int64_t i = begin; i < end; ++i) record(first, check_response(in, i));
+      advantages_of_group(Serial{}, in, out, g, begin, end, config);
+    }
+  });
+  return first;
+}
+
+std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens, std::optional<Tensor> mask) {
+  check_segment_mean(values, cu_seqlens, mask);
+  const int64_t responses = cu_seqlens.size(0) - 1;
+  Tensor mean = torch::stable::new_empty(values, {responses}, ScalarType::Double);
+  Tensor lengths = torch::stable::new_empty(values, {responses}, ScalarType::Long);
+  Tensor status = torch::stable::new_empty(values, {1}, ScalarType::Long);
+  const bool* selected = mask ? mask->const_data_ptr<bool>() : nullptr;
+  const auto run = [&](const auto* offsets) {
+    dispatch_values(values, offsets, selected, responses, mean.mutable_data_ptr<double>(),
+                    lengths.mutable_data_ptr<int64_t>(), status.mutable_data_ptr<int64_t>());
+  };
+  if (cu_seqlens.scalar_type() == ScalarType::Int)
+    run(cu_seqlens.const_data_ptr<int32_t>());
+  else
+    run(cu_seqlens.const_data_ptr<int64_t>());
+  return {mean, lengths, status};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advantages(
+    Tensor mean_logprob, Tensor lengths, Tensor correctness, Tensor rewards, Tensor cu_groups, double alpha,
+    bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty) {
+  GroupInputs in;
+  GroupOutputs out;
+  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, in, out);
+  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty};
+  Tensor status = torch::stable::new_empty(mean_logprob, {1}, ScalarType::Long);
+  const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
+  *status.mutable_data_ptr<int64_t>() =
+      cu_groups.scalar_type() == ScalarType::Int
+          ? group_advantages_cpu(in, out, cu_groups.const_data_ptr<int32_t>(), responses, groups, config)
+          : group_advantages_cpu(in, out, cu_groups.const_data_ptr<int64_t>(), responses, groups, config);
+  return {result.advantage,  result.calibrated_reward, result.confidence, result.importance_difficulty,
+          result.difficulty, result.group_kind,        status};
+}
+
+}  // namespace
+}  // namespace lens
+
+STABLE_TORCH_LIBRARY(lens_openrlhf, m) {
+  m.def(lens::kSegmentMeanSchema);
+  m.def(lens::kGroupAdvantagesSchema);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lens_openrlhf, CPU, m) {
+  m.impl("segment_mean", TORCH_BOX(&lens::segment_mean));
+  m.impl("group_advantages", TORCH_BOX(&lens::group_advantages));
+}
+
+// Importing the module loads the library, which registers the operators.
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

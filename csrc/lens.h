@@ -1,0 +1,179 @@
+// The formulas of LENS (Feng et al. 2025), once, for host and device. No torch in here.
+//
+// q is a response's confidence relative to the largest of its group and d the group's difficulty relative to the
+// same: only such ratios matter, and they keep their meaning however long or unlikely the responses are.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__CUDACC__)
+#define LENS_FN __host__ __device__ inline
+#else
+#define LENS_FN inline
+#endif
+
+namespace lens {
+
+constexpr double kLogprobTolerance = 1e-3;  // a log-probability in (0, 1e-3] is rounding and counts as 0
+constexpr double kStdEps = 1e-9;            // as in OpenRLHF's group_norm
+
+// One summation tree for every device, by position within the response: the elements of a chunk go round-robin to
+// kLanes partial sums, which a halving tree adds up; the chunks' sums are added in order.
+constexpr int kLanes = 32;
+constexpr int64_t kChunk = 4096;
+
+enum class Error : uint32_t {
+  kTokenOffsets = 1,   // cu_seqlens decreases, or does not start at 0 or end at T
+  kNanLogprob = 2,
+  kPositiveLogprob = 3,
+  kGroupOffsets = 4,   // cu_groups decreases, or does not start at 0 or end at N
+  kCorrectness = 5,    // outside [0, 1], or NaN
+  kReward = 6,         // not finite
+  kLength = 7,         // negative
+};
+
+enum class GroupKind : int8_t { kNegative = 0, kPositive = 1, kMixed = 2 };
+
+struct Config {
+  double alpha;
+  bool lens_mixed;    // mixed groups get LENS's penalty, otherwise GRPO's plain reward
+  bool lens_uniform;  // the same for groups of one outcome
+  bool sequence_confidence;
+  bool importance_difficulty;
+};
+
+// A status is one 64-bit word, so that the first error of many threads is found with an atomic minimum: 27 bits of
+// response or group index, 4 bits of code, the value as float.
+constexpr int64_t kStatusOk = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMaxIndex = int64_t{1} << 27;
+
+LENS_FN int64_t make_status(int64_t index, Error code, double value) {
+  const float narrow = static_cast<float>(value);
+  uint32_t bits;
+  memcpy(&bits, &narrow, sizeof bits);
+  return (index << 36) | (static_cast<int64_t>(code) << 32) | bits;
+}
+
+LENS_FN bool is_logprob(double x) { return x <= kLogprobTolerance; }  // false for NaN
+
+LENS_FN int64_t logprob_status(int64_t index, double x) {
+  return make_status(index, x != x ? Error::kNanLogprob : Error::kPositiveLogprob, x);
+}
+
+LENS_FN double clean_logprob(double x) { return x > 0.0 ? 0.0 : x; }
+
+LENS_FN double log_confidence(double mean_logprob, int64_t length, bool sequence) {
+  const double mean = clean_logprob(mean_logprob);
+  return sequence ? mean * static_cast<double>(length) : mean;
+}
+
+LENS_FN double relative_confidence(double log_confidence, double log_max) {
+  return log_max == -std::numeric_limits<double>::infinity() ? 1.0 : exp(log_confidence - log_max);
+}
+
+// The penalty of a wrong answer, (1 - c) / G * q / (d - q), in [0, 1/G] because d >= 2 and q <= 1.
+LENS_FN double penalty(double correctness, double q, double d, double group_size) {
+  return (1.0 - correctness) / group_size * (q / (d - q));
+}
+
+struct GroupInputs {
+  const double* mean_logprob;  // [N]
+  const int64_t* lengths;      // [N]
+  const double* correctness;   // [N]
+  const double* rewards;       // [N]
+};
+
+struct GroupOutputs {
+  double* advantage;              // [N]
+  double* calibrated_reward;      // [N]
+  double* confidence;             // [N]
+  double* importance_difficulty;  // [Q]
+  double* difficulty;             // [Q]
+  int8_t* group_kind;             // [Q]
+};
+
+// The first fault of one response's scalars, or kStatusOk.
+LENS_FN int64_t check_response(const GroupInputs& in, int64_t i) {
+  if (in.lengths[i] < 0) return make_status(i, Error::kLength, static_cast<double>(in.lengths[i]));
+  if (in.lengths[i] > 0 && !is_logprob(in.mean_logprob[i])) return logprob_status(i, in.mean_logprob[i]);
+  const double c = in.correctness[i];
+  if (!(c >= 0.0 && c <= 1.0)) return make_status(i, Error::kCorrectness, c);
+  if (!std::isfinite(in.rewards[i])) return make_status(i, Error::kReward, in.rewards[i]);
+  return kStatusOk;
+}
+
+// The first fault of an offset array's entry i (segment [offsets[i], offsets[i+1]) of `total` elements), or kStatusOk.
+template <class Offset>
+LENS_FN int64_t check_offsets(const Offset* offsets, int64_t i, int64_t count, int64_t total, Error code) {
+  const int64_t begin = static_cast<int64_t>(offsets[i]), end = static_cast<int64_t>(offsets[i + 1]);
+  if (i == 0 && begin != 0) return make_status(i, code, static_cast<double>(begin));
+  if (begin < 0 || end < begin || end > total || (i == count - 1 && end != total))
+    return make_status(i, code, static_cast<double>(end));
+  return kStatusOk;
+}
+
+// Group `g`, responses [begin, end). A Team is the thread, or the threads, that work on one group:
+//   team.for_each(begin, end, f)   f(i) for every i, each i always by the same thread
+//   team.sum(begin, end, f), team.max(begin, end, f)   the same result in every thread
+//   team.leader()   true in one thread
+template <class Team>
+LENS_FN void advantages_of_group(const Team& team, const GroupInputs& in, const GroupOutputs& out, int64_t g,
+                                 int64_t begin, int64_t end, const Config& config) {
+  const double kInf = std::numeric_limits<double>::infinity();
+  const double kNan = std::numeric_limits<double>::quiet_NaN();
+  const double size = static_cast<double>(end - begin);
+  const auto logprob = [&](int64_t i) {
+    return log_confidence(in.mean_logprob[i], in.lengths[i], config.sequence_confidence);
+  };
+
+  const double max_c = team.max(begin, end, [&](int64_t i) { return in.correctness[i]; });
+  const double min_c = -team.max(begin, end, [&](int64_t i) { return -in.correctness[i]; });
+  const GroupKind kind = min_c < max_c    ? GroupKind::kMixed
+                         : min_c == 1.0 ? GroupKind::kPositive
+                                        : GroupKind::kNegative;
+  const double present = team.sum(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? 1.0 : 0.0; });
+  const double log_max = team.max(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? logprob(i) : -kInf; });
+  const auto q = [&](int64_t i) {
+    return in.lengths[i] > 0 ? relative_confidence(logprob(i), log_max) : 0.0;
+  };
+
+  // Eq. 14. Masks select and never multiply, so that 0/0 and 0*inf cannot arise; c/0 = inf makes D_imp 0.
+  const double terms = team.sum(
+      begin, end, [&](int64_t i) { return in.lengths[i] > 0 && in.correctness[i] > 0.0 ? 1.0 : 0.0; });
+  const double inverse = team.sum(begin, end, [&](int64_t i) {
+    return in.lengths[i] > 0 && in.correctness[i] > 0.0 ? in.correctness[i] / q(i) : 0.0;
+  });
+  const double d_imp = terms > 0.0 ? size / inverse : kNan;
+  const double d = terms > 0.0 && config.importance_difficulty && d_imp > 2.0 ? d_imp : 2.0;
+
+  const bool lens = kind == GroupKind::kMixed ? config.lens_mixed : config.lens_uniform;
+  team.for_each(begin, end, [&](int64_t i) {
+    const double plain = in.rewards[i];
+    out.calibrated_reward[i] = lens ? plain - penalty(in.correctness[i], q(i), d, size) : plain;
+    out.confidence[i] = in.lengths[i] > 0 ? exp(logprob(i)) : kNan;
+  });
+  const auto reward = [&](int64_t i) { return out.calibrated_reward[i]; };
+  const double max_r = team.max(begin, end, reward);
+  const double min_r = -team.max(begin, end, [&](int64_t i) { return -reward(i); });
+  const double mean = team.sum(begin, end, reward) / size;
+  // A constant group has no signal; rounding in its mean must not become one.
+  const bool constant = !(min_r < max_r);
+  double scale = config.alpha;
+  if (!constant && !(lens && kind != GroupKind::kMixed)) {
+    const double squares = team.sum(begin, end, [&](int64_t i) { return (reward(i) - mean) * (reward(i) - mean); });
+    scale = 1.0 / (sqrt(squares / (size - 1.0)) + kStdEps);
+  }
+  team.for_each(begin, end, [&](int64_t i) { out.advantage[i] = constant ? 0.0 : scale * (reward(i) - mean); });
+
+  if (team.leader()) {
+    const double largest = present > 0.0 ? exp(log_max) : kNan;
+    out.importance_difficulty[g] = d_imp * largest;
+    out.difficulty[g] = d * largest;
+    out.group_kind[g] = static_cast<int8_t>(kind);
+  }
+}
+
+}  // namespace lens

@@ -1,0 +1,71 @@
+"""The switches of LENS, each with its default, help and check in one place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any
+
+
+class GroupKind(IntEnum):
+    """Kind of a group by raw correctness c, never by shaped rewards."""
+
+    NEGATIVE = 0  # every c = 0, or all equal to one fraction
+    POSITIVE = 1  # every c = 1
+    MIXED = 2
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensConfig:
+    """Switches of LENS (Feng et al. 2025); the defaults are the paper's.
+
+    Raises:
+        ValueError: an unknown choice, or an alpha that is negative or not finite.
+    """
+
+    scope: str = _option(
+        "both",
+        "groups whose wrong answers LENS penalises by confidence (Table 2); the others fall back to GRPO",
+        ("both", "mixed", "negative", "none"),
+    )
+    alpha: float = _option(0.25, "weight of the advantages of negative groups (section 5.1)")
+    confidence: str = _option(
+        "geometric",
+        "confidence of a response: geometric mean of its token probabilities, or the sequence's raw probability "
+        "(section 5.1 says why that is poor)",
+        ("geometric", "sequence"),
+    )
+    confidence_from: str = _option(
+        "actor",
+        "log-probabilities behind the confidence: recomputed by the actor before the update, or reported by the "
+        "rollout engine that sampled the response",
+        ("actor", "rollout"),
+    )
+    difficulty: str = _option(
+        "importance",
+        "difficulty D of a group with a right answer: max(D_imp, 2 max confidence) (eq. 14), or 2 max confidence alone",
+        ("importance", "max"),
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            choices = option.metadata["choices"]
+            value = getattr(self, option.name)
+            if choices is not None and value not in choices:
+                raise ValueError(f"{option.name}={value!r}: expected one of {', '.join(choices)}")
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0 (the paper uses 0.25)")
+
+    @property
+    def penalises_mixed(self) -> bool:
+        return self.scope in ("both", "mixed")
+
+    @property
+    def penalises_uniform(self) -> bool:
+        """Whether groups of one outcome (negative, positive) get LENS's advantages instead of GRPO's."""
+        return self.scope in ("both", "negative")

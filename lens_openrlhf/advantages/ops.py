@@ -1,0 +1,213 @@
+"""The compiled operators: packed log-probabilities to LENS advantages.
+
+`torch.ops.lens_openrlhf.segment_mean` and `.group_advantages` (csrc/schemas.h) never synchronise with the
+host: they leave the first fault of their data in a status word. The functions here check shapes, call them,
+read the status and raise. Formulas: csrc/lens.h; the same in plain torch: reference.py.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+from torch import Tensor
+
+from . import extension  # noqa: F401  (registers the operators)
+from .config import LensConfig
+from .results import GroupAdvantages, LensAdvantages, SegmentMean
+
+_ops = torch.ops.lens_openrlhf
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+OFFSET_DTYPES = (torch.int32, torch.int64)
+STATUS_OK = 2**63 - 1
+
+
+@torch.library.register_fake("lens_openrlhf::segment_mean")
+def _(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None):
+    responses = cu_seqlens.shape[0] - 1
+    return (
+        values.new_empty(responses, dtype=torch.float64),
+        values.new_empty(responses, dtype=torch.int64),
+        values.new_empty(1, dtype=torch.int64),
+    )
+
+
+@torch.library.register_fake("lens_openrlhf::group_advantages")
+def _(mean_logprob, lengths, correctness, rewards, cu_groups, *switches):
+    groups = cu_groups.shape[0] - 1
+    responses = [torch.empty_like(mean_logprob) for _ in range(3)]
+    per_group = [mean_logprob.new_empty(groups, dtype=d) for d in (torch.float64, torch.float64, torch.int8)]
+    return (*responses, *per_group, mean_logprob.new_empty(1, dtype=torch.int64))
+
+
+def _check(
+    tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...], like: Tensor | None = None, size: int | None = None
+) -> Tensor:
+    """The tensor, contiguous, or a ValueError that names it."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 1:
+        raise ValueError(f"{name}: expected 1 dimension, got shape {tuple(tensor.shape)}")
+    if tensor.dtype not in dtypes:
+        expected = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise ValueError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name}: is on {tensor.device}, the other tensors on {like.device}")
+    if size is not None and tensor.shape[0] != size:
+        raise ValueError(f"{name}: expected {size} elements, got {tensor.shape[0]}")
+    return tensor.detach().contiguous()
+
+
+def _check_offsets(offsets: Tensor, name: str, of: str, like: Tensor) -> Tensor:
+    offsets = _check(offsets, name, OFFSET_DTYPES, like)
+    if offsets.shape[0] < 1 or (offsets.shape[0] == 1 and like.shape[0] > 0):
+        raise ValueError(f"{name}: expected one more element than there are segments, got {offsets.shape[0]} for {of}")
+    return offsets
+
+
+def _decode(status: int) -> tuple[int, int, float]:
+    """(code, index, value) of a status word; the inverse of csrc/lens.h's make_status."""
+    (value,) = struct.unpack("<f", struct.pack("<I", status & 0xFFFFFFFF))
+    return (status >> 32) & 0xF, status >> 36, value
+
+
+def _offset_message(offsets: Tensor, name: str, segment: str, index: int, total: int, of: str) -> str:
+    begin, end = int(offsets[index]), int(offsets[index + 1])
+    return (
+        f"{name}: {segment} {index} spans [{begin}, {end}), but offsets must start at 0, never decrease and end at "
+        f"{total}, the number of {of}"
+    )
+
+
+def _raise_segment(status: int, cu_seqlens: Tensor, total: int) -> None:
+    if status == STATUS_OK:
+        return
+    code, index, value = _decode(status)
+    if code == 1:
+        raise ValueError(_offset_message(cu_seqlens, "cu_seqlens", "response", index, total, "tokens"))
+    kind = "NaN" if code == 2 else f"{value:g}; log-probabilities are at most 0 (up to 1e-3 counts as rounding)"
+    raise ValueError(f"logprobs: response {index} has a token with log-probability {kind}")
+
+
+def _raise_group(status: int, cu_groups: Tensor, total: int) -> None:
+    if status == STATUS_OK:
+        return
+    code, index, value = _decode(status)
+    if code == 4:
+        raise ValueError(_offset_message(cu_groups, "cu_groups", "group", index, total, "responses"))
+    name, problem = {
+        2: ("mean_logprob", "is NaN, but the response has tokens"),
+        3: ("mean_logprob", f"is {value:g}; log-probabilities are at most 0 (up to 1e-3 counts as rounding)"),
+        5: ("correctness", f"is {value:g}, outside [0, 1]"),
+        6: ("rewards", f"is {value:g}, not finite"),
+        7: ("lengths", f"is {value:g}, negative"),
+    }[code]
+    raise ValueError(f"{name}: response {index} {problem}")
+
+
+def _segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name: str):
+    values = _check(values, name, FLOAT_DTYPES)
+    cu_seqlens = _check_offsets(cu_seqlens, "cu_seqlens", f"{values.shape[0]} tokens", values)
+    if mask is not None:
+        integers = (torch.uint8, torch.int8, torch.int32, torch.int64)
+        mask = _check(mask, "mask", (torch.bool, *integers), values, values.shape[0]).to(torch.bool)
+    return _ops.segment_mean(values, cu_seqlens, mask), cu_seqlens, values.shape[0]
+
+
+def segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None) -> SegmentMean:
+    """Mean log-probability over each response's action tokens.
+
+    Accumulates in float64 by one fixed summation tree, so the bits depend on a response's own values alone.
+
+    Args:
+        values: [T] packed log-probabilities in nats, float32, float64, bfloat16 or float16. -inf is legal; a
+            value in (0, 1e-3] counts as 0.
+        cu_seqlens: [N+1] int32 or int64; response i is `values[cu_seqlens[i]:cu_seqlens[i+1]]`.
+        mask: [T] bool or integer, true at action tokens; tokens of tool output, say, are left out. None: all.
+
+    Raises:
+        ValueError: naming the tensor, the response and the value, for NaN, +inf or positive log-probabilities,
+            offsets that decrease or do not span [0, T], and wrong shapes, dtypes or devices.
+    """
+    (mean, lengths, status), cu_seqlens, total = _segment_mean(values, cu_seqlens, mask, "values")
+    _raise_segment(status.item(), cu_seqlens, total)
+    return SegmentMean(mean, lengths)
+
+
+def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: LensConfig, rewards):
+    n = mean_logprob.shape[0]
+    floats = (*FLOAT_DTYPES, torch.bool, torch.int8, torch.int32, torch.int64)
+    correctness = _check(correctness, "correctness", floats, mean_logprob, n).double()
+    if rewards is not None:
+        rewards = _check(rewards, "rewards", floats, mean_logprob, n).double()
+    cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", mean_logprob)
+    *outputs, status = _ops.group_advantages(
+        mean_logprob,
+        lengths,
+        correctness,
+        correctness if rewards is None else rewards,
+        cu_groups,
+        config.alpha,
+        config.penalises_mixed,
+        config.penalises_uniform,
+        config.confidence == "sequence",
+        config.difficulty == "importance",
+    )
+    return GroupAdvantages(*outputs), status, cu_groups
+
+
+def group_advantages(
+    mean_logprob: Tensor,
+    lengths: Tensor,
+    correctness: Tensor,
+    cu_groups: Tensor,
+    config: LensConfig,
+    *,
+    rewards: Tensor | None = None,
+) -> GroupAdvantages:
+    """LENS advantages of responses in groups (section 5.1, eq. 14).
+
+    Args:
+        mean_logprob: [N] floating point, mean log-probability of each response's action tokens, nats.
+        lengths: [N] integer, its number of action tokens. Where it is 0, mean_logprob is not read: the response
+            takes no penalty, but counts in its group's size, mean and std.
+        correctness: [N] the verifier's raw outcome c in [0, 1].
+        cu_groups: [Q+1] int32 or int64; group g is responses `cu_groups[g]:cu_groups[g+1]`. Sizes may differ.
+        config: the switches.
+        rewards: [N] the reward after shaping; correctness where it is None.
+
+    Raises:
+        ValueError: naming the tensor, the response or group and the value, for correctness outside [0, 1],
+            rewards that are not finite, and what :func:`segment_mean` rejects.
+    """
+    mean_logprob = _check(mean_logprob, "mean_logprob", FLOAT_DTYPES).double()
+    integers = (torch.int32, torch.int64)
+    lengths = _check(lengths, "lengths", integers, mean_logprob, mean_logprob.shape[0]).long()
+    result, status, cu_groups = _group_advantages(mean_logprob, lengths, correctness, cu_groups, config, rewards)
+    _raise_group(status.item(), cu_groups, mean_logprob.shape[0])
+    return result
+
+
+def lens_advantages(
+    logprobs: Tensor,
+    cu_seqlens: Tensor,
+    correctness: Tensor,
+    cu_groups: Tensor,
+    config: LensConfig | None = None,
+    *,
+    rewards: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> LensAdvantages:
+    """Packed log-probabilities to LENS advantages: :func:`segment_mean`, then :func:`group_advantages`.
+
+    On CUDA it synchronises once, to read the status.
+    """
+    (mean, lengths, segment_status), cu_seqlens, total = _segment_mean(logprobs, cu_seqlens, mask, "logprobs")
+    result, group_status, cu_groups = _group_advantages(
+        mean, lengths, correctness, cu_groups, config or LensConfig(), rewards
+    )
+    first, second = torch.cat([segment_status, group_status]).tolist()
+    _raise_segment(first, cu_seqlens, total)
+    _raise_group(second, cu_groups, mean.shape[0])
+    return LensAdvantages(*result, mean, lengths)

@@ -1,0 +1,123 @@
+"""LENS in float64 torch, as plain as the paper: what every faster implementation is compared with.
+
+Formulas follow Feng et al. 2025, section 5.1. Only ratios of confidences inside a group matter, so with
+m = max mean_logprob and q = exp(mean_logprob - m) the penalty is q / (d - q), d = D / max confidence: the
+same number, but it neither underflows for long responses nor divides 0 by 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .config import GroupKind, LensConfig
+from .results import GroupAdvantages, LensAdvantages, SegmentMean
+
+STD_EPS = 1e-9  # as in OpenRLHF's group_norm
+LOGPROB_TOLERANCE = 1e-3  # a log-probability in (0, 1e-3] is rounding and counts as 0
+
+
+def segment_mean(logprobs: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None) -> SegmentMean:
+    """Mean log-probability of each response's action tokens; see :func:`lens_openrlhf.advantages.ops.segment_mean`."""
+    means, lengths = [], []
+    for start, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
+        tokens = logprobs[start:end].double()
+        if mask is not None:
+            tokens = tokens[mask[start:end].bool()]
+        means.append(tokens.clamp(max=0).mean().item() if len(tokens) else math.nan)
+        lengths.append(len(tokens))
+    return SegmentMean(torch.tensor(means, dtype=torch.float64), torch.tensor(lengths, dtype=torch.int64))
+
+
+def group_kind(correctness: list[float]) -> GroupKind:
+    if all(c == 1 for c in correctness):
+        return GroupKind.POSITIVE
+    if all(c == correctness[0] for c in correctness):
+        return GroupKind.NEGATIVE
+    return GroupKind.MIXED
+
+
+def _one_group(logprob: list[float], empty: list[bool], c: list[float], s: list[float], config: LensConfig):
+    """One group: (advantages, calibrated rewards, D_imp, D, kind). `logprob` is the log of the confidence."""
+    size = len(c)
+    kind = group_kind(c)
+    present = [i for i in range(size) if not empty[i]]
+    m = max((logprob[i] for i in present), default=math.nan)
+    q = [0.0 if empty[i] else 1.0 if m == -math.inf else math.exp(logprob[i] - m) for i in range(size)]
+
+    # Eq. 14 relative to the group's maximum: d_imp = D_imp / max confidence.
+    terms = [c[i] / q[i] if q[i] > 0 else math.inf for i in present if c[i] > 0]
+    d_imp = size / math.fsum(terms) if terms and math.isfinite(sum(terms)) else 0.0 if terms else math.nan
+    d = max(d_imp, 2.0) if terms and config.difficulty == "importance" else 2.0
+
+    lens = config.penalises_mixed if kind is GroupKind.MIXED else config.penalises_uniform
+    if lens:
+        r = [s[i] - (1 - c[i]) / size * q[i] / (d - q[i]) for i in range(size)]
+    else:
+        r = list(s)
+
+    if size == 1 or max(r) == min(r):
+        advantages = [0.0] * size
+    else:
+        mean = math.fsum(r) / size
+        advantages = [x - mean for x in r]
+        if lens and kind is not GroupKind.MIXED:
+            advantages = [config.alpha * a for a in advantages]
+        else:
+            std = math.sqrt(math.fsum(a * a for a in advantages) / (size - 1))
+            advantages = [a / (std + STD_EPS) for a in advantages]
+    return advantages, r, d_imp * math.exp(m), d * math.exp(m), kind
+
+
+def group_advantages(
+    mean_logprob: Tensor,
+    lengths: Tensor,
+    correctness: Tensor,
+    cu_groups: Tensor,
+    config: LensConfig,
+    *,
+    rewards: Tensor | None = None,
+) -> GroupAdvantages:
+    """Advantages of every group; see :func:`lens_openrlhf.advantages.ops.group_advantages`."""
+    log_confidence = mean_logprob.double().clamp(max=0)
+    if config.confidence == "sequence":
+        log_confidence = torch.where(lengths > 0, log_confidence * lengths, log_confidence)
+    empty = (lengths == 0).tolist()
+    c = correctness.double().tolist()
+    s = c if rewards is None else rewards.double().tolist()
+    advantages, calibrated, importance, difficulty, kinds = [], [], [], [], []
+    bounds = cu_groups.tolist()
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        part = slice(start, end)
+        a, r, d_imp, d, kind = _one_group(log_confidence[part].tolist(), empty[part], c[part], s[part], config)
+        advantages += a
+        calibrated += r
+        importance.append(d_imp)
+        difficulty.append(d)
+        kinds.append(kind)
+    return GroupAdvantages(
+        advantage=torch.tensor(advantages, dtype=torch.float64),
+        calibrated_reward=torch.tensor(calibrated, dtype=torch.float64),
+        confidence=torch.where(lengths > 0, log_confidence.exp(), torch.nan),
+        importance_difficulty=torch.tensor(importance, dtype=torch.float64),
+        difficulty=torch.tensor(difficulty, dtype=torch.float64),
+        group_kind=torch.tensor(kinds, dtype=torch.int8),
+    )
+
+
+def lens_advantages(
+    logprobs: Tensor,
+    cu_seqlens: Tensor,
+    correctness: Tensor,
+    cu_groups: Tensor,
+    config: LensConfig | None = None,
+    *,
+    rewards: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> LensAdvantages:
+    """Packed log-probabilities to advantages; see :func:`lens_openrlhf.advantages.ops.lens_advantages`."""
+    segments = segment_mean(logprobs, cu_seqlens, mask)
+    groups = group_advantages(*segments, correctness, cu_groups, config or LensConfig(), rewards=rewards)
+    return LensAdvantages(*groups, *segments)
