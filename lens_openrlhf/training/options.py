@@ -1,0 +1,290 @@
+"""OpenRLHF's command line with LENS's options in it.
+
+OpenRLHF keeps its parser and checks under `if __name__ == "__main__"` of openrlhf.cli.train_ppo_ray. That block
+is executed as it stands, up to its last statement `train(args)`, with one name exchanged: its ArgumentParser is
+the subclass below, which adds our options to OpenRLHF's and checks them before OpenRLHF's own checks run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import math
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import fields
+from types import ModuleType, SimpleNamespace
+from typing import NoReturn
+
+from ..advantages.config import LensConfig
+from . import cpu
+
+LENS = "lens"
+# What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
+PLACEHOLDER_ESTIMATOR = "group_norm"
+
+# OpenRLHF's defaults that mean CUDA, and what they become without it.
+CPU_DEFAULTS = {
+    "ds.attn_implementation": "sdpa",
+    "vllm.sync_backend": "gloo",
+    "vllm.enforce_eager": True,
+    "vllm.gpu_memory_utilization": 0.1,
+}
+
+
+class OptionError(ValueError):
+    """An option's value that cannot work, with the remedy."""
+
+
+def _fail(message: str) -> NoReturn:
+    raise OptionError(message)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    estimator = next(a for a in parser._actions if a.dest == "algo.advantage.estimator")
+    estimator.choices = [LENS, *estimator.choices]
+    estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
+    group = parser.add_argument_group("LENS (with --algo.advantage.estimator lens)")
+    for option in fields(LensConfig):
+        group.add_argument(
+            f"--algo.lens.{option.name}",
+            type=type(option.default),
+            default=option.default,
+            choices=option.metadata["choices"],
+            help=f"{option.metadata['help']} (default: {option.default})",
+        )
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--logger.run_dir",
+        default=None,
+        help="folder of the run: config.json, metrics.jsonl, train.log, tensorboard/, checkpoints/ and model/ "
+        "(default: runs/<time>-<model>)",
+    )
+    group.add_argument(
+        "--logger.console",
+        choices=["progress", "full"],
+        default="progress",
+        help="progress: a line a step, everything else goes to train.log in the run folder; full: everything here too",
+    )
+    group.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
+    group.add_argument("--eval.at_end", action="store_true", help="also evaluate after the last step")
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Destinations of the options that stand in `argv`, however they are abbreviated."""
+    probe = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        copy = argparse.Namespace(**vars(action))
+        nargs = 0 if action.nargs == 0 else action.nargs
+        if nargs == 0:
+            probe.add_argument(*copy.option_strings, dest=copy.dest, action="store_true", default=argparse.SUPPRESS)
+        else:
+            probe.add_argument(*copy.option_strings, dest=copy.dest, nargs=nargs)
+    return set(vars(probe.parse_known_args(argv)[0]))
+
+
+def _check_lens(get, given: set[str]) -> None:
+    """Refuse what would quietly spoil LENS. `get(name)` is an option's value by its dotted name."""
+    try:
+        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in fields(LensConfig)})
+    except ValueError as error:
+        _fail(f"--algo.lens.{error}")
+    samples = get("rollout.n_samples_per_prompt")
+    if samples < 2:
+        _fail(
+            f"--rollout.n_samples_per_prompt {samples}: the lens estimator compares the answers to one prompt, and one "
+            "answer always has advantage 0; use at least 2 (the paper: 16)"
+        )
+    if get("algo.kl.init_coef") > 0 and not get("algo.kl.use_loss"):
+        _fail(
+            f"--algo.kl.init_coef {get('algo.kl.init_coef')}: this adds a KL term to the reward, which the lens estimator "
+            "does not see; use 0 (the paper's setting), or --algo.kl.use_loss to have the KL in the loss"
+        )
+    if get("algo.dynamic_filtering_enable"):
+        low, high = get("algo.dynamic_filtering_range")
+        if low >= 0:
+            _fail(
+                f"--algo.dynamic_filtering_enable with --algo.dynamic_filtering_range {low:g} {high:g} drops every group "
+                "whose answers are all wrong, the very groups lens learns from; leave dynamic filtering off, or use a "
+                "range that begins below 0, such as -1 1"
+            )
+    if not get("reward.remote_url") and not get("train.agent_func_path"):
+        _fail(
+            "the lens estimator needs the raw correctness of every answer, which a reward model does not give; use "
+            "--reward.remote_url with a verifier (lens_openrlhf/rewards/math_verify_reward.py) or --train.agent_func_path"
+        )
+    if get("critic.freezing_steps") >= 0:
+        _fail(
+            f"--critic.freezing_steps {get('critic.freezing_steps')}: the lens estimator has no critic to warm up, and the "
+            "actor would collect samples without learning from them; leave the option out"
+        )
+    if get("algo.advantage.no_std_norm"):
+        _fail("--algo.advantage.no_std_norm has no effect with the lens estimator; leave the option out")
+    if "algo.advantage.gamma" in given and get("algo.advantage.gamma") != 1.0:
+        _fail(f"--algo.advantage.gamma {get('algo.advantage.gamma')}: the lens estimator has one advantage a response; use 1")
+
+
+def _check_cpu(get) -> None:
+    """Refuse what cannot work without CUDA."""
+    refusals = {
+        "vllm.enable_sleep": "vLLM's sleep mode needs CUDA",
+        "ds.use_liger_kernel": "the Liger kernels need CUDA",
+        "ds.load_in_4bit": "4-bit loading needs CUDA",
+        "ds.deepcompile": "DeepCompile needs CUDA",
+        "vllm.sync_with_ray": "Ray's gloo collectives fail beside DeepSpeed's process group",
+    }
+    for name, reason in refusals.items():
+        if get(name):
+            _fail(f"--{name}: {reason}, and this machine has none; leave the option out")
+    if "flash" in get("ds.attn_implementation"):
+        _fail(f"--ds.attn_implementation {get('ds.attn_implementation')}: flash attention needs CUDA; leave it out (sdpa)")
+    if get("vllm.sync_backend") != "gloo":
+        _fail(f"--vllm.sync_backend {get('vllm.sync_backend')}: needs CUDA; leave the option out (gloo)")
+    for name in ("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"):
+        if get(name) > 1:
+            _fail(f"--{name} {get(name)}: splitting a model over devices needs CUDA; use 1")
+    for name in ("actor.num_nodes", "ref.num_nodes", "reward.num_nodes", "critic.num_nodes"):
+        if get(name, 1) > 1:
+            _fail(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
+
+
+class LensArgumentParser(argparse.ArgumentParser):
+    """OpenRLHF's parser, with LENS's options and checks."""
+
+    argv: Sequence[str] = ()
+
+    def parse_args(self, args=None, namespace=None):
+        _add_options(self)
+        on_cpu = cpu.required()
+        if on_cpu:
+            self.set_defaults(**CPU_DEFAULTS)
+        given = _given(self, self.argv)
+        parsed = super().parse_args(self.argv)
+        values = vars(parsed)
+
+        lens = values["algo.advantage.estimator"] == LENS
+        if lens:
+            if "algo.kl.init_coef" not in given:
+                values["algo.kl.init_coef"] = 0.0
+            _check_lens(values.get, given)
+            values["algo.advantage.estimator"] = PLACEHOLDER_ESTIMATOR
+        else:
+            stray = sorted(name for name in given if name.startswith("algo.lens."))
+            if stray:
+                _fail(f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}")
+        values["algo.lens.enabled"] = lens
+        if on_cpu:
+            _check_cpu(values.get)
+        if not values["actor.model_name_or_path"]:
+            _fail("--actor.model_name_or_path is missing: a Hugging Face model name or a folder")
+        if not values["data.prompt_dataset"]:
+            _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
+        if not values["vllm.num_engines"]:
+            _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
+        self._check_batches(values)
+        self._name_run(values, given)
+        # Ray gives every process its device; the launcher's rank says nothing about them.
+        values["local_rank"] = -1
+        return parsed
+
+    @staticmethod
+    def _check_batches(values: dict) -> None:
+        ranks = (
+            values["actor.num_nodes"]
+            * values["actor.num_gpus_per_node"]
+            // values["ds.ring_attn_size"]
+            // values["ds.tensor_parallel_size"]
+        )
+        per_step = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+        batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
+        if per_step % batch:
+            _fail(
+                f"--train.batch_size {batch}: does not divide the {per_step} samples of a step (--rollout.batch_size "
+                f"{values['rollout.batch_size']} x --rollout.n_samples_per_prompt {values['rollout.n_samples_per_prompt']})"
+            )
+        if not values["train.dynamic_batch_enable"] and batch % (micro * ranks):
+            _fail(
+                f"--train.batch_size {batch}: is not a multiple of --train.micro_batch_size {micro} x {ranks} "
+                "data-parallel ranks"
+            )
+
+    @staticmethod
+    def _name_run(values: dict, given: set[str]) -> None:
+        model = os.path.basename(values["actor.model_name_or_path"].rstrip("/"))
+        if values["logger.run_dir"] is None:
+            from datetime import datetime
+
+            values["logger.run_dir"] = os.path.join("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{model}")
+        run = values["logger.run_dir"] = os.path.abspath(values["logger.run_dir"])
+        for name, folder in {
+            "ckpt.output_dir": "model",
+            "ckpt.path": "checkpoints",
+            "logger.tensorboard_dir": "tensorboard",
+        }.items():
+            if name not in given:
+                values[name] = os.path.join(run, folder)
+        if "logger.wandb.run_name" not in given:
+            values["logger.wandb.run_name"] = os.path.basename(run)
+
+
+def main_block(module: ModuleType) -> ast.Module:
+    """The statements under `if __name__ == "__main__"` of OpenRLHF's command, but for the last, `train(args)`."""
+    tree = ast.parse(inspect.getsource(module))
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "__name__ == '__main__'"]
+    if len(blocks) != 1 or ast.unparse(blocks[0].body[-1]) != "train(args)":
+        raise RuntimeError(
+            f"{module.__name__} has changed: expected one `if __name__ == '__main__'` block that ends in train(args)"
+        )
+    return ast.Module(body=blocks[0].body[:-1], type_ignores=[])
+
+
+def parse(argv: Sequence[str]) -> SimpleNamespace:
+    """`argv` to OpenRLHF's nested arguments, checked; what is LENS's lies in `.algo.lens`.
+
+    Raises:
+        OptionError: a value that cannot work, naming the option and the remedy.
+        SystemExit: --help, or what argparse refuses.
+    """
+    if cpu.required():
+        cpu.install()
+    import openrlhf.cli.train_ppo_ray as command
+
+    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv)})
+    namespace = {**vars(command), "argparse": SimpleNamespace(ArgumentParser=parser)}
+    code = compile(main_block(command), command.__file__, "exec")
+    try:
+        exec(code, namespace)
+    except AssertionError as error:
+        _fail(str(error))
+    args = namespace["args"]
+    if cpu.required() and args.ds.packing_samples:
+        # OpenRLHF sets flash attention for packed samples; sdpa keeps them apart by their position ids.
+        args.ds.attn_implementation = "sdpa"
+    return args
+
+
+def lens_config(args: SimpleNamespace) -> LensConfig | None:
+    """The LensConfig in parsed arguments, or None if another estimator was chosen."""
+    if not args.algo.lens.enabled:
+        return None
+    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in fields(LensConfig)})
+
+
+def flatten(args: SimpleNamespace, prefix: str = "") -> dict:
+    """Nested arguments to {dotted option name: value}, with values that JSON can hold."""
+    flat = {}
+    for name, value in vars(args).items():
+        if isinstance(value, SimpleNamespace):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, float) and not math.isfinite(value):
+            flat[prefix + name] = str(value)
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+__all__ = ["LENS", "Namespace", "OptionError", "flatten", "lens_config", "main_block", "parse"]

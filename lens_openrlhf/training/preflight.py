@@ -1,0 +1,100 @@
+"""Checks of the surroundings before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+from .options import OptionError
+
+MIN_FREE_BYTES = 1 << 30
+READABLE = (".json", ".jsonl")
+
+
+def _check_model(option: str, name: str) -> None:
+    """A folder must hold a model. Anything else is a hub name, which is checked to be one, or in the cache."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise OptionError(f"{option} {name}: the folder has no config.json, so it is not a Hugging Face model")
+        return
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise OptionError(f"{option} {name}: no such folder")
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"{option} {name}: neither a folder here nor a model that could be loaded from the hub "
+            f"({str(error).splitlines()[0]}); give the path of a downloaded model, or check the name and the network"
+        ) from None
+
+
+def _check_lines(option: str, path: Path, keys: dict[str, str]) -> None:
+    """Every line of a JSON lines file is an object that has `keys` {key: option that names it}."""
+    with open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
+            for key, named_by in keys.items():
+                if not isinstance(record, dict) or record.get(key) in (None, ""):
+                    raise OptionError(
+                        f"{option} {path}: line {number} has no {key!r}, the key of {named_by}; mend the line or name "
+                        "another key"
+                    )
+    if not path.stat().st_size:
+        raise OptionError(f"{option} {path}: the file is empty")
+
+
+def _check_dataset(option: str, names: str, args: SimpleNamespace) -> None:
+    keys = {args.data.input_key: "--data.input_key"}
+    if args.data.label_key:
+        keys[args.data.label_key] = "--data.label_key"
+    for name in names.split(","):
+        path = Path(name.strip().split("@")[0])
+        if path.suffix in READABLE or path.is_absolute() or str(path).startswith("."):
+            if not path.exists():
+                raise OptionError(f"{option} {path}: no such file")
+            if path.suffix == ".jsonl":
+                _check_lines(option, path, keys)
+
+
+def _check_port() -> None:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+    except OSError as error:
+        raise OptionError(f"no network port is free on this machine ({error}); Ray and vLLM need some") from None
+
+
+def check_surroundings(args: SimpleNamespace) -> None:
+    """Raise OptionError, naming the option and the remedy, for a model, dataset, reward file, disk or network that
+    cannot work."""
+    _check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
+    _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
+    if args.eval.dataset:
+        _check_dataset("--eval.dataset", args.eval.dataset, args)
+    for url in args.reward.remote_url or []:
+        if url.endswith(".py") and not Path(url).is_file():
+            raise OptionError(f"--reward.remote_url {url}: no such file")
+    if args.train.agent_func_path and not Path(args.train.agent_func_path).is_file():
+        raise OptionError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
+    folder = Path(args.logger.run_dir)
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise OptionError(f"--logger.run_dir {folder}: {parent} is not writable")
+    for place, option in ((parent, "--logger.run_dir"), (Path("/tmp"), "Ray's temporary folder")):
+        free = shutil.disk_usage(place).free
+        if free < MIN_FREE_BYTES:
+            raise OptionError(
+                f"{option} {place}: only {free / 2**20:.0f} MiB are free on its disk, and a run needs at least "
+                f"{MIN_FREE_BYTES / 2**20:.0f} MiB; free some or choose another disk"
+            )
+    _check_port()

@@ -1,0 +1,55 @@
+"""The rollout side: vLLM engines that suit LENS, and evaluation samples kept by prompt."""
+
+from __future__ import annotations
+
+import ray
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+from . import cpu
+from .experience import require_scores
+
+CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
+
+
+class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
+    """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync."""
+
+    async def __init__(self, *args, **kwargs):
+        if cpu.required():
+            kwargs["worker_extension_cls"] = CPU_WORKER
+        await super().__init__(*args, **kwargs)
+
+
+class LensRolloutWithLogprobs(LensRollout):
+    """Also asks vLLM for the log-probability of each sampled token, after temperature (confidence_from rollout)."""
+
+    async def __init__(self, *args, **kwargs):
+        kwargs |= {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
+        await super().__init__(*args, **kwargs)
+
+    async def generate_responses(self, *args, sampling_params, **kwargs):
+        sampling_params.logprobs = 1
+        return await super().generate_responses(*args, sampling_params=sampling_params, **kwargs)
+
+
+LensRolloutActor = ray.remote(LensRollout)
+LensRolloutActorWithLogprobs = ray.remote(LensRolloutWithLogprobs)
+
+
+class LensSamplesGenerator(SamplesGenerator):
+    """OpenRLHF's sample generator; remembers the last evaluation's samples until they are taken."""
+
+    @torch.no_grad()
+    def generate_eval_samples(self, **generate_kwargs) -> list[Experience]:
+        self._last_eval = super().generate_eval_samples(**generate_kwargs)
+        require_scores(self._last_eval)
+        return self._last_eval
+
+    def take_eval_scores(self, n_samples: int) -> list[list[float]]:
+        """Correctness of the last evaluation's answers, one list a prompt."""
+        scores = [float(sample.scores) for sample in self._last_eval]
+        self._last_eval = []
+        return [scores[i : i + n_samples] for i in range(0, len(scores), n_samples)]

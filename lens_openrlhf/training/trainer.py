@@ -1,0 +1,180 @@
+"""OpenRLHF's trainers with LENS's experience maker, run records and evaluations at both ends."""
+
+from __future__ import annotations
+
+import os
+
+import openrlhf.trainer.ppo_trainer_async as async_module
+import ray
+from openrlhf.trainer.ppo_trainer import PPOTrainer
+from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
+
+from .experience import LensExperienceMaker
+from .rollout import LensSamplesGenerator
+from .run_log import RunLog
+
+
+def _plain_class(actor_class):
+    """The class under a Ray actor class: the one that can be subclassed."""
+    return actor_class.__ray_metadata__.modified_class
+
+
+class _Recorded:
+    """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences and a line a step in metrics.jsonl."""
+
+    last_step = 0
+
+    def _set_up(self) -> None:
+        self.run_log = RunLog(self.args.logger.run_dir)
+        if self.args.algo.lens.enabled:
+            self.experience_maker = LensExperienceMaker(
+                self.actor_model_group,
+                self.critic_model_group,
+                self.reward_model_group,
+                self.reference_model_group,
+                self.kl_ctl,
+                self.strategy,
+                self.tokenizer,
+            )
+        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
+
+    def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
+        self.last_step = global_step
+        self.run_log.step(global_step, logs_dict or {})
+        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+
+    def _keep_trackers_open(self) -> None:
+        """OpenRLHF closes its trackers at the end of fit, before our last evaluation."""
+        self._close_trackers = []
+        for tracker in (self.wandb_logger, self.tensorboard_logger):
+            if tracker:
+                self._close_trackers.append(tracker.close)
+                tracker.close = lambda: None
+
+    def _finish_trackers(self) -> None:
+        for close in self._close_trackers:
+            close()
+
+
+class LensPPO(_Recorded, _plain_class(PPOTrainer)):
+    """The synchronous trainer."""
+
+    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
+        super().__init__(pretrain, strategy, *groups, **generate_kwargs)
+        self.samples_generator = LensSamplesGenerator(
+            strategy=strategy,
+            prompts_dataloader=self.prompts_dataloader,
+            eval_dataloader=self.eval_dataloader,
+            tokenizer=self.tokenizer,
+            vllm_engines=self.vllm_engines,
+        )
+        self._set_up()
+        self.run_log.event("steps", total=planned_steps(self.args, len(self.prompts_dataloader)))
+
+    def evaluate(self, global_step, **generate_kwargs):
+        self.run_log.event("evaluating", step=global_step)
+        logs = super().evaluate(global_step, **generate_kwargs)
+        scores = self.samples_generator.take_eval_scores(generate_kwargs["n_samples_per_prompt"])
+        self.run_log.evaluation(global_step, scores, logs)
+        return logs
+
+    def _evaluate_now(self, global_step: int) -> None:
+        settings = self.args.eval
+        self.evaluate(
+            global_step,
+            **self.generate_kwargs
+            | {"temperature": settings.temperature, "n_samples_per_prompt": settings.n_samples_per_prompt},
+        )
+
+    def fit(self, global_step: int = 0) -> None:
+        self._keep_trackers_open()
+        if self.args.eval.at_start and self.eval_dataloader and not self.init_checkpoint_states()["global_step"]:
+            self._evaluate_now(0)
+        super().fit(global_step)
+        if self.args.eval.at_end and self.eval_dataloader and self.last_step % self.args.eval.steps:
+            self._evaluate_now(self.last_step)
+        self._finish_trackers()
+
+
+class LensGenerateSamples(_plain_class(GenerateSamplesActor)):
+    """The asynchronous trainer's sampling side."""
+
+    def __init__(self, pretrain, strategy, vllm_engines, **kwargs):
+        super().__init__(pretrain, strategy, vllm_engines, **kwargs)
+        self.samples_generator = LensSamplesGenerator(
+            strategy=strategy,
+            prompts_dataloader=self.prompts_dataloader,
+            eval_dataloader=self.eval_dataloader,
+            tokenizer=self.samples_generator.tokenizer,
+            vllm_engines=vllm_engines,
+        )
+        self.run_log = RunLog(self.args.logger.run_dir)
+        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
+        self.run_log.event("steps", total=planned_steps(self.args, len(self.prompts_dataloader)))
+
+    def _run_eval(self):
+        step = max(self._last_eval_step, 0)
+        self.run_log.event("evaluating", step=step)
+        logs = super()._run_eval()
+        self.run_log.evaluation(step, self.samples_generator.take_eval_scores(self.args.eval.n_samples_per_prompt), logs)
+        return logs
+
+    def evaluate(self, global_step: int) -> dict | None:
+        """OpenRLHF's evaluation metrics now, or None where there is nothing to evaluate or it was done already."""
+        if self.eval_dataloader is None or global_step == self._last_eval_step:
+            return None
+        self._last_eval_step = global_step
+        return self._run_eval()
+
+
+class LensTraining(_Recorded, _plain_class(TrainingActor)):
+    """The asynchronous trainer's training side, where the experiences are made."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._set_up()
+        self._keep_trackers_open()
+
+    def get_last_step(self) -> int:
+        return self.last_step
+
+    def log_evaluation(self, step: int, logs: dict | None) -> None:
+        for tracker in (self.wandb_logger, self.tensorboard_logger):
+            if tracker and logs:
+                tracker.log_eval(step, logs)
+
+    def finish(self) -> None:
+        self._finish_trackers()
+
+
+class LensPPOAsync(_plain_class(PPOTrainerAsync)):
+    """The asynchronous trainer. It creates both sides itself, so their classes are exchanged in its process."""
+
+    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
+        self.settings = strategy.args
+        async_module.GenerateSamplesActor = ray.remote(LensGenerateSamples)
+        async_module.TrainingActor = ray.remote(LensTraining)
+        super().__init__(pretrain, strategy, *groups, **generate_kwargs)
+        RunLog(self.settings.logger.run_dir).event("ready", where=type(self).__name__, pid=os.getpid())
+
+    def _evaluate_now(self, step: int) -> None:
+        logs = ray.get(self.generator_actor.evaluate.remote(step))
+        ray.get(self.trainer_actor.log_evaluation.remote(step, logs))
+
+    def fit(self) -> None:
+        resumed = ray.get(self.trainer_actor.init_checkpoint_states.remote())["global_step"]
+        if self.settings.eval.at_start and not resumed:
+            self._evaluate_now(0)
+        super().fit()
+        if self.settings.eval.at_end:
+            self._evaluate_now(ray.get(self.trainer_actor.get_last_step.remote()))
+        ray.get(self.trainer_actor.finish.remote())
+
+
+def planned_steps(args, prompts: int) -> int:
+    """Rollout steps of the whole run; dynamic filtering may need more prompts a step and so make fewer."""
+    return -(-prompts // args.rollout.batch_size) * args.train.num_episodes
+
+
+LensPPOTrainer = ray.remote(LensPPO)
+LensPPOTrainerAsync = ray.remote(LensPPOAsync)
