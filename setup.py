@@ -95,9 +95,9 @@ class BuildExtensions(build_ext):
         print(log.stdout, flush=True)
         if log.returncode:
             raise SystemExit("nvcc failed (output above); LENS_BUILD_CUDA=0 installs without the CUDA library")
-        # Kept beside the objects: the tests read the compiler's resource report.
-        report = Path(self.build_temp) / "ptxas.txt"
-        report.parent.mkdir(parents=True, exist_ok=True)
+        # The tests read the compiler's resource report.
+        report = ROOT / "build" / "ptxas.txt"
+        report.parent.mkdir(exist_ok=True)
         report.write_text(log.stdout)
 
 
@@ -113,12 +113,13 @@ if torch is not None:
             "lens_openrlhf._C",
             sources=["csrc/cpu/ops.cpp"],
             depends=headers,
-            include_dirs=[str(ROOT / "csrc"), *include_paths()],
+            include_dirs=[str(ROOT / "csrc")],
             library_dirs=library_paths(),
             libraries=["torch", "torch_cpu", "c10"],
             define_macros=macros,
             # Contraction off: the same bits on every instruction set.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+            + [f"-isystem{path}" for path in include_paths()],
             py_limited_api=True,
         )
     )

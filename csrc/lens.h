@@ -19,6 +19,8 @@ namespace lens {
 
 constexpr double kLogprobTolerance = 1e-3;  // a log-probability in (0, 1e-3] is rounding and counts as 0
 constexpr double kStdEps = 1e-9;            // as in OpenRLHF's group_norm
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // One summation tree for every device, by position within the response: the elements of a chunk go round-robin to
 // kLanes partial sums, which a halving tree adds up; the chunks' sums are added in order.
@@ -71,7 +73,7 @@ LENS_FN double log_confidence(double mean_logprob, int64_t length, bool sequence
 }
 
 LENS_FN double relative_confidence(double log_confidence, double log_max) {
-  return log_max == -std::numeric_limits<double>::infinity() ? 1.0 : exp(log_confidence - log_max);
+  return log_max == -kInf ? 1.0 : exp(log_confidence - log_max);
 }
 
 // The penalty of a wrong answer, (1 - c) / G * q / (d - q), in [0, 1/G] because d >= 2 and q <= 1.
@@ -122,8 +124,6 @@ LENS_FN int64_t check_offsets(const Offset* offsets, int64_t i, int64_t count, i
 template <class Team>
 LENS_FN void advantages_of_group(const Team& team, const GroupInputs& in, const GroupOutputs& out, int64_t g,
                                  int64_t begin, int64_t end, const Config& config) {
-  const double kInf = std::numeric_limits<double>::infinity();
-  const double kNan = std::numeric_limits<double>::quiet_NaN();
   const double size = static_cast<double>(end - begin);
   const auto logprob = [&](int64_t i) {
     return log_confidence(in.mean_logprob[i], in.lengths[i], config.sequence_confidence);

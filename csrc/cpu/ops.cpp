@@ -61,7 +61,7 @@ void segment_mean_cpu(const T* values, const Offset* offsets, const bool* mask, 
   const int64_t grain = total > 0 ? std::max<int64_t>(1, responses * kTokensPerTask / total) : responses;
   torch::stable::parallel_for(0, responses, std::max<int64_t>(1, grain), [&](int64_t from, int64_t to) {
     for (int64_t r = from; r < to; ++r) {
-      mean[r] = std::numeric_limits<double>::quiet_NaN();
+      mean[r] = kNan;
       lengths[r] = 0;
       const int64_t fault = check_offsets(offsets, r, responses, total, Error::kTokenOffsets);
       if (fault != kStatusOk) {
@@ -113,7 +113,7 @@ struct Serial {
   }
   template <class F>
   double max(int64_t begin, int64_t end, F f) const {
-    double largest = -std::numeric_limits<double>::infinity();
+    double largest = -kInf;
     for (int64_t i = begin; i < end; ++i) largest = std::max(largest, f(i));
     return largest;
   }

@@ -1,0 +1,53 @@
+// The group stage: one warp a group runs lens.h's formulas. Raw pointers and sizes; no torch.
+#pragma once
+
+#include "warp.cuh"
+
+namespace lens {
+
+// A warp as the team of lens.h's advantages_of_group: thread `lane` takes every kLanes-th response.
+struct Warp {
+  int lane;
+
+  template <class F>
+  __device__ void for_each(int64_t begin, int64_t end, F f) const {
+    for (int64_t i = begin + lane; i < end; i += kLanes) f(i);
+  }
+  template <class F>
+  __device__ double sum(int64_t begin, int64_t end, F f) const {
+    double partial = 0.0;
+    for_each(begin, end, [&](int64_t i) { partial += f(i); });
+    return warp_sum(partial);
+  }
+  template <class F>
+  __device__ double max(int64_t begin, int64_t end, F f) const {
+    double largest = -kInf;
+    for_each(begin, end, [&](int64_t i) { largest = fmax(largest, f(i)); });
+    return warp_max(largest);
+  }
+  __device__ bool leader() const { return lane == 0; }
+};
+
+template <class Offset>
+__global__ void group_advantages_kernel(GroupInputs in, GroupOutputs out, const Offset* __restrict__ offsets,
+                                        int64_t responses, int64_t groups, Config config,
+                                        unsigned long long* __restrict__ status) {
+  const Warp warp{static_cast<int>(threadIdx.x) % kLanes};
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanes);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanes) + threadIdx.x / kLanes;
+  for (int64_t g = first; g < groups; g += warps) {
+    const int64_t fault = check_offsets(offsets, g, groups, responses, Error::kGroupOffsets);
+    if (fault != kStatusOk) {  // the same in the whole warp
+      if (warp.leader()) atomicMin(status, static_cast<unsigned long long>(fault));
+      continue;
+    }
+    const int64_t begin = static_cast<int64_t>(offsets[g]), end = static_cast<int64_t>(offsets[g + 1]);
+    warp.for_each(begin, end, [&](int64_t i) {
+      const int64_t found = check_response(in, i);
+      if (found != kStatusOk) atomicMin(status, static_cast<unsigned long long>(found));
+    });
+    advantages_of_group(warp, in, out, g, begin, end, config);
+  }
+}
+
+}  // namespace lens
