@@ -7,6 +7,7 @@ worker_process_setup_hook) and, through the worker extension, in vLLM's own proc
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import os
@@ -77,7 +78,42 @@ def _patch_process_group(module) -> None:
     module.stateless_init_process_group = connect
 
 
+def _patch_deepspeed_comm(module) -> None:
+    """deepspeed.comm.torch: ZeRO-3 waits for the last of several asynchronous collectives only, which is enough on
+    a CUDA stream. Gloo runs them on several threads, in no order, so each is waited for here."""
+
+    def finished(method):
+        @functools.wraps(method)
+        def call(*args, **kwargs):
+            work = method(*args, **kwargs)
+            if hasattr(work, "wait"):
+                work.wait()
+            return work
+
+        return call
+
+    for name in COLLECTIVES:
+        setattr(module.TorchBackend, name, finished(getattr(module.TorchBackend, name)))
+
+
+# The methods of DeepSpeed's TorchBackend that can return unfinished work.
+COLLECTIVES = (
+    "all_gather",
+    "all_gather_base",
+    "all_gather_coalesced",
+    "all_gather_into_tensor",
+    "all_reduce",
+    "all_reduce_coalesced",
+    "all_to_all",
+    "all_to_all_single",
+    "broadcast",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+)
+
 _PATCHES = {
+    "deepspeed.comm.torch": _patch_deepspeed_comm,
     "openrlhf.utils.deepspeed.deepspeed": _patch_strategy,
     "openrlhf.utils.distributed_util": _patch_process_group,
 }
