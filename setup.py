@@ -43,7 +43,9 @@ def find_torch():
 
 
 def find_nvcc() -> str | None:
-    candidates = [os.path.join(os.environ[var], "bin", "nvcc") for var in ("CUDA_HOME", "CUDA_PATH") if var in os.environ]
+    candidates = [
+        os.path.join(os.environ[var], "bin", "nvcc") for var in ("CUDA_HOME", "CUDA_PATH") if var in os.environ
+    ]
     candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     return next((path for path in candidates if path and os.path.exists(path)), None)
 
@@ -53,7 +55,9 @@ def want_cuda(nvcc: str | None) -> bool:
     if switch not in (None, "0", "1"):
         raise SystemExit(f"LENS_BUILD_CUDA={switch!r}: expected 0 or 1")
     if switch == "1" and nvcc is None:
-        raise SystemExit("LENS_BUILD_CUDA=1, but nvcc was found neither on PATH nor in CUDA_HOME: install the CUDA toolkit")
+        raise SystemExit(
+            "LENS_BUILD_CUDA=1, but nvcc was found neither on PATH nor in CUDA_HOME: install the CUDA toolkit"
+        )
     if switch == "0" or nvcc is None:
         reason = "LENS_BUILD_CUDA=0" if switch == "0" else "nvcc not found"
         print(f"lens_openrlhf: building without the CUDA library ({reason})")
@@ -118,7 +122,14 @@ if torch is not None:
             libraries=["torch", "torch_cpu", "c10"],
             define_macros=macros,
             # Contraction off: the same bits on every instruction set.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-ffp-contract=off",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wextra",
+            ]
             + [f"-isystem{path}" for path in include_paths()],
             py_limited_api=True,
         )

@@ -42,7 +42,11 @@ def _(mean_logprob, lengths, correctness, rewards, cu_groups, *switches):
 
 
 def _check(
-    tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...], like: Tensor | None = None, size: int | None = None
+    tensor: Tensor,
+    name: str,
+    dtypes: tuple[torch.dtype, ...],
+    like: Tensor | None = None,
+    size: int | None = None,
 ) -> Tensor:
     """The tensor, contiguous, or a ValueError that names it."""
     if not isinstance(tensor, Tensor):

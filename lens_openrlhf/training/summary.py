@@ -20,7 +20,8 @@ def _evaluations(folder: Path) -> list[str]:
         before, after = ([pass_at_k(sum(s == 1 for s in p), n, k) for p in e["scores"]] for e in (first, last))
         change = [b - a for a, b in zip(before, after, strict=True)]
         cells = "".join(
-            f"{mean:>9.3f} ± {0 if math.isnan(error) else error:.3f}" for mean, error in map(mean_and_error, (before, after))
+            f"{mean:>9.3f} ± {0 if math.isnan(error) else error:.3f}"
+            for mean, error in map(mean_and_error, (before, after))
         )
         mean, error = mean_and_error(change)
         rows.append(f"{f'Pass@{k}':<28}{cells}{mean:>+9.3f} ± {error:.3f}")

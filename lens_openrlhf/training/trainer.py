@@ -116,7 +116,9 @@ class LensGenerateSamples(_plain_class(GenerateSamplesActor)):
         step = max(self._last_eval_step, 0)
         self.run_log.event("evaluating", step=step)
         logs = super()._run_eval()
-        self.run_log.evaluation(step, self.samples_generator.take_eval_scores(self.args.eval.n_samples_per_prompt), logs)
+        self.run_log.evaluation(
+            step, self.samples_generator.take_eval_scores(self.args.eval.n_samples_per_prompt), logs
+        )
         return logs
 
     def evaluate(self, global_step: int) -> dict | None:

@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+#
+#   make setup    .venv with the pinned stack that fits the machine, and the compiled extension
+#   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
+#   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
+#   make bench    the operator against torch
+#   make lint     ruff
+#   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt
+
+PROFILE ?= tiny
+ARGS ?=
+# OpenRLHF's wheel is made for Python 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)"
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/cpu/* csrc/cuda/*)
+
+.PHONY: setup train test bench lint lock
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.extension
+
+train: setup
+	@$(RUN) PROFILE="$(PROFILE)" deepspeed examples/scripts/train_lens.sh $(ARGS)
+
+test: setup
+	@$(RUN) ruff check . && $(RUN) ruff format --check .
+	@$(RUN) python -m pytest $(ARGS)
+
+bench: setup
+	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
+
+lint: setup
+	@$(RUN) ruff check . && $(RUN) ruff format --check .
+
+$(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
+	  f"error: Python 3.11 is needed (OpenRLHF is published for it alone), but $(PYTHON) is {v[0]}.{v[1]}; install it, or name it: make setup PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "installing the GPU stack (flash-attn compiles for a while) …"; \
+	  $(PIP) install --quiet "torch==2.13.0" wheel ninja "setuptools<81" && \
+	  $(PIP) install --quiet --no-build-isolation -r requirements/gpu.txt; \
+	else \
+	  echo "installing the CPU stack (about 2 minutes) …"; \
+	  { $(PIP) install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null || \
+	    $(PIP) install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "torch==2.13.0+cpu"; } && \
+	  $(PIP) install --quiet --no-deps -r requirements/cpu.txt; \
+	fi
+	@touch $@
+
+$(VENV)/.extension: $(VENV)/.stack setup.py pyproject.toml $(SOURCES)
+	@echo "building the extension …"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e . 
+	@touch $@
+
+# A resolver run in a scratch environment; everything it chose is pinned, and installed without dependencies.
+lock:
+	bash requirements/lock.sh "$(PYTHON)"

