@@ -211,12 +211,12 @@ class LensArgumentParser(argparse.ArgumentParser):
             // values["ds.ring_attn_size"]
             // values["ds.tensor_parallel_size"]
         )
-        per_step = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+        prompts, samples = values["rollout.batch_size"], values["rollout.n_samples_per_prompt"]
         batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
-        if per_step % batch:
+        if prompts * samples % batch:
             _fail(
-                f"--train.batch_size {batch}: does not divide the {per_step} samples of a step (--rollout.batch_size "
-                f"{values['rollout.batch_size']} x --rollout.n_samples_per_prompt {values['rollout.n_samples_per_prompt']})"
+                f"--train.batch_size {batch}: does not divide the {prompts * samples} samples of a step "
+                f"(--rollout.batch_size {prompts} x --rollout.n_samples_per_prompt {samples})"
             )
         if not values["train.dynamic_batch_enable"] and batch % (micro * ranks):
             _fail(

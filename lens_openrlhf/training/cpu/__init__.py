@@ -106,6 +106,7 @@ COLLECTIVES = (
     "all_reduce_coalesced",
     "all_to_all",
     "all_to_all_single",
+    "barrier",
     "broadcast",
     "reduce",
     "reduce_scatter",

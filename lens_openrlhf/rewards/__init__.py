@@ -1,0 +1,6 @@
+"""Rewards: answers graded by Math-Verify in worker processes. Needs neither torch nor OpenRLHF."""
+
+from lens_openrlhf.rewards.math_verify_reward import reward_func
+from lens_openrlhf.rewards.pool import Verdict, shutdown, validate_label, verify_answer
+
+__all__ = ["Verdict", "reward_func", "shutdown", "validate_label", "verify_answer"]

@@ -1,0 +1,208 @@
+"""What is relied on in OpenRLHF, DeepSpeed, Ray and vLLM. A failure says which touch point a new version changed."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pathlib
+from importlib import metadata
+
+import pytest
+
+from lens_openrlhf.training import cpu, options
+from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
+
+
+def plain(actor_class):
+    return actor_class.__ray_metadata__.modified_class
+
+
+def parameters(function) -> list[str]:
+    # Ray adds a parameter of its own to the methods of actor classes.
+    return [name for name in inspect.signature(function).parameters if name != "_ray_trace_ctx"]
+
+
+def openrlhf_sources():
+    import openrlhf
+
+    folder = pathlib.Path(openrlhf.__file__).parent
+    return {path.relative_to(folder): path.read_text() for path in folder.rglob("*.py")}
+
+
+def test_openrlhf_is_the_pinned_version():
+    assert metadata.version("openrlhf") == "0.11.2", "another OpenRLHF: read its changes at every touch point below"
+
+
+def test_the_command_ends_in_train_and_parses_with_argparse():
+    import openrlhf.cli.train_ppo_ray as command
+
+    block = ast.unparse(options.main_block(command))
+    assert block.count("argparse.ArgumentParser()") == 1, "options.LensArgumentParser stands in for this call"
+    assert block.count("parser.parse_args()") == 1, "options.LensArgumentParser.parse_args is called here, without args"
+    assert "args = hierarchize(args)" in block, "options.parse expects nested arguments in `args`"
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "if not ray.is_initialized():",  # launch.start_ray comes first
+        "create_vllm_engines(",
+        "PolicyModelActor,",
+        "from openrlhf.trainer.ppo_trainer import PPOTrainer",
+        "from openrlhf.trainer.ppo_trainer_async import PPOTrainerAsync as PPOTrainer",
+        "PPOTrainer.remote(",
+    ],
+)
+def test_train_looks_its_classes_up_where_launch_puts_ours(expected):
+    import openrlhf.cli.train_ppo_ray as command
+
+    assert expected in inspect.getsource(command.train), f"launch.install_hooks relies on `{expected}` in train()"
+
+
+def test_train_sets_the_environment_that_start_ray_repeats():
+    import openrlhf.cli.train_ppo_ray as command
+
+    source = inspect.getsource(command.train)
+    for name in ("TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS"):
+        assert name in source, f"launch.start_ray passes {name} on because train() does"
+    env_vars = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Dict) and "NCCL_DEBUG" in ast.dump(n))
+    assert len(env_vars.values) == 1 and len(env_vars.values[0].values) == 3, "train() sets variables we do not pass on"
+
+
+def test_the_actor_fits_from_its_replay_buffer():
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    actor = plain(PolicyModelActor)
+    assert parameters(actor.fit) == ["self", "kl_ctl"], "LensPolicyModel.fit overrides this"
+    source = inspect.getsource(actor.fit)
+    assert "self.trainer.ppo_train(kl_ctl)" in source and "self.trainer.replay_buffer.clear()" in source
+    assert parameters(actor.init_model_from_pretrained)[:3] == ["self", "strategy", "pretrain"]
+
+
+def test_weights_are_marked_by_their_last_parameter():
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    source = inspect.getsource(ActorPPOTrainer.broadcast_to_vllm)
+    assert "empty_cache=count == num_params" in source, "CpuWorkerWrap loads the whole update at this mark"
+    assert "stateless_init_process_group(" in inspect.getsource(ActorPPOTrainer._init_vllm_sync_group)
+
+
+def test_worker_extension_has_openrlhfs_methods():
+    from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+
+    for name in ("init_process_group", "update_weight"):
+        assert parameters(getattr(WorkerWrap, name)) == parameters(getattr(CpuWorkerWrap, name)), (
+            f"CpuWorkerWrap.{name} stands in for WorkerWrap.{name}"
+        )
+    # CUDA IPC is the one method that means nothing on CPU; options.py keeps it from being chosen.
+    others = {n for n in vars(WorkerWrap) if not n.startswith("_")} - {n for n in vars(CpuWorkerWrap)}
+    assert others == {"update_weight_cuda_ipc"}
+
+
+def test_vllm_reloads_whole_updates():
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    assert "weights_iterator" in parameters(GPUModelRunner.reload_weights), "CpuWorkerWrap.update_weight calls this"
+
+
+def test_rollout_actor_takes_the_worker_extension_as_a_keyword():
+    import openrlhf.trainer.ray.vllm_engine as engine
+
+    source = inspect.getsource(engine.create_vllm_engines)
+    assert '"worker_extension_cls"' in source and "RolloutRayActor.options(" in source
+    assert '"logprobs_mode"' in source, "LensRolloutWithLogprobs sets this"
+    rollout = plain(engine.RolloutRayActor)
+    assert inspect.iscoroutinefunction(rollout.__init__), "LensRollout.__init__ awaits it"
+    assert "sampling_params" in parameters(rollout.generate_responses)
+
+
+def test_sampling_parameters_are_passed_by_keyword():
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+    source = inspect.getsource(SamplesGenerator._dispatch_prompts_to_vllm)
+    assert "sampling_params=sampling_params" in source, "LensRolloutWithLogprobs.generate_responses takes it by name"
+    expected = ["self", "strategy", "prompts_dataloader", "eval_dataloader", "tokenizer", "vllm_engines"]
+    assert parameters(SamplesGenerator.__init__) == expected
+
+
+def test_experience_keeps_what_the_actor_needs():
+    from openrlhf.trainer.ppo_utils.experience import Experience
+
+    for name in ("rewards", "scores"):
+        assert Experience.is_episode_tensor_field(name), f"actor.pack_rows reads {name} from the replay buffer"
+    for name in ("action_log_probs", "rollout_log_probs", "action_mask", "advantages", "returns"):
+        assert Experience.is_step_tensor_field(name), f"actor.py reads or replaces {name}"
+
+
+def test_trainers_build_what_ours_replace():
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer, PPOTrainer
+    from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+    assert "self.experience_maker = RemoteExperienceMaker(" in inspect.getsource(BasePPOTrainer.__init__)
+    groups = ["actor_model_group", "critic_model_group", "reward_model_group"]
+    expected = ["self", *groups, "initial_model_group", "kl_controller", "strategy", "tokenizer", "kwargs"]
+    assert parameters(RemoteExperienceMaker.__init__) == expected
+    logs = ["self", "global_step", "logs_dict", "client_states"]
+    assert parameters(BasePPOTrainer.save_logs_and_checkpoints) == logs, "_Recorded overrides this"
+    assert parameters(plain(PPOTrainer).evaluate) == ["self", "global_step", "generate_kwargs"]
+    assert parameters(plain(GenerateSamplesActor)._run_eval) == ["self"]
+    source = inspect.getsource(plain(PPOTrainerAsync).__init__)
+    assert "GenerateSamplesActor.remote(" in source and "TrainingActor.remote(" in source
+    assert issubclass(plain(TrainingActor), BasePPOTrainer)
+
+
+def test_mesh_and_moving_average_are_where_the_cpu_runtime_patches_them():
+    import openrlhf.utils.deepspeed.deepspeed as strategy
+
+    assert 'init_device_mesh(\n            "cuda"' in inspect.getsource(strategy.DeepspeedStrategy.setup_distributed)
+    expected = ["self", "model", "model_ema", "beta", "device"]
+    assert parameters(strategy.DeepspeedStrategy.moving_average) == expected
+
+
+def test_deepspeed_has_the_collectives_that_are_waited_for():
+    from deepspeed.comm.torch import TorchBackend
+
+    missing = [name for name in cpu.COLLECTIVES if not hasattr(TorchBackend, name)]
+    assert not missing, f"cpu.COLLECTIVES names methods that DeepSpeed's TorchBackend no longer has: {missing}"
+    unfinished = {
+        name
+        for name, method in vars(TorchBackend).items()
+        if callable(method) and "async_op" in inspect.signature(method).parameters
+    }
+    assert unfinished <= set(cpu.COLLECTIVES), "a collective that can return unfinished work is not waited for on gloo"
+
+
+def test_every_cuda_call_of_openrlhf_has_a_meaning_on_cpu():
+    patched = {"current_device", "set_device", "current_stream", "synchronize"}
+    harmless = {"empty_cache", "is_available", "manual_seed_all"}  # do nothing, or tell the truth, without CUDA
+    # The CUDA IPC path and device names, which options.py keeps from being reached on CPU.
+    unreachable = {"get_device_properties", "ipc_collect"}
+    used = set()
+    for path, text in openrlhf_sources().items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch.cuda":
+                used.add((node.attr, str(path)))
+    unknown = sorted(use for use in used if use[0] not in patched | harmless | unreachable)
+    assert not unknown, f"torch.cuda calls that the CPU runtime does not know: {unknown}"
+
+
+def test_flash_attention_names_imported_at_module_level():
+    """The stand-ins of cpu/padding.py are exactly what OpenRLHF imports at module level."""
+    imported = set()
+    for text in openrlhf_sources().values():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flash_attn"):
+                imported |= {(node.module, alias.name) for alias in node.names}
+    helpers = {"index_first_axis", "pad_input", "rearrange", "unpad_input"}
+    assert imported == {("flash_attn.bert_padding", name) for name in helpers} | {
+        ("flash_attn.utils.distributed", "all_gather")
+    }
+
+
+def test_group_norm_is_the_grpo_that_scope_none_equals():
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+    source = inspect.getsource(RemoteExperienceMaker.compute_advantages_and_returns)
+    expected = "rewards = (rewards - rewards.mean(-1, keepdim=True)) / (rewards.std(-1, keepdim=True) + 1e-9)"
+    assert expected in source, "lens.h's kStdEps and GRPO fallback repeat this formula"

@@ -1,0 +1,116 @@
+"""LENS's options in OpenRLHF's command line, and what is refused before anything expensive starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lens_openrlhf.training import cpu, options
+from lens_openrlhf.training.options import OptionError
+
+
+def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
+    args = parse("--algo.lens.alpha", "0.5", "--algo.lens.scope", "negative")
+    assert args.algo.advantage.estimator == "group_norm"
+    config = options.lens_config(args)
+    assert (config.alpha, config.scope, config.confidence) == (0.5, "negative", "geometric")
+
+
+def test_kl_defaults_to_zero_with_lens_only(parse):
+    assert parse().algo.kl.init_coef == 0
+    assert parse(estimator="group_norm").algo.kl.init_coef == 0.01
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "group_norm", "dr_grpo", "reinforce_baseline"])
+def test_openrlhfs_estimators_stay(parse, estimator):
+    args = parse(estimator=estimator)
+    assert args.algo.advantage.estimator == estimator
+    assert options.lens_config(args) is None
+
+
+def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
+    args = parse("--logger.run_dir", str(tmp_path / "r"), "--ckpt.path", "elsewhere")
+    assert args.ckpt.output_dir == str(tmp_path / "r" / "model")
+    assert args.logger.tensorboard_dir == str(tmp_path / "r" / "tensorboard")
+    assert args.ckpt.path == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["--rollout.n_samples_per_prompt", "1"], ["n_samples_per_prompt 1", "at least 2"]),
+        (["--algo.kl.init_coef", "0.01"], ["--algo.kl.init_coef 0.01", "use_loss"]),
+        (["--algo.dynamic_filtering_enable"], ["dynamic_filtering_range 0 1", "below 0"]),
+        (["--critic.freezing_steps", "3"], ["--critic.freezing_steps 3", "leave"]),
+        (["--algo.lens.alpha", "-1"], ["--algo.lens.alpha=-1", ">= 0"]),
+        (["--algo.lens.alpha", "nan"], ["--algo.lens.alpha=nan"]),
+        (["--algo.advantage.no_std_norm"], ["--algo.advantage.no_std_norm", "leave"]),
+        (["--algo.advantage.gamma", "0.9"], ["--algo.advantage.gamma 0.9", "use 1"]),
+        (["--reward.remote_url", ""], ["correctness", "--reward.remote_url"]),
+        (["--train.batch_size", "100"], ["--train.batch_size 100", "does not divide"]),
+        (["--train.batch_size", "64", "--train.micro_batch_size", "3"], ["--train.micro_batch_size 3"]),
+        (["--vllm.num_engines", "0"], ["--vllm.num_engines"]),
+        (["--actor.model_name_or_path", ""], ["--actor.model_name_or_path"]),
+        (["--data.prompt_dataset", ""], ["--data.prompt_dataset"]),
+    ],
+)
+def test_refusals_name_the_option_and_the_remedy(parse, more, names):
+    with pytest.raises(OptionError) as caught:
+        parse(*more)
+    for name in names:
+        assert name in str(caught.value)
+
+
+def test_what_lens_can_live_with_is_not_refused(parse):
+    parse("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "-1", "1")
+    args = parse("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3")
+    assert args.algo.kl.init_coef == 0.01
+    parse("--algo.advantage.gamma", "1")
+
+
+def test_lens_options_without_lens_are_refused(parse):
+    with pytest.raises(OptionError, match="--algo.lens.alpha has no effect"):
+        parse("--algo.lens.alpha", "1", estimator="group_norm")
+
+
+def test_openrlhfs_own_assertions_become_messages(parse):
+    with pytest.raises(OptionError, match="partial_rollout_enable requires"):
+        parse("--train.partial_rollout_enable")
+
+
+@pytest.mark.skipif(not cpu.required(), reason="this machine has CUDA")
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (["--train.colocate_all", "--vllm.enable_sleep"], "--vllm.enable_sleep"),
+        (["--ds.attn_implementation", "flash_attention_2"], "--ds.attn_implementation flash_attention_2"),
+        (["--vllm.sync_backend", "nccl"], "--vllm.sync_backend nccl"),
+        (["--vllm.tensor_parallel_size", "2"], "--vllm.tensor_parallel_size 2"),
+        (["--actor.num_nodes", "2"], "--actor.num_nodes 2"),
+    ],
+)
+def test_what_needs_cuda_is_refused_on_cpu(parse, more, name):
+    with pytest.raises(OptionError, match="CUDA|one machine") as caught:
+        parse(*more)
+    assert name in str(caught.value)
+
+
+def test_packed_samples_keep_sdpa_on_cpu(parse):
+    if cpu.required():
+        assert parse("--ds.packing_samples").ds.attn_implementation == "sdpa"
+
+
+def test_math_verify_is_a_name_for_its_file(parse):
+    (url,) = parse("--reward.remote_url", "math-verify").reward.remote_url
+    assert url.endswith("math_verify_reward.py")
+
+
+def test_help_shows_lens_beside_openrlhf():
+    shown = subprocess.run(
+        [sys.executable, "-m", "lens_openrlhf.cli", "train", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in ("--algo.lens.alpha", "--algo.lens.scope", "--algo.lens.confidence_from", "--actor.adam.lr"):
+        assert option in shown
+    assert "lens,gae" in shown.replace(" ", "")
