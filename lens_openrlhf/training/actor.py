@@ -7,6 +7,7 @@ advantages.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from . import cpu
 from .experience import ROLLOUT_INDEX
 from .metrics import group_metrics
 from .options import lens_config
+from .run_log import RunLog
 
 # Columns of a gathered row, float64.
 INDEX, MEAN_LOGPROB, LENGTH, CORRECTNESS, REWARD = range(5)
@@ -154,6 +156,8 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         self.config = lens_config(strategy.args)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        run_log = RunLog(strategy.args.logger.run_dir)
+        run_log.event("ready", where=f"LensPolicyModel {dist.get_rank()}", pid=os.getpid())
         if cpu.required():
             # OpenRLHF builds this as "cuda:<index>".
             self.trainer.replay_buffer.target_device = torch.device("cpu")

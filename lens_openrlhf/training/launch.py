@@ -20,6 +20,7 @@ from typing import IO
 from . import cpu, options
 from .console import Console
 from .preflight import check_surroundings
+from .run_log import RUN_DIR_VARIABLE
 from .summary import summary_table
 
 # Set by the deepspeed launcher and torchrun; Ray's actors set their own.
@@ -64,6 +65,7 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
+    variables[RUN_DIR_VARIABLE] = args.logger.run_dir
     resources = {}
     runtime_env = {"env_vars": variables}
     if cpu.required():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -10,6 +12,7 @@ from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
 from . import cpu
 from .experience import require_scores
+from .run_log import RUN_DIR_VARIABLE, RunLog
 
 CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
@@ -21,6 +24,7 @@ class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
+        RunLog(os.environ[RUN_DIR_VARIABLE]).event("ready", where=type(self).__name__, pid=os.getpid())
 
 
 class LensRolloutWithLogprobs(LensRollout):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# Tells processes that OpenRLHF gives no options where the run folder is.
+RUN_DIR_VARIABLE = "LENS_RUN_DIR"
 METRICS, EVALUATIONS, EVENTS = "metrics.jsonl", "eval.jsonl", "events.jsonl"
 
 
@@ -48,7 +50,12 @@ class RunLog:
         self._append(EVALUATIONS, {"step": step, "time": time.time(), "scores": scores, **logs})
 
     def event(self, name: str, **facts: Any) -> None:
-        """Something that happened: a process that took up its work, the beginning of an evaluation."""
+        """Something that happened: a process that took up its work, the beginning of an evaluation.
+
+        For the console and the tests; not written on a node that does not see the run folder.
+        """
+        if not self.folder.is_dir():
+            return
         self._append(EVENTS, {"time": time.time(), "event": name, **facts})
 
 

@@ -1,0 +1,121 @@
+"""The raw operators as torch sees them: schema, fake tensors, torch.compile, status."""
+
+import pytest
+import torch
+
+from lens_openrlhf.advantages import LensConfig, group_advantages, lens_advantages, segment_mean
+from lens_openrlhf.advantages.ops import STATUS_OK
+
+from .comparison import assert_same_bits
+from .strategies import DTYPES, OFFSET_DTYPES, offsets, packed_tokens
+
+ops = torch.ops.lens_openrlhf
+
+
+def tokens(lengths=(3, 40, 1, 7), dtype=torch.float32, offset_dtype=torch.int64):
+    lengths = list(lengths)
+    return packed_tokens(0, lengths, dtype), offsets(lengths, offset_dtype)
+
+
+def mixed_groups(sizes=(2, 2), offset_dtype=torch.int64):
+    """Arguments up to cu_groups; every group has a right and a wrong answer, so that no result is NaN."""
+    n = sum(sizes)
+    correctness = torch.cat([torch.arange(size) == 0 for size in sizes]).double()
+    means = packed_tokens(1, [n], torch.float64)
+    return means, torch.arange(1, n + 1), correctness, correctness - 0.5, offsets(list(sizes), offset_dtype)
+
+
+SWITCHES = [
+    (0.25, True, True, False, True),  # the paper's
+    (1.0, False, True, True, False),
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("offset_dtype", OFFSET_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck_segment_mean(dtype, offset_dtype, masked):
+    values, cu_seqlens = tokens(dtype=dtype, offset_dtype=offset_dtype)
+    mask = torch.arange(len(values)) % 5 != 1 if masked else None
+    torch.library.opcheck(ops.segment_mean.default, (values, cu_seqlens, mask))
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("offset_dtype", OFFSET_DTYPES)
+def test_opcheck_group_advantages(offset_dtype, switches):
+    arguments = (*mixed_groups((2, 5), offset_dtype), *switches)
+    torch.library.opcheck(ops.group_advantages.default, arguments)
+
+
+def both_operators(values, cu_seqlens, mask, correctness, rewards, cu_groups):
+    mean, lengths, status = ops.segment_mean(values, cu_seqlens, mask)
+    outputs = ops.group_advantages(mean, lengths, correctness, rewards, cu_groups, *SWITCHES[0])
+    return *outputs, lengths, status
+
+
+def inputs_of_both(lengths, sizes):
+    values, cu_seqlens = tokens(lengths)
+    _, _, correctness, rewards, cu_groups = mixed_groups(sizes)
+    return values, cu_seqlens, torch.arange(len(values)) % 3 != 1, correctness, rewards, cu_groups
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_without_a_graph_break(backend, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(both_operators, fullgraph=True, dynamic=dynamic, backend=backend)
+    batches = [inputs_of_both([3, 40, 1, 7], [2, 2]), inputs_of_both([5, 1, 2, 9, 30, 4, 4], [3, 2, 2])]
+    # Dynamic shapes serve both batches with one graph.
+    with torch._dynamo.config.patch(error_on_recompile=dynamic):
+        for batch in batches:
+            for compiled_result, eager in zip(compiled(*batch), both_operators(*batch), strict=True):
+                assert_same_bits(compiled_result, eager)
+
+
+def test_fake_shapes_follow_the_offsets():
+    values, cu_seqlens = (x.to("meta") for x in tokens())
+    assert [(tuple(x.shape), x.dtype) for x in ops.segment_mean(values, cu_seqlens, None)] == [
+        ((4,), torch.float64),
+        ((4,), torch.int64),
+        ((1,), torch.int64),
+    ]
+    result = ops.group_advantages(*(x.to("meta") for x in mixed_groups((2, 5, 3))), *SWITCHES[0])
+    assert [tuple(x.shape) for x in result] == [(10,)] * 3 + [(3,)] * 3 + [(1,)]
+
+
+def test_good_data_has_the_good_status():
+    assert ops.segment_mean(*tokens(), None)[-1].tolist() == [STATUS_OK]
+    assert ops.group_advantages(*mixed_groups(), *SWITCHES[0])[-1].tolist() == [STATUS_OK]
+
+
+@pytest.mark.parametrize("name", ["values", "cu_seqlens"])
+def test_bad_tokens_set_the_status_and_raise_nothing(name):
+    values, cu_seqlens = tokens()
+    if name == "values":
+        values[-1] = torch.nan
+    else:
+        cu_seqlens[1] = 100
+    _, _, status = ops.segment_mean(values, cu_seqlens, None)
+    assert status.dtype == torch.int64 and status.shape == (1,)
+    assert status.item() != STATUS_OK
+
+
+@pytest.mark.parametrize("position, value", [(0, torch.nan), (0, 1.0), (1, -1), (2, 2.0), (3, torch.inf), (4, 9)])
+def test_bad_responses_set_the_status_and_raise_nothing(position, value):
+    arguments = list(mixed_groups())
+    arguments[position][1] = value
+    assert ops.group_advantages(*arguments, *SWITCHES[0])[-1].item() != STATUS_OK
+
+
+def test_results_carry_no_gradient():
+    values, cu_seqlens = tokens()
+    means, lengths, correctness, rewards, cu_groups = mixed_groups()
+    for tensor in (values, means, correctness, rewards):
+        tensor.requires_grad_()
+    results = [
+        segment_mean(values, cu_seqlens),
+        group_advantages(means, lengths, correctness, cu_groups, LensConfig(), rewards=rewards),
+        lens_advantages(values, cu_seqlens, correctness, cu_groups, rewards=rewards),
+    ]
+    for result in results:
+        assert not any(tensor.requires_grad for tensor in result)

@@ -1,0 +1,140 @@
+"""Real training runs, with Ray, DeepSpeed and vLLM, as a user starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lens_openrlhf.demo import prepare
+from lens_openrlhf.demo.warm_start import WarmStart
+from lens_openrlhf.training.run_log import read
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "scripts" / "train_lens.sh"
+OURS = ("raylet", "gcs_server", "ray::", "VLLM::", "lens_openrlhf", "dashboard_agent", "runtime_env_agent")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.e2e)
+
+
+@dataclass
+class Run:
+    """A finished training run."""
+
+    status: int
+    output: str
+    folder: Path
+
+    def records(self, name: str) -> list[dict]:
+        return read(self.folder / f"{name}.jsonl")
+
+    @property
+    def config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_text())
+
+
+def running() -> dict[int, str]:
+    """Processes of Ray, vLLM or ours on this machine, but for the test runner: {pid: command}."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE:
+            if any(mark in command for mark in OURS) and "pytest" not in command:
+                found[process.pid] = command
+    return found
+
+
+@contextlib.contextmanager
+def no_strays():
+    """Whatever runs inside leaves no process behind within a few seconds."""
+    before = set(running())
+    yield
+    deadline = time.monotonic() + 15
+    while (left := {p: c for p, c in running().items() if p not in before}) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model of the tiny profile that was hardly trained, and its questions: enough to run the machinery."""
+    return prepare(
+        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
+    )
+
+
+@pytest.fixture(scope="session")
+def reward_file(tmp_path_factory):
+    """Rewards that even an untrained model meets now and then, so that groups of all kinds occur."""
+    path = tmp_path_factory.mktemp("reward") / "reward.py"
+    path.write_text(
+        "def reward_func(queries, prompts, labels):\n"
+        "    answer = queries[0][len(prompts[0]):]\n"
+        "    score = float('3' in answer) if int(labels[0]) % 2 else 0.0\n"
+        "    return {'rewards': score, 'scores': score, 'extra_logs': {'answer_chars': float(len(answer))}}\n"
+    )
+    return path
+
+
+def command_line(folder: Path, tiny, reward: str | Path, *more: str) -> list[str]:
+    options = {
+        "--logger.run_dir": folder,
+        "--actor.model_name_or_path": tiny.model,
+        "--data.prompt_dataset": tiny.train,
+        "--data.input_key": "prompt",
+        "--data.label_key": "label",
+        "--data.max_len": 96,
+        "--reward.remote_url": reward,
+        "--rollout.batch_size": 8,
+        "--rollout.n_samples_per_prompt": 4,
+        "--rollout.max_new_tokens": 24,
+        "--rollout.micro_batch_size": 8,
+        "--train.batch_size": 16,
+        "--train.micro_batch_size": 4,
+        "--actor.adam.lr": "1e-4",
+        "--actor.num_gpus_per_node": 1,
+        "--vllm.num_engines": 1,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "lens_openrlhf.cli", "train", *words, *more]
+
+
+def finish(command: list[str], folder: Path, timeout: float = 300, **kwargs) -> Run:
+    """Run a command to its end; nothing may be left behind."""
+    with no_strays():
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, cwd=ROOT, **kwargs
+        )
+    return Run(done.returncode, done.stdout, folder)
+
+
+def explained(run: Run) -> str:
+    log = run.folder / "train.log"
+    return run.output + (log.read_text()[-3000:] if log.exists() else "")
+
+
+def wait_for(path: Path, process: subprocess.Popen, timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.2)
+
+
+def interrupt(process: subprocess.Popen, signal_number: int = signal.SIGINT) -> str:
+    """Send a signal as the terminal does, to the whole process group; returns what was printed."""
+    os.killpg(process.pid, signal_number)
+    output, _ = process.communicate(timeout=60)
+    return output

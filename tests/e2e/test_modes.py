@@ -1,0 +1,74 @@
+"""OpenRLHF's modes with LENS, each trained for real for a few steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from .conftest import command_line, explained, finish
+
+LENS = ["--algo.advantage.estimator", "lens"]
+
+
+def check_lens_metrics(run, steps: int) -> None:
+    metrics = run.records("metrics")
+    assert [record["step"] for record in metrics] == list(range(1, steps + 1))
+    for record in metrics:
+        shares = [record[f"lens/{kind}_groups"] for kind in ("negative", "mixed", "positive")]
+        assert math.isclose(sum(shares), 1)
+        assert record["lens/rescued_samples"] == pytest.approx(record["lens/negative_groups"])
+        assert record["policy_loss"] is not None and record["actor_grad_norm"] > 0
+        assert record["lens/dropped_samples"] == 0
+        assert "answer_chars" in record  # the reward function's own metric
+        assert "lens_rollout_index" not in record
+    assert any(record["lens/negative_groups"] > 0 for record in metrics)
+
+
+def test_two_ranks_with_zero_3(tiny, reward_file, tmp_path):
+    more = ["--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3", "--data.max_samples", "16"]
+    run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more), tmp_path / "run")
+    assert run.status == 0, explained(run)
+    check_lens_metrics(run, steps=2)
+    assert {event["where"] for event in run.records("events") if event["event"] == "ready"} == {
+        "LensPPO",
+        "LensPolicyModel 0",
+        "LensPolicyModel 1",
+        "LensRollout",
+    }
+    assert run.config["options"]["algo.advantage.estimator"] == "lens"
+
+
+def test_async_with_confidence_from_the_rollout(tiny, reward_file, tmp_path):
+    more = ["--train.async_enable", "--algo.lens.confidence_from", "rollout", "--data.max_samples", "24"]
+    evaluations = ["--eval.dataset", str(tiny.heldout), "--eval.at_start", "--eval.at_end"]
+    run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *evaluations), tmp_path / "run")
+    assert run.status == 0, explained(run)
+    check_lens_metrics(run, steps=3)
+    assert {event["where"] for event in run.records("events") if event["event"] == "ready"} == {
+        "LensPPOAsync",
+        "LensGenerateSamples",
+        "LensTraining",
+        "LensPolicyModel 0",
+        "LensRolloutWithLogprobs",
+    }
+    assert [record["step"] for record in run.records("eval")] == [0, 3]
+    assert all(len(record["scores"]) == 16 for record in run.records("eval"))
+
+
+def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
+    more = ["--train.colocate_all", "--ds.enable_sleep", "--data.max_samples", "16"]
+    dynamic = ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "256"]
+    run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *dynamic), tmp_path / "run")
+    assert run.status == 0, explained(run)
+    check_lens_metrics(run, steps=2)
+
+
+def test_openrlhfs_own_estimator_runs_without_lens(tiny, reward_file, tmp_path):
+    more = ["--algo.advantage.estimator", "rloo", "--algo.kl.init_coef", "0", "--data.max_samples", "8"]
+    run = finish(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run")
+    assert run.status == 0, explained(run)
+    (record,) = run.records("metrics")
+    assert not [name for name in record if name.startswith("lens")]
+    assert record["policy_loss"] is not None
+    assert run.config["options"]["algo.advantage.estimator"] == "rloo"

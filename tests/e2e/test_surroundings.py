@@ -1,0 +1,104 @@
+"""Bad surroundings end in one clear message, a non-zero exit and no stray process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import ROOT, command_line, finish, interrupt, no_strays, wait_for
+
+LENS = ["--algo.advantage.estimator", "lens"]
+
+
+def refused(run, *words: str) -> None:
+    assert run.status not in (0, None)
+    message = [line for line in run.output.splitlines() if line.startswith("error:")]
+    assert len(message) == 1, run.output
+    for word in words:
+        assert word in message[0]
+    assert "Traceback" not in run.output
+
+
+def test_model_path_that_does_not_exist(tiny, tmp_path):
+    more = [*LENS, "--actor.model_name_or_path", str(tmp_path / "absent")]
+    run = finish(command_line(tmp_path / "run", tiny, "math-verify", *more), tmp_path / "run")
+    refused(run, "--actor.model_name_or_path", "absent", "no such folder")
+
+
+def test_hub_model_without_a_network(tiny, tmp_path):
+    more = [*LENS, "--actor.model_name_or_path", "no-such-user/no-such-model"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run = finish(command_line(tmp_path / "run", tiny, "math-verify", *more), tmp_path / "run", env=environment)
+    refused(run, "no-such-user/no-such-model", "network")
+
+
+def test_dataset_line_without_the_label_key(tiny, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    lines = tiny.train.read_text().splitlines()
+    lines[4] = '{"prompt": "1 + 1 ="}'
+    bad.write_text("\n".join(lines) + "\n")
+    run = finish(
+        command_line(tmp_path / "run", tiny, "math-verify", *LENS, "--data.prompt_dataset", str(bad)), tmp_path / "run"
+    )
+    refused(run, "line 5", "'label'", "--data.label_key")
+
+
+def test_full_disk(tiny, tmp_path):
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        run = finish(command_line(place / "run", tiny, "math-verify", *LENS), place / "run")
+        refused(run, "--logger.run_dir", "MiB are free")
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_reward_function_that_raises(tiny, tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text("def reward_func(queries, prompts, labels):\n    raise RuntimeError('the grader is broken')\n")
+    run = finish(command_line(tmp_path / "run", tiny, reward, *LENS), tmp_path / "run")
+    refused(run, "came back without a score", "--reward.remote_url")
+    assert "the grader is broken" in (run.folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_keeps_what_it_wrote(tiny, reward_file, tmp_path, signal_number):
+    folder = tmp_path / "run"
+    command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")
+    with no_strays():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+        )
+        try:
+            wait_for(folder / "metrics.jsonl", process)
+            output = interrupt(process, signal_number)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in output and str(folder) in output
+    assert "Traceback" not in output
+    assert (folder / "metrics.jsonl").read_text().endswith("}\n")
+
+
+def test_driver_killed_outright_leaves_nothing(tiny, reward_file, tmp_path):
+    folder = tmp_path / "run"
+    command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")
+    with no_strays():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+        )
+        try:
+            wait_for(folder / "metrics.jsonl", process)
+        finally:
+            process.kill()
+        process.wait(timeout=30)
+    assert (folder / "metrics.jsonl").exists()
