@@ -17,7 +17,8 @@
 
 namespace lens {
 
-constexpr double kLogprobTolerance = 1e-3;  // a log-probability in (0, 1e-3] is rounding and counts as 0
+// A log-probability in (0, 1e-3] is rounding and counts as 0; 1e-3 itself may be rounded up in half precision.
+constexpr double kLogprobTolerance = 1.001e-3;
 constexpr double kStdEps = 1e-9;            // as in OpenRLHF's group_norm
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();

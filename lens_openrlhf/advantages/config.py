@@ -58,7 +58,8 @@ class LensConfig:
             value = getattr(self, option.name)
             if choices is not None and value not in choices:
                 raise ValueError(f"{option.name}={value!r}: expected one of {', '.join(choices)}")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not (number and math.isfinite(self.alpha) and self.alpha >= 0):
             raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0 (the paper uses 0.25)")
 
     @property

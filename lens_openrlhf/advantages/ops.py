@@ -7,8 +7,6 @@ read the status and raise. Formulas: csrc/lens.h; the same in plain torch: refer
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
@@ -21,6 +19,7 @@ _ops = torch.ops.lens_openrlhf
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OFFSET_DTYPES = (torch.int32, torch.int64)
 STATUS_OK = 2**63 - 1
+LOGPROB_TOLERANCE = 1.001e-3  # csrc/lens.h's kLogprobTolerance
 
 
 @torch.library.register_fake("lens_openrlhf::segment_mean")
@@ -51,6 +50,8 @@ def _check(
     """The tensor, contiguous, or a ValueError that names it."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_meta:
+        raise ValueError(f"{name}: is on the meta device, which holds no values")
     if tensor.dim() != 1:
         raise ValueError(f"{name}: expected 1 dimension, got shape {tuple(tensor.shape)}")
     if tensor.dtype not in dtypes:
@@ -67,13 +68,14 @@ def _check_offsets(offsets: Tensor, name: str, of: str, like: Tensor) -> Tensor:
     offsets = _check(offsets, name, OFFSET_DTYPES, like)
     if offsets.shape[0] < 1 or (offsets.shape[0] == 1 and like.shape[0] > 0):
         raise ValueError(f"{name}: expected one more element than there are segments, got {offsets.shape[0]} for {of}")
+    if offsets.shape[0] == 1 and int(offsets[0]) != 0:
+        raise ValueError(f"{name}: offsets must start at 0, got {int(offsets[0])}")
     return offsets
 
 
-def _decode(status: int) -> tuple[int, int, float]:
-    """(code, index, value) of a status word; the inverse of csrc/lens.h's make_status."""
-    (value,) = struct.unpack("<f", struct.pack("<I", status & 0xFFFFFFFF))
-    return (status >> 32) & 0xF, status >> 36, value
+def _decode(status: int) -> tuple[int, int]:
+    """(code, index) of a status word; the inverse of csrc/lens.h's make_status, whose rounded value is not needed."""
+    return (status >> 32) & 0xF, status >> 36
 
 
 def _offset_message(offsets: Tensor, name: str, segment: str, index: int, total: int, of: str) -> str:
@@ -84,30 +86,41 @@ def _offset_message(offsets: Tensor, name: str, segment: str, index: int, total:
     )
 
 
-def _raise_segment(status: int, cu_seqlens: Tensor, total: int) -> None:
+NOT_A_LOGPROB = "log-probabilities are at most 0 (up to 1e-3 counts as rounding)"
+
+
+def _raise_segment(status: int, values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name: str) -> None:
     if status == STATUS_OK:
         return
-    code, index, value = _decode(status)
+    code, index = _decode(status)
     if code == 1:
-        raise ValueError(_offset_message(cu_seqlens, "cu_seqlens", "response", index, total, "tokens"))
-    kind = "NaN" if code == 2 else f"{value:g}; log-probabilities are at most 0 (up to 1e-3 counts as rounding)"
-    raise ValueError(f"logprobs: response {index} has a token with log-probability {kind}")
+        raise ValueError(_offset_message(cu_seqlens, "cu_seqlens", "response", index, values.shape[0], "tokens"))
+    span = slice(int(cu_seqlens[index]), int(cu_seqlens[index + 1]))
+    tokens = values[span].double()
+    bad = tokens.isnan() | (tokens > LOGPROB_TOLERANCE)
+    if mask is not None:
+        bad &= mask[span]
+    position = int(bad.nonzero()[0])
+    value = tokens[position].item()
+    problem = "NaN" if code == 2 else f"{value!r}; {NOT_A_LOGPROB}"
+    raise ValueError(f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)")
 
 
-def _raise_group(status: int, cu_groups: Tensor, total: int) -> None:
+def _raise_group(status: int, inputs: dict[str, Tensor], cu_groups: Tensor) -> None:
     if status == STATUS_OK:
         return
-    code, index, value = _decode(status)
+    code, index = _decode(status)
     if code == 4:
+        total = inputs["mean_logprob"].shape[0]
         raise ValueError(_offset_message(cu_groups, "cu_groups", "group", index, total, "responses"))
     name, problem = {
-        2: ("mean_logprob", "is NaN, but the response has tokens"),
-        3: ("mean_logprob", f"is {value:g}; log-probabilities are at most 0 (up to 1e-3 counts as rounding)"),
-        5: ("correctness", f"is {value:g}, outside [0, 1]"),
-        6: ("rewards", f"is {value:g}, not finite"),
-        7: ("lengths", f"is {value:g}, negative"),
+        2: ("mean_logprob", "although the response has tokens"),
+        3: ("mean_logprob", NOT_A_LOGPROB),
+        5: ("correctness", "outside [0, 1]"),
+        6: ("rewards", "not finite"),
+        7: ("lengths", "negative"),
     }[code]
-    raise ValueError(f"{name}: response {index} {problem}")
+    raise ValueError(f"{name}: response {index} is {inputs[name][index].item()!r}, {problem}")
 
 
 def _segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name: str):
@@ -116,7 +129,7 @@ def _segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name:
     if mask is not None:
         integers = (torch.uint8, torch.int8, torch.int32, torch.int64)
         mask = _check(mask, "mask", (torch.bool, *integers), values, values.shape[0]).to(torch.bool)
-    return _ops.segment_mean(values, cu_seqlens, mask), cu_seqlens, values.shape[0]
+    return _ops.segment_mean(values, cu_seqlens, mask), (values, cu_seqlens, mask, name)
 
 
 def segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None) -> SegmentMean:
@@ -134,8 +147,8 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None)
         ValueError: naming the tensor, the response and the value, for NaN, +inf or positive log-probabilities,
             offsets that decrease or do not span [0, T], and wrong shapes, dtypes or devices.
     """
-    (mean, lengths, status), cu_seqlens, total = _segment_mean(values, cu_seqlens, mask, "values")
-    _raise_segment(status.item(), cu_seqlens, total)
+    (mean, lengths, status), inputs = _segment_mean(values, cu_seqlens, mask, "values")
+    _raise_segment(status.item(), *inputs)
     return SegmentMean(mean, lengths)
 
 
@@ -158,7 +171,8 @@ def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: Len
         config.confidence == "sequence",
         config.difficulty == "importance",
     )
-    return GroupAdvantages(*outputs), status, cu_groups
+    inputs = {"mean_logprob": mean_logprob, "lengths": lengths, "correctness": correctness, "rewards": rewards}
+    return GroupAdvantages(*outputs), status, (inputs, cu_groups)
 
 
 def group_advantages(
@@ -188,8 +202,8 @@ def group_advantages(
     mean_logprob = _check(mean_logprob, "mean_logprob", FLOAT_DTYPES).double()
     integers = (torch.int32, torch.int64)
     lengths = _check(lengths, "lengths", integers, mean_logprob, mean_logprob.shape[0]).long()
-    result, status, cu_groups = _group_advantages(mean_logprob, lengths, correctness, cu_groups, config, rewards)
-    _raise_group(status.item(), cu_groups, mean_logprob.shape[0])
+    result, status, inputs = _group_advantages(mean_logprob, lengths, correctness, cu_groups, config, rewards)
+    _raise_group(status.item(), *inputs)
     return result
 
 
@@ -207,11 +221,11 @@ def lens_advantages(
 
     On CUDA it synchronises once, to read the status.
     """
-    (mean, lengths, segment_status), cu_seqlens, total = _segment_mean(logprobs, cu_seqlens, mask, "logprobs")
-    result, group_status, cu_groups = _group_advantages(
+    (mean, lengths, segment_status), segment_inputs = _segment_mean(logprobs, cu_seqlens, mask, "logprobs")
+    result, group_status, group_inputs = _group_advantages(
         mean, lengths, correctness, cu_groups, config or LensConfig(), rewards
     )
     first, second = torch.cat([segment_status, group_status]).tolist()
-    _raise_segment(first, cu_seqlens, total)
-    _raise_group(second, cu_groups, mean.shape[0])
+    _raise_segment(first, *segment_inputs)
+    _raise_group(second, *group_inputs)
     return LensAdvantages(*result, mean, lengths)

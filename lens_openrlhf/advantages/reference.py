@@ -16,7 +16,6 @@ from .config import GroupKind, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
 STD_EPS = 1e-9  # as in OpenRLHF's group_norm
-LOGPROB_TOLERANCE = 1e-3  # a log-probability in (0, 1e-3] is rounding and counts as 0
 
 
 def segment_mean(logprobs: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None) -> SegmentMean:
@@ -32,11 +31,9 @@ def segment_mean(logprobs: Tensor, cu_seqlens: Tensor, mask: Tensor | None = Non
 
 
 def group_kind(correctness: list[float]) -> GroupKind:
-    if all(c == 1 for c in correctness):
-        return GroupKind.POSITIVE
-    if all(c == correctness[0] for c in correctness):
-        return GroupKind.NEGATIVE
-    return GroupKind.MIXED
+    if len(set(correctness)) > 1:
+        return GroupKind.MIXED
+    return GroupKind.POSITIVE if set(correctness) == {1} else GroupKind.NEGATIVE
 
 
 def _one_group(logprob: list[float], empty: list[bool], c: list[float], s: list[float], config: LensConfig):
@@ -58,7 +55,7 @@ def _one_group(logprob: list[float], empty: list[bool], c: list[float], s: list[
     else:
         r = list(s)
 
-    if size == 1 or max(r) == min(r):
+    if len(set(r)) <= 1:
         advantages = [0.0] * size
     else:
         mean = math.fsum(r) / size

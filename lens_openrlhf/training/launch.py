@@ -78,7 +78,9 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
             "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         }
         runtime_env["worker_process_setup_hook"] = cpu.install
-        processes = 2 * ranks + args.vllm.num_engines + args.reward.num_gpus_per_node
+        # The deepspeed launcher names a device even here, and Ray would take it for a limit.
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        processes = 2 * ranks + args.vllm.num_engines + (0 if args.reward.remote_url else args.reward.num_gpus_per_node)
         resources = {"num_gpus": processes, "num_cpus": max(os.cpu_count() or 1, processes + 4)}
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 

@@ -73,6 +73,14 @@ def group_outcomes(draw, size: int, kinds: tuple[str, ...]) -> list[float]:
     return [value] * size
 
 
+@st.composite
+def group_means(draw, size: int, logprobs: st.SearchStrategy[float]) -> list[float]:
+    """Any means, or equal ones: ties, and groups in which every response is impossible."""
+    if draw(st.integers(0, 4)) == 0:
+        return [draw(logprobs)] * size
+    return draw(st.lists(logprobs, min_size=size, max_size=size))
+
+
 ALL_KINDS = ("negative", "positive", "mixed", "one fraction", "fractions")
 
 
@@ -88,7 +96,7 @@ def group_batches(
     sizes = draw(st.lists(group_sizes, min_size=1, max_size=max_groups))
     n = sum(sizes)
     correctness = [c for size in sizes for c in draw(group_outcomes(size, kinds))]
-    means = draw(st.lists(logprobs, min_size=n, max_size=n))
+    means = [x for size in sizes for x in draw(group_means(size, logprobs))]
     some_length = st.sampled_from([1, 2, 7, 100, 100_000])
     lengths = draw(st.lists(some_length, min_size=n, max_size=n))
     if empty:

@@ -38,7 +38,6 @@ def test_a_bad_value_is_named_with_its_option(option, value):
     assert option in str(caught.value) and repr(value) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a TypeError of math.isfinite instead", raises=TypeError)
 @pytest.mark.parametrize("value", ["0.25", None])
 def test_an_alpha_that_is_no_number_is_named(value):
     with pytest.raises(ValueError, match="alpha"):

@@ -148,9 +148,12 @@ def install() -> None:
     """Give OpenRLHF's CUDA calls a CPU meaning in this process. Calling it again does nothing."""
     if any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
         return
+    # OpenRLHF's modules copy each other's names when they are imported; DeepSpeed's may be patched at any time.
     late = [name for name in _PATCHES if name in sys.modules]
-    if late:
+    if any(name.startswith("openrlhf.") for name in late):
         raise RuntimeError(f"the CPU runtime must be installed before {', '.join(late)} is imported")
+    for name in late:
+        _PATCHES[name](sys.modules[name])
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _patch_torch_cuda()
     if importlib.util.find_spec("flash_attn") is None:

@@ -1,0 +1,100 @@
+"""Put the tiny profile on disk: the warm-started model, the training questions, the held-out questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .tasks import Question, make_questions
+from .warm_start import WarmStart, train
+
+KEY_FILE = "warm_start_key.txt"
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """Settings under which RL on the tiny profile takes minutes and its progress can be watched."""
+
+    learning_rate: float = 1e-4
+    prompts_per_step: int = 32
+    samples_per_prompt: int = 16
+    max_new_tokens: int = 48
+    train_prompts: int = 2048
+    heldout_prompts: int = 128
+
+
+RECOMMENDED = Recommended()
+
+
+@dataclass(frozen=True)
+class DemoPaths:
+    """Where ``prepare`` put things: a Hugging Face model folder and two JSON-lines files."""
+
+    model: Path
+    train: Path
+    heldout: Path
+
+
+def prepare(
+    out: Path,
+    *,
+    seed: int = 0,
+    train_prompts: int = RECOMMENDED.train_prompts,
+    heldout_prompts: int = RECOMMENDED.heldout_prompts,
+    warm_start: WarmStart | None = None,
+) -> DemoPaths:
+    """Write the tiny profile under ``out``; a model already there for the same settings is kept."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = warm_start or WarmStart()
+    paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
+    _write_questions(paths.train, make_questions(train_prompts, heldout=False, seed=seed))
+    _write_questions(paths.heldout, make_questions(heldout_prompts, heldout=True, seed=seed))
+    key = cache_key(settings, seed)
+    if not is_cached(paths.model, key):
+        _train_and_move(paths.model, settings, seed, key)
+    return paths
+
+
+def cache_key(settings: WarmStart, seed: int) -> str:
+    """A digest of all that decides the warm start: its settings, the seed and this package's source."""
+    digest = hashlib.sha256(json.dumps([asdict(settings), seed]).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def is_cached(model: Path, key: str) -> bool:
+    """Whether ``model`` holds the finished warm start with this key."""
+    key_file = model / KEY_FILE
+    return key_file.is_file() and key_file.read_text() == key
+
+
+def _train_and_move(model: Path, settings: WarmStart, seed: int, key: str) -> None:
+    """Train into a folder beside ``model`` and rename it, so that ``model`` is never half written."""
+    beside = Path(tempfile.mkdtemp(prefix=".warm_start-", dir=model.parent))
+    try:
+        beside.chmod(0o755)
+        train(beside, settings, seed=seed)
+        (beside / KEY_FILE).write_text(key)
+        if model.exists():
+            shutil.rmtree(model)
+        os.replace(beside, model)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_questions(path: Path, questions: list[Question]) -> None:
+    """One JSON object a line, under the keys that OpenRLHF's prompt dataset reads."""
+    lines = [
+        json.dumps({"prompt": question.prompt, "label": question.label, "datasource": question.skill}) + "\n"
+        for question in questions
+    ]
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("".join(lines))
+    os.replace(beside, path)
