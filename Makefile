@@ -13,7 +13,8 @@ ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
-RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)"
+# OpenRLHF asks for the package `pynvml`, about which torch warns in every process.
+RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)" PYTHONWARNINGS="ignore:The pynvml package:FutureWarning"
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

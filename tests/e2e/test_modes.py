@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from .conftest import command_line, explained, finish
 
 LENS = ["--algo.advantage.estimator", "lens"]
@@ -17,12 +15,13 @@ def check_lens_metrics(run, steps: int) -> None:
     for record in metrics:
         shares = [record[f"lens/{kind}_groups"] for kind in ("negative", "mixed", "positive")]
         assert math.isclose(sum(shares), 1)
-        assert record["lens/rescued_samples"] == pytest.approx(record["lens/negative_groups"])
+        # Where all answers of a group are the same, LENS has nothing to tell apart either.
+        assert record["lens/rescued_samples"] <= record["lens/negative_groups"] + 1e-9
         assert record["policy_loss"] is not None and record["actor_grad_norm"] > 0
         assert record["lens/dropped_samples"] == 0
         assert "answer_chars" in record  # the reward function's own metric
         assert "lens_rollout_index" not in record
-    assert any(record["lens/negative_groups"] > 0 for record in metrics)
+    assert any(record["lens/rescued_samples"] > 0 for record in metrics)
 
 
 def test_two_ranks_with_zero_3(tiny, reward_file, tmp_path):

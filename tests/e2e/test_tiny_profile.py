@@ -1,0 +1,108 @@
+"""The main job as README has it: the tiny profile through the deepspeed launcher."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lens_openrlhf.evaluation import mean_and_error
+from lens_openrlhf.training import profiles
+
+from .conftest import ROOT, SCRIPT, explained, finish
+
+
+def environment() -> dict[str, str]:
+    bin_folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-profile") / "run"
+    command = ["deepspeed", str(SCRIPT), "--logger.run_dir", str(folder)]
+    run = finish(command, folder, timeout=1200, env=environment())
+    assert run.status == 0, explained(run)
+    return run
+
+
+def test_the_held_out_score_rises(tiny_run):
+    first, *_, last = tiny_run.records("eval")
+    assert (first["step"], last["step"]) == (0, 24)
+    change = [sum(b) / 16 - sum(a) / 16 for a, b in zip(first["scores"], last["scores"], strict=True)]
+    mean, error = mean_and_error(change)
+    assert mean > 2 * error, f"Pass@1 changed by {mean:.3f} ± {error:.3f}"
+
+
+def test_it_begins_with_30_to_60_percent_negative_groups(tiny_run):
+    first = tiny_run.records("eval")[0]["scores"]
+    assert len(first) == 128 and all(len(prompt) == 16 for prompt in first)
+    assert 0.3 <= sum(not any(prompt) for prompt in first) / len(first) <= 0.6
+
+
+def test_every_step_is_recorded(tiny_run):
+    metrics = tiny_run.records("metrics")
+    assert [record["step"] for record in metrics] == list(range(1, 25))
+    for record in metrics:
+        assert record["lens/seconds"] > 0 and math.isfinite(record["policy_loss"])
+        assert record["verifier/timeout"] == record["verifier/error"] == 0
+    assert sum(record["lens/rescued_samples"] for record in metrics) > 0
+
+
+def test_a_person_can_follow_it(tiny_run):
+    lines = tiny_run.output.splitlines()
+    assert sum(line.startswith("step ") for line in lines) == 24
+    assert any(line.startswith("Pass@1") for line in lines) and any(line.startswith("Pass@16") for line in lines)
+    assert "INFO" not in "".join(line for line in lines if "[launch.py" not in line), "worker output on the terminal"
+
+
+def test_the_run_folder_is_complete(tiny_run):
+    folder = tiny_run.folder
+    assert tiny_run.config["options"]["algo.advantage.estimator"] == "lens"
+    assert tiny_run.config["versions"]["torch"]
+    assert list((folder / "tensorboard").rglob("events.out.tfevents.*"))
+    assert (folder / "train.log").stat().st_size > 10_000
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokens = tokenizer("12 + 34 =", return_tensors="pt", add_special_tokens=False)
+    answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=48, do_sample=False)[0])
+    assert "boxed" in answer
+
+
+def test_tensorboard_has_the_same_metrics(tiny_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = (tiny_run.folder / "tensorboard").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    shown = [event.value for event in events.Scalars("train/lens/negative_groups")]
+    assert shown == pytest.approx([record["lens/negative_groups"] for record in tiny_run.records("metrics")])
+
+
+def test_bash_runs_the_script_too_and_passes_options_on(tmp_path):
+    """In bash, one step, with OpenRLHF's options after the profile's; a launcher's other ranks do nothing."""
+    folder = tmp_path / "run"
+    more = ["--data.max_samples", "32", "--eval.n_samples_per_prompt", "1", "--logger.run_dir", str(folder)]
+    run = finish(["bash", str(SCRIPT), *more], folder, env=environment())
+    assert run.status == 0, explained(run)
+    assert len(run.records("metrics")) == 1
+    idle = finish(["bash", str(SCRIPT), *more], folder, env={**environment(), "RANK": "1", "LOCAL_RANK": "1"})
+    assert idle.status == 0 and len(run.records("metrics")) == 1
+
+
+def test_profiles_parse(tmp_path):
+    from lens_openrlhf.training import cpu, options
+
+    if cpu.required():
+        cpu.install()
+    for profile in sorted((ROOT / "examples" / "scripts" / "profiles").glob("*.args")):
+        argv = profiles.expand(["--profile", profile.stem, "--logger.run_dir", str(tmp_path)])
+        args = options.parse(argv)
+        assert options.lens_config(args) is not None
+        json.dumps(options.flatten(args), default=str)

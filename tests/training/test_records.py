@@ -1,0 +1,95 @@
+"""The run folder's records, the console and the summary that read them, and profiles."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from lens_openrlhf.training import profiles
+from lens_openrlhf.training.console import Console, step_line
+from lens_openrlhf.training.run_log import RunLog, read
+from lens_openrlhf.training.summary import summary_table
+
+
+def fill(folder, steps=10):
+    folder.mkdir(exist_ok=True)
+    log = RunLog(folder)
+    log.event("steps", total=steps)
+    log.evaluation(0, [[1.0, 0.0], [0.0, 0.0]], {"eval_default_pass1": 0.25})
+    for step in range(1, steps + 1):
+        log.step(
+            step, {"rollout/reward_mean": step / steps, "lens/negative_groups": 1 - step / steps, "policy_loss": 0.1}
+        )
+    log.evaluation(steps, [[1.0, 1.0], [0.0, 1.0]], {"eval_default_pass1": 0.75})
+
+
+def test_records_are_json_lines_without_nan(tmp_path):
+    log = RunLog(tmp_path)
+    log.step(1, {"a": float("nan"), "b": None, "c": 2.0, "generated_samples": ["text", 1.0]})
+    (record,) = read(tmp_path / "metrics.jsonl")
+    assert (record["step"], record["a"], record["b"], record["c"]) == (1, None, None, 2.0)
+    assert "generated_samples" not in record
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
+    fill(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "rew')
+    assert read(tmp_path / "metrics.jsonl")[-1]["step"] == 10
+
+
+def test_console_shows_each_step_once(tmp_path):
+    terminal = io.StringIO()
+    with Console(tmp_path, terminal):
+        fill(tmp_path)
+    lines = terminal.getvalue().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == [str(n) for n in range(1, 11)]
+    assert any("Pass@1 0.250" in line for line in lines) and any("Pass@2 1.000" in line for line in lines)
+
+
+def test_what_is_not_measured_is_not_shown():
+    assert step_line({"step": 3, "policy_loss": None}) == "step    3"
+
+
+def test_summary_compares_before_and_after(tmp_path):
+    fill(tmp_path)
+    table = summary_table(tmp_path, seconds=12)
+    (pass1,) = [line for line in table.splitlines() if line.startswith("Pass@1")]
+    assert pass1.split()[1:] == ["0.250", "±", "0.250", "0.750", "±", "0.250", "+0.500", "±", "0.000"]
+    assert str(tmp_path) in table
+
+
+def test_an_unknown_profile_lists_the_known_ones():
+    with pytest.raises(profiles.ProfileError, match="no such profile; there are: .*tiny"):
+        profiles.expand(["--profile", "absent"])
+    with pytest.raises(profiles.ProfileError, match="name is missing"):
+        profiles.expand(["--profile"])
+
+
+def test_a_profile_is_expanded_and_what_follows_wins(tmp_path):
+    file = tmp_path / "mine.args"
+    file.write_text("# a comment\n--actor.model_name_or_path ${package}/model  # another\n--train.seed 1\n")
+    argv = profiles.expand(["--profile", str(file), "--train.seed", "2", "--logger.run_dir", "here"])
+    package = str(profiles.PACKAGE)
+    expected = ["--actor.model_name_or_path", f"{package}/model", "--train.seed", "1", "--train.seed", "2"]
+    assert argv == [*expected, "--logger.run_dir", "here"]
+
+
+def test_a_profile_with_an_unknown_variable_is_named(tmp_path):
+    file = tmp_path / "mine.args"
+    file.write_text("--actor.model_name_or_path ${nowhere}/model\n")
+    with pytest.raises(profiles.ProfileError, match="nowhere"):
+        profiles.expand(["--profile", str(file)])
+
+
+def test_config_records_the_users_choice(parse, tmp_path):
+    from lens_openrlhf.training.launch import write_config
+
+    write_config(parse("--logger.run_dir", str(tmp_path), "--algo.lens.alpha", "0.5"), ["--some", "words"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["options"]["algo.advantage.estimator"] == "lens"
+    assert config["options"]["algo.lens.alpha"] == 0.5
+    assert config["command"] == ["--some", "words"]
+    assert config["versions"]["openrlhf"] == "0.11.2" and "git_commit" in config
