@@ -26,7 +26,7 @@ SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/cpu/* csrc/cuda/*)
 setup: $(VENV)/.extension
 
 train: setup
-	@$(RUN) PROFILE="$(PROFILE)" deepspeed examples/scripts/train_lens.sh $(ARGS)
+	@$(RUN) PROFILE="$(PROFILE)" deepspeed --quiet examples/scripts/train_lens.sh $(ARGS)
 
 test: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

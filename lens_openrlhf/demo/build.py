@@ -18,9 +18,12 @@ KEY_FILE = "warm_start_key.txt"
 
 @dataclass(frozen=True)
 class Recommended:
-    """Settings under which RL on the tiny profile takes minutes and its progress can be watched."""
+    """Settings under which RL on the tiny profile improves gradually over some tens of steps.
 
-    learning_rate: float = 1e-4
+    With three times the learning rate the first ten steps bring most of the gain.
+    """
+
+    learning_rate: float = 3e-5
     prompts_per_step: int = 32
     samples_per_prompt: int = 16
     max_new_tokens: int = 48

@@ -168,11 +168,24 @@ def run(args: SimpleNamespace) -> None:
 
     install_hooks(args)
     start_ray(args)
+    # ray.init puts a handler of its own on SIGTERM.
+    _interrupt_once()
     command.train(args)
 
 
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
+def _interrupt_once() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, but the first time only: a terminal signals the whole process group
+    and a launcher signals its children again, and cleaning up must not be interrupted."""
+    pending = True
+
+    def interrupt(signum, frame):
+        nonlocal pending
+        if pending:
+            pending = False
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _interrupt_once()
     started = time.monotonic()
     try:
         args = options.parse(argv)
@@ -215,7 +228,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
             problem, status = explain(error), 1
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             stop_everything()
     if problem:
         print(f"error: {problem}" if status == 1 else problem, file=sys.stderr)

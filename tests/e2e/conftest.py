@@ -21,7 +21,7 @@ from lens_openrlhf.training.run_log import read
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "scripts" / "train_lens.sh"
-OURS = ("raylet", "gcs_server", "ray::", "VLLM::", "lens_openrlhf", "dashboard_agent", "runtime_env_agent")
+OURS = ("raylet", "gcs_server", "ray::", "VLLM::", "lens_openrlhf.cli", "runtime_env_agent", "multiprocessing.spawn")
 
 
 def pytest_collection_modifyitems(items):
@@ -133,8 +133,11 @@ def wait_for(path: Path, process: subprocess.Popen, timeout: float = 240) -> Non
         time.sleep(0.2)
 
 
-def interrupt(process: subprocess.Popen, signal_number: int = signal.SIGINT) -> str:
-    """Send a signal as the terminal does, to the whole process group; returns what was printed."""
-    os.killpg(process.pid, signal_number)
+def interrupt(process: subprocess.Popen, signal_number: int) -> str:
+    """SIGINT as a terminal sends it, to the whole process group; others to the process. Returns what was printed."""
+    if signal_number == signal.SIGINT:
+        os.killpg(process.pid, signal_number)
+    else:
+        process.send_signal(signal_number)
     output, _ = process.communicate(timeout=60)
     return output
