@@ -44,19 +44,19 @@ $(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	  echo "installing the GPU stack (flash-attn compiles for a while) …"; \
-	  $(PIP) install --quiet "torch==2.13.0" wheel ninja "setuptools<81" && \
-	  $(PIP) install --quiet --no-build-isolation -r requirements/gpu.txt; \
+	  $(PIP) install -qq "torch==2.13.0" wheel ninja "setuptools<81" && \
+	  $(PIP) install -qq --no-build-isolation -r requirements/gpu.txt; \
 	else \
 	  echo "installing the CPU stack (about 2 minutes) …"; \
-	  { $(PIP) install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null || \
-	    $(PIP) install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "torch==2.13.0+cpu"; } && \
-	  $(PIP) install --quiet --no-deps -r requirements/cpu.txt; \
+	  { $(PIP) install -qq --no-deps "torch==2.13.0+cpu" 2>/dev/null || \
+	    $(PIP) install -qq --no-deps --index-url $(TORCH_CPU_INDEX) "torch==2.13.0+cpu"; } && \
+	  $(PIP) install -qq --no-deps -r requirements/cpu.txt; \
 	fi
 	@touch $@
 
 $(VENV)/.extension: $(VENV)/.stack setup.py pyproject.toml $(SOURCES)
 	@echo "building the extension …"
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e . 
+	@$(PIP) install -qq --no-deps --no-build-isolation -e . 
 	@touch $@
 
 # A resolver run in a scratch environment; everything it chose is pinned, and installed without dependencies.

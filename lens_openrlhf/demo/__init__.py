@@ -10,6 +10,6 @@ stays rare but reachable, for RL to find.
     python -m lens_openrlhf.demo --out DIR
 """
 
-from .build import RECOMMENDED, DemoPaths, Recommended, prepare
+from .build import DemoPaths, prepare
 
-__all__ = ["RECOMMENDED", "DemoPaths", "Recommended", "prepare"]
+__all__ = ["DemoPaths", "prepare"]

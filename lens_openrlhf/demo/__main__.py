@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .build import RECOMMENDED, prepare
+from .build import HELDOUT_PROMPTS, TRAIN_PROMPTS, prepare
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lens_openrlhf.demo", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and the questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train-prompts", type=int, default=RECOMMENDED.train_prompts)
-    parser.add_argument("--heldout-prompts", type=int, default=RECOMMENDED.heldout_prompts)
+    parser.add_argument("--train-prompts", type=int, default=TRAIN_PROMPTS)
+    parser.add_argument("--heldout-prompts", type=int, default=HELDOUT_PROMPTS)
     arguments = parser.parse_args()
     paths = prepare(
         arguments.out,

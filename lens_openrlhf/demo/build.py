@@ -16,22 +16,7 @@ from .warm_start import WarmStart, train
 KEY_FILE = "warm_start_key.txt"
 
 
-@dataclass(frozen=True)
-class Recommended:
-    """Settings under which RL on the tiny profile improves gradually over some tens of steps.
-
-    With three times the learning rate the first ten steps bring most of the gain.
-    """
-
-    learning_rate: float = 3e-5
-    prompts_per_step: int = 32
-    samples_per_prompt: int = 16
-    max_new_tokens: int = 48
-    train_prompts: int = 2048
-    heldout_prompts: int = 128
-
-
-RECOMMENDED = Recommended()
+TRAIN_PROMPTS, HELDOUT_PROMPTS = 2048, 128
 
 
 @dataclass(frozen=True)
@@ -47,8 +32,8 @@ def prepare(
     out: Path,
     *,
     seed: int = 0,
-    train_prompts: int = RECOMMENDED.train_prompts,
-    heldout_prompts: int = RECOMMENDED.heldout_prompts,
+    train_prompts: int = TRAIN_PROMPTS,
+    heldout_prompts: int = HELDOUT_PROMPTS,
     warm_start: WarmStart | None = None,
 ) -> DemoPaths:
     """Write the tiny profile under ``out``; a model already there for the same settings is kept."""

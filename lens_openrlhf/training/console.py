@@ -55,7 +55,7 @@ class Console:
 
     def __enter__(self) -> Console:
         self._say(f"run folder: {self._folder}")
-        self._say("starting Ray, vLLM and DeepSpeed …")
+        self._say("starting Ray, vLLM and DeepSpeed (which compiles its optimizer when it runs for the first time) …")
         self._thread.start()
         return self
 
@@ -86,8 +86,10 @@ class Console:
 
     def _poll(self) -> None:
         for event in self._new(EVENTS):
-            if event["event"] == "steps":
-                self._say(f"ready after {time.monotonic() - self._started:.0f} s; {event['total']} steps to go")
+            if event["event"] == "ready" and event["where"] == "LensPolicyModel 0":
+                self._say(f"ready after {time.monotonic() - self._started:.0f} s")
+            elif event["event"] == "steps":
+                self._say(f"{event['total']} steps to go")
                 if not self._quiet:
                     self._bar = tqdm(
                         total=event["total"],

@@ -1,0 +1,35 @@
+"""The algorithm needs torch alone, and OpenRLHF is touched in one folder."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "lens_openrlhf"
+HEAVY = {"openrlhf", "ray", "deepspeed", "vllm", "transformers"}
+
+
+def test_the_operator_imports_torch_alone():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['openrlhf', 'ray', 'deepspeed', 'vllm', 'transformers']));"
+        "import torch; from lens_openrlhf.advantages import lens_advantages;"
+        "lens_advantages(-torch.rand(4), torch.tensor([0, 2, 4]), torch.zeros(2), torch.tensor([0, 2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_openrlhf_is_touched_under_training_only():
+    for path in PACKAGE.rglob("*.py"):
+        if "training" in path.parts:
+            continue
+        modules = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(node.module.split(".")[0])
+        allowed = {"transformers"} if "demo" in path.parts else set()
+        assert not modules & HEAVY - allowed, path
