@@ -19,7 +19,7 @@ from typing import IO
 
 from . import cpu, options
 from .console import Console
-from .preflight import check_surroundings
+from .preflight import check_surroundings, gpus_needed
 from .run_log import RUN_DIR_VARIABLE
 from .summary import summary_table
 
@@ -80,8 +80,9 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         runtime_env["worker_process_setup_hook"] = cpu.install
         # The deepspeed launcher names a device even here, and Ray would take it for a limit.
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        processes = 2 * ranks + args.vllm.num_engines + (0 if args.reward.remote_url else args.reward.num_gpus_per_node)
-        resources = {"num_gpus": processes, "num_cpus": max(os.cpu_count() or 1, processes + 4)}
+        logical = gpus_needed(args)
+        # A CPU for each of them, and for the trainers and queues.
+        resources = {"num_gpus": logical, "num_cpus": max(os.cpu_count() or 1, logical + 4)}
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 

@@ -9,6 +9,9 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
+from . import cpu
 from .options import OptionError
 
 MIN_FREE_BYTES = 1 << 30
@@ -74,9 +77,40 @@ def _check_port() -> None:
         raise OptionError(f"no network port is free on this machine ({error}); Ray and vLLM need some") from None
 
 
+def gpus_needed(args: SimpleNamespace) -> int:
+    """GPUs that OpenRLHF's `train` asks Ray for; without CUDA these are logical."""
+
+    def size(entity: SimpleNamespace) -> int:
+        return entity.num_nodes * entity.num_gpus_per_node
+
+    actor = size(args.actor)
+    engines = args.vllm.num_engines * args.vllm.tensor_parallel_size
+    if args.train.colocate_all:
+        return actor + (engines if args.train.async_enable else 0)
+    ref = size(args.ref) if args.algo.kl.init_coef > 0 and not args.train.colocate_actor_ref else 0
+    reward = 0 if args.reward.remote_url else size(args.reward)
+    critic = size(args.critic) if args.critic.model_name_or_path else 0
+    if critic and args.train.colocate_critic_reward:
+        reward = 0
+    return actor + ref + critic + reward + engines
+
+
+def _check_gpus(args: SimpleNamespace) -> None:
+    """A local Ray would wait for ever for GPUs that are not there."""
+    if cpu.required() or os.environ.get("RAY_ADDRESS"):
+        return
+    needed, there = gpus_needed(args), torch.cuda.device_count()
+    if needed > there:
+        raise OptionError(
+            f"the options ask for {needed} GPUs and {there} are visible: use fewer (--actor.num_gpus_per_node, "
+            "--vllm.num_engines), share them (--train.colocate_all), or join a cluster with RAY_ADDRESS"
+        )
+
+
 def check_surroundings(args: SimpleNamespace) -> None:
     """Raise OptionError, naming the option and the remedy, for a model, dataset, reward file, disk or network that
     cannot work."""
+    _check_gpus(args)
     _check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
     _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
     if args.eval.dataset:

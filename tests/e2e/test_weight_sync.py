@@ -23,10 +23,22 @@ def cluster(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sync")
     argv = command_line(folder, tiny, "math-verify", "--algo.advantage.estimator", "lens", "--actor.adam.lr", "1e-3")
     args = options.parse([*argv[4:], "--actor.lr_scheduler", "constant", "--actor.lr_warmup_ratio", "0"])
-    with no_strays():
+    import openrlhf.cli.train_ppo_ray as command
+    import openrlhf.trainer.ppo_trainer as ppo_trainer
+    import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.vllm_engine as vllm_engine
+
+    exchanged = [
+        (command, "PolicyModelActor"),
+        (vllm_engine, "RolloutRayActor"),
+        (ppo_trainer, "PPOTrainer"),
+        (ppo_trainer_async, "PPOTrainerAsync"),
+    ]
+    with no_strays(), pytest.MonkeyPatch.context() as patch:
+        for module, name in exchanged:  # put back afterwards: other tests look at OpenRLHF as it is
+            patch.setattr(module, name, getattr(module, name))
         launch.install_hooks(args)
         launch.start_ray(args, log_to_driver=False)
-        import openrlhf.cli.train_ppo_ray as command
         from openrlhf.utils import get_strategy
 
         engines = command.create_vllm_engines(

@@ -9,6 +9,7 @@ import pytest
 
 from lens_openrlhf.training import cpu, options
 from lens_openrlhf.training.options import OptionError
+from lens_openrlhf.training.preflight import gpus_needed
 
 
 def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
@@ -114,3 +115,17 @@ def test_help_shows_lens_beside_openrlhf():
     for option in ("--algo.lens.alpha", "--algo.lens.scope", "--algo.lens.confidence_from", "--actor.adam.lr"):
         assert option in shown
     assert "lens,gae" in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "needed"),
+    [
+        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "3"], 5),
+        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.colocate_all"], 2),
+        (["--train.colocate_all", "--train.async_enable"], 2),
+        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "2"], 4),
+        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--train.colocate_actor_ref"], 2),
+    ],
+)
+def test_gpus_needed(parse, more, needed):
+    assert gpus_needed(parse(*more)) == needed
