@@ -32,7 +32,7 @@ def tiny_run(tmp_path_factory):
 
 def test_the_held_out_score_rises(tiny_run):
     first, *_, last = tiny_run.records("eval")
-    assert (first["step"], last["step"]) == (0, 24)
+    assert (first["step"], last["step"]) == (0, 20)
     change = [sum(b) / 16 - sum(a) / 16 for a, b in zip(first["scores"], last["scores"], strict=True)]
     mean, error = mean_and_error(change)
     assert mean > 2 * error, f"Pass@1 changed by {mean:.3f} ± {error:.3f}"
@@ -46,7 +46,7 @@ def test_it_begins_with_30_to_60_percent_negative_groups(tiny_run):
 
 def test_every_step_is_recorded(tiny_run):
     metrics = tiny_run.records("metrics")
-    assert [record["step"] for record in metrics] == list(range(1, 25))
+    assert [record["step"] for record in metrics] == list(range(1, 21))
     for record in metrics:
         assert record["lens/seconds"] > 0 and math.isfinite(record["policy_loss"])
         assert record["verifier/timeout"] == record["verifier/error"] == 0
@@ -55,7 +55,7 @@ def test_every_step_is_recorded(tiny_run):
 
 def test_a_person_can_follow_it(tiny_run):
     lines = tiny_run.output.splitlines()
-    assert sum(line.startswith("step ") for line in lines) == 24
+    assert sum(line.startswith("step ") for line in lines) == 20
     assert any(line.startswith("Pass@1") for line in lines) and any(line.startswith("Pass@16") for line in lines)
     assert "INFO" not in "".join(line for line in lines if "[launch.py" not in line), "worker output on the terminal"
 

@@ -9,8 +9,9 @@ from lens_openrlhf.training import cpu, launch, options
 
 from .conftest import command_line, no_strays
 
-# bfloat16 has 8 bits of mantissa, and the two engines sum in different orders.
+# bfloat16 keeps 8 bits of every logit, and the two engines sum in different orders.
 BF16_TOLERANCE = 0.05
+BF16_RELATIVE = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_vllm_follows_the_actor(cluster):
 
     tokens = [5, 17, 33, 20, 8, 60, 41, 12, 9, 70, 31, 25]
     before = actor_logprobs(group, tokens)
-    torch.testing.assert_close(vllm_logprobs(engine, tokens), before, atol=BF16_TOLERANCE, rtol=0)
+    torch.testing.assert_close(vllm_logprobs(engine, tokens), before, atol=BF16_TOLERANCE, rtol=BF16_RELATIVE)
 
     samples = make_samples([1.0, 0.0, 0.0, 0.0] * 4, [12] * 16)
     ray.get(
@@ -92,6 +93,6 @@ def test_vllm_follows_the_actor(cluster):
     after = actor_logprobs(group, tokens)
     assert (after - before).abs().max() > 4 * BF16_TOLERANCE, "the update must be visible"
 
-    torch.testing.assert_close(vllm_logprobs(engine, tokens), before, atol=BF16_TOLERANCE, rtol=0)
+    torch.testing.assert_close(vllm_logprobs(engine, tokens), before, atol=BF16_TOLERANCE, rtol=BF16_RELATIVE)
     ray.get(group.async_run_method("broadcast_to_vllm"))
-    torch.testing.assert_close(vllm_logprobs(engine, tokens), after, atol=BF16_TOLERANCE, rtol=0)
+    torch.testing.assert_close(vllm_logprobs(engine, tokens), after, atol=BF16_TOLERANCE, rtol=BF16_RELATIVE)
