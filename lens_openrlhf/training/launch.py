@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
-from . import cpu, options
+from . import cpu, options, reaper
 from .console import Console
 from .preflight import check_surroundings, gpus_needed
 from .run_log import RUN_DIR_VARIABLE
@@ -139,12 +139,15 @@ def output_to(path: Path) -> Iterator[IO[str]]:
         terminal.close()
 
 
-def stop_everything() -> None:
-    """Shut Ray down and end what it left of our own processes (vLLM's engine cores outlive a killed actor)."""
+def stop_everything(but: int | None = None) -> None:
+    """Shut Ray down and end what it left of our own processes (vLLM's engine cores outlive a killed actor).
+
+    `but` is the process id of a child that stays.
+    """
     import psutil
     import ray
 
-    ours = psutil.Process().children(recursive=True)
+    ours = [child for child in psutil.Process().children(recursive=True) if child.pid != but]
     if ray.is_initialized():
         ray.shutdown()
     _, alive = psutil.wait_procs(ours, timeout=5)
@@ -217,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     redirect = contextlib.nullcontext(sys.stdout) if full else output_to(folder / "train.log")
     problem, status = None, 0
     with redirect as terminal:
+        watcher = reaper.start()
         console = Console(folder, terminal, quiet=full)
         try:
             with console:
@@ -229,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
             problem, status = explain(error), 1
         finally:
-            stop_everything()
+            stop_everything(but=watcher.pid)
+            watcher.stdin.close()
     if problem:
         print(f"error: {problem}" if status == 1 else problem, file=sys.stderr)
         print(f"what was written is in {folder}; the full log is {folder / 'train.log'}", file=sys.stderr)

@@ -125,12 +125,23 @@ def explained(run: Run) -> str:
     return run.output + (log.read_text()[-3000:] if log.exists() else "")
 
 
-def wait_for(path: Path, process: subprocess.Popen, timeout: float = 240) -> None:
-    deadline = time.monotonic() + timeout
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.2)
+@contextlib.contextmanager
+def started(command: list[str], folder: Path, timeout: float = 240):
+    """A run that has finished its first step; killed at the end if it still runs, and nothing may be left behind."""
+    with no_strays():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + timeout
+            while not (folder / "metrics.jsonl").exists():
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline, "the first step took too long"
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.kill()
+            process.wait(timeout=30)
 
 
 def interrupt(process: subprocess.Popen, signal_number: int) -> str:

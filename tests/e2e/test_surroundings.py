@@ -6,10 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
-from .conftest import ROOT, command_line, finish, interrupt, no_strays, wait_for
+from .conftest import command_line, finish, interrupt, started
 
 LENS = ["--algo.advantage.estimator", "lens"]
 
@@ -62,6 +63,29 @@ def test_full_disk(tiny, tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
+# In a network of its own, where the two ports there are have been taken.
+TAKE_ALL_PORTS = """
+import socket, subprocess, sys
+with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
+    file.write("61000 61001")
+held = []
+try:
+    while True:
+        held.append(socket.socket())
+        held[-1].bind(("", 0))
+except OSError:
+    sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
+def test_no_free_port(tiny, tmp_path):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        pytest.skip("a network name space of its own needs root")
+    command = command_line(tmp_path / "run", tiny, "math-verify", *LENS)
+    run = finish(["unshare", "-n", sys.executable, "-c", TAKE_ALL_PORTS, *command], tmp_path / "run")
+    refused(run, "no network port is free")
+
+
 def test_reward_function_that_raises(tiny, tmp_path):
     reward = tmp_path / "reward.py"
     reward.write_text("def reward_func(queries, prompts, labels):\n    raise RuntimeError('the grader is broken')\n")
@@ -74,31 +98,16 @@ def test_reward_function_that_raises(tiny, tmp_path):
 def test_interrupted_run_keeps_what_it_wrote(tiny, reward_file, tmp_path, signal_number):
     folder = tmp_path / "run"
     command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")
-    with no_strays():
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
-        )
-        try:
-            wait_for(folder / "metrics.jsonl", process)
-            output = interrupt(process, signal_number)
-        finally:
-            process.kill()
+    with started(command, folder) as process:
+        output = interrupt(process, signal_number)
     assert process.returncode == 130
     assert "interrupted" in output and str(folder) in output
     assert "Traceback" not in output
     assert (folder / "metrics.jsonl").read_text().endswith("}\n")
 
 
-def test_driver_killed_outright_leaves_nothing(tiny, reward_file, tmp_path):
+def test_driver_killed_outright_leaves_no_process(tiny, reward_file, tmp_path):
     folder = tmp_path / "run"
-    command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")
-    with no_strays():
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
-        )
-        try:
-            wait_for(folder / "metrics.jsonl", process)
-        finally:
-            process.kill()
-        process.wait(timeout=30)
+    with started(command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000"), folder):
+        pass
     assert (folder / "metrics.jsonl").exists()
