@@ -4,9 +4,6 @@ import logging
 
 import pytest
 
-pytest.importorskip("math_verify")
-pytest.importorskip("pebble")
-
 from lens_openrlhf.rewards import shutdown, validate_label, verify_answer
 from lens_openrlhf.rewards.grading import MAX_RESPONSE_CHARS, last_boxed, response_end
 
