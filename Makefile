@@ -13,8 +13,10 @@ ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
+# Without it DeepSpeed warns that it found no GPU.
+ACCELERATOR := $(shell nvidia-smi -L >/dev/null 2>&1 || echo DS_ACCELERATOR=cpu)
 # OpenRLHF asks for the package `pynvml`, about which torch warns in every process.
-RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)" PYTHONWARNINGS="ignore:The pynvml package:FutureWarning"
+RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)" $(ACCELERATOR) PYTHONWARNINGS="ignore:The pynvml package:FutureWarning"
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

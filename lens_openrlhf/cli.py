@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 
 def _train(argv: Sequence[str]) -> int:
+    from .training import cpu
+
+    if cpu.required():
+        # DeepSpeed would warn on the terminal that it found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from .training.launch import main as train
     from .training.profiles import ProfileError, expand
 

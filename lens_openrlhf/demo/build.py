@@ -45,6 +45,7 @@ def prepare(
     _write_questions(paths.heldout, make_questions(heldout_prompts, heldout=True, seed=seed))
     key = cache_key(settings, seed)
     if not is_cached(paths.model, key):
+        print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
         _train_and_move(paths.model, settings, seed, key)
     return paths
 

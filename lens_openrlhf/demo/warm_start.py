@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from .tasks import demonstrate, iter_questions, make_habits
 from .tokenizer import build_tokenizer
@@ -28,7 +29,7 @@ class WarmStart:
     heads: int = 4
     key_value_heads: int = 2
     intermediate_size: int = 768
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -69,6 +70,7 @@ def train(out: Path, settings: WarmStart, *, seed: int) -> None:
             _fit(model, _batches(tokenizer, settings.batch_size, seed), settings)
     finally:
         torch.set_num_threads(threads_before)
+    disable_progress_bar()  # one line for each file written
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -79,7 +81,7 @@ def _fit(model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, torch.Te
         optimizer, lambda step: min((step + 1) / settings.warmup_steps, 1 - step / settings.steps)
     )
     model.train()
-    for _ in (progress := tqdm(range(settings.steps), desc="warm start", unit="step")):
+    for _ in (progress := tqdm(range(settings.steps), desc="warm start", unit="step", disable=None)):
         tokens, targets = next(batches)
         logits = model(input_ids=tokens).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)

@@ -55,7 +55,7 @@ class Console:
 
     def __enter__(self) -> Console:
         self._say(f"run folder: {self._folder}")
-        self._say("starting Ray, vLLM and DeepSpeed (which compiles its optimizer when it runs for the first time) …")
+        self._say("starting Ray, vLLM and DeepSpeed …")
         self._thread.start()
         return self
 

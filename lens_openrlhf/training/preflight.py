@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from . import cpu
-from .options import OptionError
+from .options import MATH_VERIFY, MATH_VERIFY_FILE, OptionError
+from .run_log import METRICS
 
 MIN_FREE_BYTES = 1 << 30
-READABLE = (".json", ".jsonl")
+READABLE = (".json", ".jsonl", ".csv", ".parquet", ".arrow")  # what OpenRLHF loads as a file
 
 
 def _check_model(option: str, name: str) -> None:
@@ -38,21 +40,45 @@ def _check_model(option: str, name: str) -> None:
         ) from None
 
 
-def _check_lines(option: str, path: Path, keys: dict[str, str]) -> None:
-    """Every line of a JSON lines file is an object that has `keys` {key: option that names it}."""
-    with open(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
-            for key, named_by in keys.items():
-                if not isinstance(record, dict) or record.get(key) in (None, ""):
-                    raise OptionError(
-                        f"{option} {path}: line {number} has no {key!r}, the key of {named_by}; mend the line or name "
-                        "another key"
-                    )
-    if not path.stat().st_size:
+def _rows(option: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """Where each row of a local file is, for messages, and the row."""
+    if path.suffix == ".jsonl":
+        with open(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
+                yield f"line {number}", row if isinstance(row, dict) else {}
+        return
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        rows = load_dataset(path.suffix[1:], data_files=str(path), split="train")
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise OptionError(f"{option} {path}: cannot be read as {path.suffix[1:]} ({error})") from None
+    for number, row in enumerate(rows, 1):
+        yield f"row {number}", row
+
+
+def _check_rows(option: str, path: Path, keys: dict[str, str], text_key: str | None) -> None:
+    """Every row has `keys` {key: option that names it}, and text or a whole number at `text_key`."""
+    empty = True
+    for place, row in _rows(option, path):
+        empty = False
+        for key, named_by in keys.items():
+            if row.get(key) in (None, ""):
+                raise OptionError(
+                    f"{option} {path}: {place} has no {key!r}, the key of {named_by}; mend the data or name another key"
+                )
+        value = row.get(text_key)
+        if text_key and (isinstance(value, bool) or not isinstance(value, str | int)):
+            raise OptionError(
+                f"{option} {path}: {place} has the label {value!r}, but {MATH_VERIFY} compares with text or whole "
+                "numbers; write it as text"
+            )
+    if empty:
         raise OptionError(f"{option} {path}: the file is empty")
 
 
@@ -60,13 +86,14 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace) -> None:
     keys = {args.data.input_key: "--data.input_key"}
     if args.data.label_key:
         keys[args.data.label_key] = "--data.label_key"
+    text_key = args.data.label_key if str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) else None
     for name in names.split(","):
         path = Path(name.strip().split("@")[0])
         if path.suffix in READABLE or path.is_absolute() or str(path).startswith("."):
             if not path.exists():
                 raise OptionError(f"{option} {path}: no such file")
-            if path.suffix == ".jsonl":
-                _check_lines(option, path, keys)
+            if path.suffix in READABLE:
+                _check_rows(option, path, keys, text_key)
 
 
 def _check_port() -> None:
@@ -122,6 +149,11 @@ def check_surroundings(args: SimpleNamespace) -> None:
         raise OptionError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
     folder = Path(args.logger.run_dir)
     parent = next(p for p in (folder, *folder.parents) if p.exists())
+    if (folder / METRICS).exists() and not args.ckpt.load_enable:
+        raise OptionError(
+            f"--logger.run_dir {folder}: holds a run already, and two would be mixed; name another folder, or continue "
+            "that run with --ckpt.load_enable"
+        )
     if not os.access(parent, os.W_OK):
         raise OptionError(f"--logger.run_dir {folder}: {parent} is not writable")
     for place, option in ((parent, "--logger.run_dir"), (Path("/tmp"), "Ray's temporary folder")):

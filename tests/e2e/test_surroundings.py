@@ -48,6 +48,34 @@ def test_dataset_line_without_the_label_key(tiny, tmp_path):
     refused(run, "line 5", "'label'", "--data.label_key")
 
 
+def test_parquet_row_without_a_label(tiny, tmp_path):
+    import pandas
+
+    bad = tmp_path / "bad.parquet"
+    rows = pandas.read_json(tiny.train, lines=True, dtype={"label": str})
+    rows.loc[6, "label"] = None
+    rows.to_parquet(bad)
+    run = finish(
+        command_line(tmp_path / "run", tiny, "math-verify", *LENS, "--data.prompt_dataset", str(bad)), tmp_path / "run"
+    )
+    refused(run, "bad.parquet", "row 7", "'label'", "--data.label_key")
+
+
+def test_label_that_math_verify_cannot_compare_with(tiny, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "1 + 1 =", "label": 2}\n{"prompt": "1 / 2 =", "label": 0.5}\n')
+    run = finish(
+        command_line(tmp_path / "run", tiny, "math-verify", *LENS, "--data.prompt_dataset", str(bad)), tmp_path / "run"
+    )
+    refused(run, "line 2", "0.5", "write it as text")
+
+
+def test_run_folder_that_holds_a_run(tiny, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    run = finish(command_line(tmp_path, tiny, "math-verify", *LENS), tmp_path)
+    refused(run, "--logger.run_dir", "holds a run already", "--ckpt.load_enable")
+
+
 def test_full_disk(tiny, tmp_path):
     place = tmp_path / "full"
     place.mkdir()

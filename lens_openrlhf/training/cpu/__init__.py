@@ -56,7 +56,20 @@ def _patch_torch_cuda() -> None:
 
 
 def _patch_strategy(module) -> None:
-    """openrlhf.utils.deepspeed.deepspeed: the device mesh and EMA are told "cuda"."""
+    """openrlhf.utils.deepspeed.deepspeed: the device mesh and EMA are told "cuda"; DeepSpeed's own Adam would be
+    compiled when a run first starts, which takes longer than many a run, so torch's is used."""
+    make_config = module.get_train_ds_config
+
+    def get_train_ds_config(*args, **kwargs):
+        config = make_config(*args, **kwargs)
+        if "optimizer" in config and config["zero_optimization"]["offload_optimizer"]["device"] == "none":
+            config["optimizer"] = {
+                **config["optimizer"],
+                "params": {**config["optimizer"]["params"], "torch_adam": True},
+            }
+        return config
+
+    module.get_train_ds_config = get_train_ds_config
     make_mesh = module.init_device_mesh
 
     def init_device_mesh(device_type, *args, **kwargs):
@@ -80,7 +93,13 @@ def _patch_process_group(module) -> None:
 
 def _patch_deepspeed_comm(module) -> None:
     """deepspeed.comm.torch: ZeRO-3 waits for the last of several asynchronous collectives only, which is enough on
-    a CUDA stream. Gloo runs them on several threads, in no order, so each is waited for here."""
+    a CUDA stream. Gloo runs them on several threads, in no order, so each is waited for here. And gloo does the work of
+    DeepSpeed's shared-memory collectives, which would be compiled first."""
+
+    def build_shm_op():
+        return None
+
+    module.build_shm_op = build_shm_op
 
     def finished(method):
         @functools.wraps(method)
