@@ -4,6 +4,7 @@
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make bench    the operator against torch
+#   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make lint     ruff
 #   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt
 
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test bench lint lock
+.PHONY: setup train test bench mutants lint lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -36,6 +37,9 @@ test: setup
 
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
+
+mutants: setup
+	@$(RUN) python -m tests.simt.mutants
 
 lint: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

@@ -117,7 +117,7 @@ if torch is not None:
             "lens_openrlhf._C",
             sources=["csrc/cpu/ops.cpp"],
             depends=headers,
-            include_dirs=[str(ROOT / "csrc")],
+            include_dirs=[str(ROOT / "csrc"), str(ROOT / "csrc" / "cpu")],
             library_dirs=library_paths(),
             libraries=["torch", "torch_cpu", "c10"],
             define_macros=macros,
@@ -129,6 +129,8 @@ if torch is not None:
                 "-fvisibility=hidden",
                 "-Wall",
                 "-Wextra",
+                # Vectors wider than the baseline's registers are never passed between functions.
+                "-Wno-psabi",
             ]
             + [f"-isystem{path}" for path in include_paths()],
             py_limited_api=True,

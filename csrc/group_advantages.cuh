@@ -5,34 +5,34 @@
 
 namespace lens {
 
-// A warp as the team of lens.h's advantages_of_group: thread `lane` takes every kLanes-th response.
-struct Warp {
-  int lane;
+// A warp as the crew of lens.h's advantages_of_group: thread `lane` takes every kLanes-th response.
+struct WarpCrew {
+  Team<kLanes> team;
 
   template <class F>
   __device__ void for_each(int64_t begin, int64_t end, F f) const {
-    for (int64_t i = begin + lane; i < end; i += kLanes) f(i);
+    for (int64_t i = begin + team.lane; i < end; i += kLanes) f(i);
   }
   template <class F>
   __device__ double sum(int64_t begin, int64_t end, F f) const {
     double partial = 0.0;
     for_each(begin, end, [&](int64_t i) { partial += f(i); });
-    return warp_sum(partial);
+    return team.sum(partial);
   }
   template <class F>
   __device__ double max(int64_t begin, int64_t end, F f) const {
     double largest = -kInf;
     for_each(begin, end, [&](int64_t i) { largest = fmax(largest, f(i)); });
-    return warp_max(largest);
+    return team.max(largest);
   }
-  __device__ bool leader() const { return lane == 0; }
+  __device__ bool leader() const { return team.leader(); }
 };
 
 template <class Offset>
 __global__ void group_advantages_kernel(GroupInputs in, GroupOutputs out, const Offset* __restrict__ offsets,
                                         int64_t responses, int64_t groups, Config config,
                                         unsigned long long* __restrict__ status) {
-  const Warp warp{static_cast<int>(threadIdx.x) % kLanes};
+  const WarpCrew warp{Team<kLanes>::mine()};
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanes);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanes) + threadIdx.x / kLanes;
   for (int64_t g = first; g < groups; g += warps) {

@@ -17,16 +17,18 @@
 
 namespace lens {
 
-// A log-probability in (0, 1e-3] is rounding and counts as 0; 1e-3 itself may be rounded up in half precision.
-constexpr double kLogprobTolerance = 1.001e-3;
+// A log-probability in (0, 1e-3] is rounding and counts as 0; 1e-3 itself may be rounded up in half precision. About
+// 1.0014e-3, a number that float holds exactly, so that comparing in float and in double comes to the same.
+constexpr double kLogprobTolerance = 0x1.068p-10;
 constexpr double kStdEps = 1e-9;            // as in OpenRLHF's group_norm
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// One summation tree for every device, by position within the response: the elements of a chunk go round-robin to
-// kLanes partial sums, which a halving tree adds up; the chunks' sums are added in order.
+// One summation tree for every device, by position within the response. A chunk's elements go round-robin to kLanes
+// partial sums, which a halving tree adds up; so are the sums of a span's kLanes chunks; spans are added in order.
 constexpr int kLanes = 32;
-constexpr int64_t kChunk = 4096;
+constexpr int64_t kChunk = 1024;
+constexpr int64_t kSpan = kLanes * kChunk;
 
 enum class Error : uint32_t {
   kTokenOffsets = 1,   // cu_seqlens decreases, or does not start at 0 or end at T
@@ -60,13 +62,19 @@ LENS_FN int64_t make_status(int64_t index, Error code, double value) {
   return (index << 36) | (static_cast<int64_t>(code) << 32) | bits;
 }
 
-LENS_FN bool is_logprob(double x) { return x <= kLogprobTolerance; }  // false for NaN
+template <class T>
+LENS_FN bool is_logprob(T x) {  // T is float or double; false for NaN
+  return x <= static_cast<T>(kLogprobTolerance);
+}
 
 LENS_FN int64_t logprob_status(int64_t index, double x) {
   return make_status(index, x != x ? Error::kNanLogprob : Error::kPositiveLogprob, x);
 }
 
-LENS_FN double clean_logprob(double x) { return x > 0.0 ? 0.0 : x; }
+template <class T>
+LENS_FN T clean_logprob(T x) {
+  return x > T(0) ? T(0) : x;
+}
 
 LENS_FN double log_confidence(double mean_logprob, int64_t length, bool sequence) {
   const double mean = clean_logprob(mean_logprob);
@@ -118,58 +126,58 @@ LENS_FN int64_t check_offsets(const Offset* offsets, int64_t i, int64_t count, i
   return kStatusOk;
 }
 
-// Group `g`, responses [begin, end). A Team is the thread, or the threads, that work on one group:
-//   team.for_each(begin, end, f)   f(i) for every i, each i always by the same thread
-//   team.sum(begin, end, f), team.max(begin, end, f)   the same result in every thread
-//   team.leader()   true in one thread
-template <class Team>
-LENS_FN void advantages_of_group(const Team& team, const GroupInputs& in, const GroupOutputs& out, int64_t g,
+// Group `g`, responses [begin, end). A Crew is the thread, or the threads, that work on one group:
+//   crew.for_each(begin, end, f)   f(i) for every i, each i always by the same thread
+//   crew.sum(begin, end, f), crew.max(begin, end, f)   the same result in every thread
+//   crew.leader()   true in one thread
+template <class Crew>
+LENS_FN void advantages_of_group(const Crew& crew, const GroupInputs& in, const GroupOutputs& out, int64_t g,
                                  int64_t begin, int64_t end, const Config& config) {
   const double size = static_cast<double>(end - begin);
   const auto logprob = [&](int64_t i) {
     return log_confidence(in.mean_logprob[i], in.lengths[i], config.sequence_confidence);
   };
 
-  const double max_c = team.max(begin, end, [&](int64_t i) { return in.correctness[i]; });
-  const double min_c = -team.max(begin, end, [&](int64_t i) { return -in.correctness[i]; });
+  const double max_c = crew.max(begin, end, [&](int64_t i) { return in.correctness[i]; });
+  const double min_c = -crew.max(begin, end, [&](int64_t i) { return -in.correctness[i]; });
   const GroupKind kind = min_c < max_c    ? GroupKind::kMixed
                          : min_c == 1.0 ? GroupKind::kPositive
                                         : GroupKind::kNegative;
-  const double present = team.sum(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? 1.0 : 0.0; });
-  const double log_max = team.max(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? logprob(i) : -kInf; });
+  const double present = crew.sum(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? 1.0 : 0.0; });
+  const double log_max = crew.max(begin, end, [&](int64_t i) { return in.lengths[i] > 0 ? logprob(i) : -kInf; });
   const auto q = [&](int64_t i) {
     return in.lengths[i] > 0 ? relative_confidence(logprob(i), log_max) : 0.0;
   };
 
   // Eq. 14. Masks select and never multiply, so that 0/0 and 0*inf cannot arise; c/0 = inf makes D_imp 0.
-  const double terms = team.sum(
+  const double terms = crew.sum(
       begin, end, [&](int64_t i) { return in.lengths[i] > 0 && in.correctness[i] > 0.0 ? 1.0 : 0.0; });
-  const double inverse = team.sum(begin, end, [&](int64_t i) {
+  const double inverse = crew.sum(begin, end, [&](int64_t i) {
     return in.lengths[i] > 0 && in.correctness[i] > 0.0 ? in.correctness[i] / q(i) : 0.0;
   });
   const double d_imp = terms > 0.0 ? size / inverse : kNan;
   const double d = terms > 0.0 && config.importance_difficulty && d_imp > 2.0 ? d_imp : 2.0;
 
   const bool lens = kind == GroupKind::kMixed ? config.lens_mixed : config.lens_uniform;
-  team.for_each(begin, end, [&](int64_t i) {
+  crew.for_each(begin, end, [&](int64_t i) {
     const double plain = in.rewards[i];
     out.calibrated_reward[i] = lens ? plain - penalty(in.correctness[i], q(i), d, size) : plain;
     out.confidence[i] = in.lengths[i] > 0 ? exp(logprob(i)) : kNan;
   });
   const auto reward = [&](int64_t i) { return out.calibrated_reward[i]; };
-  const double max_r = team.max(begin, end, reward);
-  const double min_r = -team.max(begin, end, [&](int64_t i) { return -reward(i); });
-  const double mean = team.sum(begin, end, reward) / size;
+  const double max_r = crew.max(begin, end, reward);
+  const double min_r = -crew.max(begin, end, [&](int64_t i) { return -reward(i); });
+  const double mean = crew.sum(begin, end, reward) / size;
   // A constant group has no signal; rounding in its mean must not become one.
   const bool constant = !(min_r < max_r);
   double scale = config.alpha;
   if (!constant && !(lens && kind != GroupKind::kMixed)) {
-    const double squares = team.sum(begin, end, [&](int64_t i) { return (reward(i) - mean) * (reward(i) - mean); });
+    const double squares = crew.sum(begin, end, [&](int64_t i) { return (reward(i) - mean) * (reward(i) - mean); });
     scale = 1.0 / (sqrt(squares / (size - 1.0)) + kStdEps);
   }
-  team.for_each(begin, end, [&](int64_t i) { out.advantage[i] = constant ? 0.0 : scale * (reward(i) - mean); });
+  crew.for_each(begin, end, [&](int64_t i) { out.advantage[i] = constant ? 0.0 : scale * (reward(i) - mean); });
 
-  if (team.leader()) {
+  if (crew.leader()) {
     const double largest = present > 0.0 ? exp(log_max) : kNan;
     out.importance_difficulty[g] = d_imp * largest;
     out.difficulty[g] = d * largest;

@@ -1,4 +1,4 @@
-// What the kernels share: reductions over a warp and conversions. No torch.
+// What the kernels share: conversions and reductions over a team of threads. No torch.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,21 +10,36 @@ namespace lens {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-__device__ inline double to_double(double x) { return x; }
-__device__ inline double to_double(float x) { return x; }
-__device__ inline double to_double(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ inline double to_double(__half x) { return __half2float(x); }
+// To the type that a log-probability is checked in; consumer GPUs are slow in double.
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(float x) { return x; }
+__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float widen(__half x) { return __half2float(x); }
 
-// Halving tree, lane + width into lane; every lane gets lane 0's result, so that all branch alike on it.
-template <class T>
-__device__ inline T warp_sum(T x) {
-  for (int width = kLanes / 2; width > 0; width /= 2) x += __shfl_down_sync(kFullWarp, x, width);
-  return __shfl_sync(kFullWarp, x, 0);
-}
+// Threads [kWidth * k, kWidth * (k + 1)) of a warp, which work on one thing.
+template <int kWidth>
+struct Team {
+  static_assert(kWidth <= kLanes && kLanes % kWidth == 0);
+  int lane;
+  unsigned mask;
 
-__device__ inline double warp_max(double x) {
-  for (int width = kLanes / 2; width > 0; width /= 2) x = fmax(x, __shfl_xor_sync(kFullWarp, x, width));
-  return x;
-}
+  __device__ static Team mine() {
+    const int thread = static_cast<int>(threadIdx.x) % kLanes;
+    const unsigned members = kWidth == kLanes ? kFullWarp : (1u << kWidth % kLanes) - 1u;
+    return {thread % kWidth, members << (thread - thread % kWidth)};
+  }
+  __device__ bool leader() const { return lane == 0; }
+
+  // Halving tree, lane + width into lane; every lane gets lane 0's result, so that all branch alike on it.
+  template <class V>
+  __device__ V sum(V x) const {
+    for (int width = kWidth / 2; width > 0; width /= 2) x += __shfl_down_sync(mask, x, width, kWidth);
+    return __shfl_sync(mask, x, 0, kWidth);
+  }
+  __device__ double max(double x) const {
+    for (int width = kWidth / 2; width > 0; width /= 2) x = fmax(x, __shfl_xor_sync(mask, x, width, kWidth));
+    return x;
+  }
+};
 
 }  // namespace lens

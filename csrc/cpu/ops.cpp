@@ -1,105 +1,39 @@
 // The operators on the CPU, and their schemas: this library is always built and loaded.
 #include <Python.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <atomic>
 #include <tuple>
 
 #include "schemas.h"
+#include "segment_mean.h"
 
 namespace lens {
 namespace {
 
-constexpr int64_t kTokensPerTask = 1 << 15;  // below this a thread costs more than it saves
 constexpr int64_t kGroupsPerTask = 256;
 
-void record(std::atomic<int64_t>& status, int64_t found) {
-  int64_t first = status.load(std::memory_order_relaxed);
-  while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
-  }
-}
-
-// Sum of one chunk by lens.h's tree. `mask` may be null. Adds the number of tokens to `count`; clears `valid` at a
-// value that is no log-probability.
-template <class T>
-double sum_chunk(const T* values, const bool* mask, int64_t size, int64_t& count, bool& valid) {
-  double lanes[kLanes] = {};
-  bool all_valid = true;
-  const auto add = [&](int64_t i, int64_t lane) {
-    const double x = static_cast<double>(values[i]);
-    const bool selected = !mask || mask[i];
-    all_valid &= !selected | is_logprob(x);
-    lanes[lane] += selected ? clean_logprob(x) : 0.0;
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
-  for (int64_t lane = 0; i + lane < size; ++lane) add(i + lane, lane);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  count += mask ? std::count(mask, mask + size, true) : size;
-  valid &= all_valid;
-  return lanes[0];
-}
-
-
-template <class T>
-int64_t first_fault(const T* values, const bool* mask, int64_t begin, int64_t end, int64_t response) {
-  for (int64_t i = begin; i < end; ++i) {
-    const double x = static_cast<double>(values[i]);
-    if ((!mask || mask[i]) && !is_logprob(x)) return logprob_status(response, x);
-  }
-  return kStatusOk;
-}
-
-template <class T, class Offset>
-void segment_mean_cpu(const T* values, const Offset* offsets, const bool* mask, int64_t total, int64_t responses,
-                      double* mean, int64_t* lengths, int64_t* status) {
-  std::atomic<int64_t> first{kStatusOk};
-  const int64_t grain = total > 0 ? std::max<int64_t>(1, responses * kTokensPerTask / total) : responses;
-  torch::stable::parallel_for(0, responses, std::max<int64_t>(1, grain), [&](int64_t from, int64_t to) {
-    for (int64_t r = from; r < to; ++r) {
-      mean[r] = kNan;
-      lengths[r] = 0;
-      const int64_t fault = check_offsets(offsets, r, responses, total, Error::kTokenOffsets);
-      if (fault != kStatusOk) {
-        record(first, fault);
-        continue;
-      }
-      const int64_t begin = offsets[r], end = offsets[r + 1];
-      double sum = 0.0;
-      int64_t count = 0;
-      bool valid = true;
-      for (int64_t i = begin; i < end; i += kChunk)
-        sum += sum_chunk(values + i, mask ? mask + i : nullptr, std::min(kChunk, end - i), count, valid);
-      if (!valid) record(first, first_fault(values, mask, begin, end, r));
-      lengths[r] = count;
-      if (count > 0) mean[r] = sum / static_cast<double>(count);
-    }
-  });
-  *status = first;
-}
-
 template <class Offset>
-void dispatch_values(const Tensor& values, const Offset* offsets, const bool* mask, int64_t responses, double* mean,
-                     int64_t* lengths, int64_t* status) {
+int64_t dispatch_values(const Tensor& values, const Offset* offsets, const bool* mask, int64_t responses, double* mean,
+                        int64_t* lengths) {
+  const auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& f) {
+    torch::stable::parallel_for(begin, end, grain, f);
+  };
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), offsets, mask, values.size(0), responses, mean,
-                     lengths, status);
+    return segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), offsets, mask, values.size(0), responses,
+                            mean, lengths, parallel_for);
   };
   switch (values.scalar_type()) {
     case ScalarType::Float: return run(float{});
     case ScalarType::Double: return run(double{});
-    case ScalarType::BFloat16: return run(c10::BFloat16{});
-    case ScalarType::Half: return run(c10::Half{});
+    case ScalarType::BFloat16: return run(Bf16{});
+    case ScalarType::Half: return run(Fp16{});
     default: STD_TORCH_CHECK(false, "values: expected float32, float64, bfloat16 or float16");
   }
 }
 
-// One thread is the whole team.
+// One thread is the whole crew.
 struct Serial {
   template <class F>
   void for_each(int64_t begin, int64_t end, F f) const {
@@ -147,13 +81,12 @@ std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens
   Tensor status = torch::stable::new_empty(values, {1}, ScalarType::Long);
   const bool* selected = mask ? mask->const_data_ptr<bool>() : nullptr;
   const auto run = [&](const auto* offsets) {
-    dispatch_values(values, offsets, selected, responses, mean.mutable_data_ptr<double>(),
-                    lengths.mutable_data_ptr<int64_t>(), status.mutable_data_ptr<int64_t>());
+    return dispatch_values(values, offsets, selected, responses, mean.mutable_data_ptr<double>(),
+                           lengths.mutable_data_ptr<int64_t>());
   };
-  if (cu_seqlens.scalar_type() == ScalarType::Int)
-    run(cu_seqlens.const_data_ptr<int32_t>());
-  else
-    run(cu_seqlens.const_data_ptr<int64_t>());
+  *status.mutable_data_ptr<int64_t>() = cu_seqlens.scalar_type() == ScalarType::Int
+                                            ? run(cu_seqlens.const_data_ptr<int32_t>())
+                                            : run(cu_seqlens.const_data_ptr<int64_t>());
   return {mean, lengths, status};
 }
 

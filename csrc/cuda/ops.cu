@@ -15,12 +15,12 @@
 namespace lens {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kGroupThreads = 256;
 // Enough blocks to fill any device a few times over; the kernels loop over the rest.
 constexpr int64_t kMaxBlocks = 1 << 16;
 
-int blocks_for(int64_t warps_wanted) {
-  return static_cast<int>(std::min(kMaxBlocks, (warps_wanted + kThreads / kLanes - 1) / (kThreads / kLanes)));
+int blocks_for(int64_t work, int64_t per_block) {
+  return static_cast<int>(std::min(kMaxBlocks, (work + per_block - 1) / per_block));
 }
 
 cudaStream_t current_stream(const Tensor& tensor) {
@@ -54,9 +54,10 @@ std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens
   const bool* selected = mask ? mask->const_data_ptr<bool>() : nullptr;
   const auto launch = [&](auto zero, const auto* offsets) {
     using T = decltype(zero);
-    segment_mean_kernel<<<blocks_for(responses), kThreads, 0, stream>>>(
-        static_cast<const T*>(values.const_data_ptr()), offsets, selected, total, responses,
-        mean.mutable_data_ptr<double>(), lengths.mutable_data_ptr<int64_t>(), status_pointer(status));
+    const int64_t tile = segment_tile(total, responses);
+    segment_mean_kernel<<<blocks_for(responses, tile), kSegmentThreads, 0, stream>>>(
+        Tokens<T>{static_cast<const T*>(values.const_data_ptr()), selected}, offsets, total, responses, tile,
+        SegmentOutputs{mean.mutable_data_ptr<double>(), lengths.mutable_data_ptr<int64_t>(), status_pointer(status)});
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   };
   const auto dispatch = [&](const auto* offsets) {
@@ -87,8 +88,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advanta
   Tensor status = make_status_tensor(mean_logprob, stream);
   const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
   const auto launch = [&](const auto* offsets) {
-    group_advantages_kernel<<<blocks_for(groups), kThreads, 0, stream>>>(in, out, offsets, responses, groups, config,
-                                                                         status_pointer(status));
+    group_advantages_kernel<<<blocks_for(groups, kGroupThreads / kLanes), kGroupThreads, 0, stream>>>(
+        in, out, offsets, responses, groups, config, status_pointer(status));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   };
   if (groups > 0) {

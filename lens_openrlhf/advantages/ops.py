@@ -19,7 +19,7 @@ _ops = torch.ops.lens_openrlhf
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OFFSET_DTYPES = (torch.int32, torch.int64)
 STATUS_OK = 2**63 - 1
-LOGPROB_TOLERANCE = 1.001e-3  # csrc/lens.h's kLogprobTolerance
+LOGPROB_TOLERANCE = float.fromhex("0x1.068p-10")  # csrc/lens.h's kLogprobTolerance
 
 
 @torch.library.register_fake("lens_openrlhf::segment_mean")

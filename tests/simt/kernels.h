@@ -1,0 +1,43 @@
+// The project's kernels, by dtype, for the binding.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "emulator.h"
+
+namespace simt {
+
+enum class Dtype { kFloat32, kFloat64, kBfloat16, kFloat16 };
+
+struct SegmentMeanCall {
+  const void* values;
+  Dtype dtype;
+  const void* offsets;
+  bool wide_offsets;  // int64, else int32
+  const bool* mask;   // may be null
+  int64_t total, responses, tile;
+  double* mean;
+  int64_t* lengths;
+  unsigned long long* status;
+};
+
+struct GroupAdvantagesCall {
+  const double *mean_logprob, *correctness, *rewards;
+  const int64_t* lengths;
+  const void* offsets;
+  bool wide_offsets;
+  int64_t responses, groups;
+  double alpha;
+  bool lens_mixed, lens_uniform, sequence_confidence, importance_difficulty;
+  double *advantage, *calibrated_reward, *confidence, *importance_difficulty_out, *difficulty;
+  int8_t* group_kind;
+  unsigned long long* status;
+};
+
+unsigned segment_threads();
+int64_t segment_tile(int64_t total, int64_t responses);
+void segment_mean(const Launch& launch, const std::vector<Buffer>& buffers, const SegmentMeanCall& call);
+void group_advantages(const Launch& launch, const std::vector<Buffer>& buffers, const GroupAdvantagesCall& call);
+
+}  // namespace simt

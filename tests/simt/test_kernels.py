@@ -1,0 +1,283 @@
+"""The CUDA kernels of csrc, run in the emulator, against the reference; these tests are what the mutants must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lens_openrlhf.advantages import LensConfig, ops, reference
+from tests.advantages.comparison import assert_near
+
+STATUS_OK = 2**63 - 1
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Around the widths of a team (8), a warp (32) and a block (256), the limits of who reduces a response (128, 4096), a
+# chunk (1024) and a span (32768).
+LENGTHS = [
+    *(0, 1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 1000, 1023, 1024, 1025, 2047, 2048),
+    *(3000, 4095, 4096, 4097, 8191, 8193, 10_000),
+]
+LONG = [32_767, 32_768, 32_769, 40_000, 65_537, 100_000]
+
+
+def offsets_of(lengths, dtype=np.int64) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(dtype)
+
+
+def random_logprobs(count: int, dtype: str, seed: int = 0) -> torch.Tensor:
+    """Over many magnitudes, so that a dropped or repeated element shows."""
+    generator = torch.Generator().manual_seed(seed)
+    exponent = torch.rand(count, generator=generator, dtype=torch.float64) * 5 - 3
+    return -(10.0**exponent).to(DTYPES[dtype])
+
+
+def raw(values: torch.Tensor) -> np.ndarray:
+    return (values.view(torch.int16) if values.element_size() == 2 else values).numpy()
+
+
+def run(simt, values: torch.Tensor, dtype: str, offsets, mask=None, **launch):
+    mean, lengths, status = simt.segment_mean(raw(values), dtype, offsets, mask, **launch)
+    return torch.from_numpy(mean), torch.from_numpy(lengths), status
+
+
+def check(simt, lengths, dtype: str, *, mask=False, offset_dtype=np.int64, **launch) -> torch.Tensor:
+    offsets = offsets_of(lengths, offset_dtype)
+    values = random_logprobs(int(offsets[-1]), dtype)
+    selected = np.random.default_rng(1).random(len(values)) < 0.7 if mask else None
+    mean, counts, status = run(simt, values, dtype, offsets, selected, **launch)
+    expected = reference.segment_mean(
+        values, torch.from_numpy(offsets), None if selected is None else torch.from_numpy(selected)
+    )
+    assert status == STATUS_OK
+    assert torch.equal(counts, expected.lengths)
+    assert_near(mean, expected.mean_logprob, "mean_logprob")
+    # The same tree as on the CPU: not nearly, but bit for bit.
+    op = ops.segment_mean(
+        values, torch.from_numpy(offsets), None if selected is None else torch.from_numpy(selected)
+    ).mean_logprob
+    assert torch.equal(mean.view(torch.int64), op.view(torch.int64))
+    return mean
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset_dtype", [np.int32, np.int64])
+def test_every_length(simt, dtype, offset_dtype):
+    order = np.random.default_rng(2).permutation(len(LENGTHS))
+    check(simt, [LENGTHS[i] for i in order], dtype, offset_dtype=offset_dtype, seed=3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tile", [8, 64, 5])
+def test_masks_and_tiles(simt, dtype, tile):
+    check(simt, LENGTHS + LENGTHS[::-1], dtype, mask=True, tile=tile, seed=tile)
+
+
+def test_long_responses(simt):
+    check(simt, [3, *LONG, 0, 17], "float32", seed=1)
+    check(simt, [100_000], "bfloat16", mask=True, seed=2)
+
+
+def test_many_short_responses_fill_several_blocks(simt):
+    lengths = np.random.default_rng(0).integers(0, 40, 700)
+    check(simt, lengths, "float32", seed=4)
+    check(simt, lengths, "float16", mask=True, tile=8, seed=5)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_a_small_grid_goes_over_all_tiles(simt, grid):
+    check(simt, LENGTHS, "float32", grid=grid, seed=grid)
+
+
+def test_one_response_longer_than_all_others_together(simt):
+    lengths = [5] * 40 + [50_000] + [130] * 10
+    check(simt, lengths, "float32", seed=6)
+
+
+def test_bits_depend_on_the_response_alone(simt):
+    """Not on where it lies, on its neighbours, the grid, the tile or the schedule."""
+    alone = {n: check(simt, [n], "float32") for n in (5, 100, 700, 5000, 40_000)}
+    for n, expected in alone.items():
+        values = random_logprobs(n, "float32")
+        for shift in (1, 2, 3, 5, 7, 11, 13, 15):
+            padding = random_logprobs(shift, "float32", seed=shift)
+            mean, _, _ = run(
+                simt, torch.cat([padding, values, padding]), "float32", offsets_of([shift, n, shift]), seed=shift
+            )
+            assert torch.equal(mean[1:2].view(torch.int64), expected.view(torch.int64))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bits_do_not_depend_on_the_schedule(simt, seed):
+    lengths = [3, 0, 200, 5000, 1, 33_000, 64]
+    first = check(simt, lengths, "float32", seed=100, in_flight=1)
+    again = check(simt, lengths, "float32", seed=seed, in_flight=1 + seed % 4, tile=[8, 2][seed % 2])
+    assert torch.equal(first.view(torch.int64), again.view(torch.int64))
+
+
+@pytest.mark.parametrize("length", [5, 100, 700, 5000, 33_000])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize(("value", "code"), [(float("nan"), 2), (0.5, 3), (float("inf"), 3)])
+def test_bad_values_are_found_wherever_they_are(simt, length, place, value, code):
+    position = {"first": 0, "middle": length // 2, "last": length - 1}[place]
+    lengths = [7, length, 9]
+    values = random_logprobs(sum(lengths), "float32")
+    values[7 + position] = value
+    _, _, status = run(simt, values, "float32", offsets_of(lengths), seed=length)
+    assert (status >> 36, status >> 32 & 15) == (1, code)
+    # What the mask leaves out may be anything.
+    mask = np.ones(len(values), dtype=bool)
+    mask[7 + position] = False
+    mean, counts, status = run(simt, values, "float32", offsets_of(lengths), mask, seed=length)
+    assert status == STATUS_OK and counts[1] == length - 1 and not mean[0].isnan()
+
+
+def test_the_first_fault_of_many_is_reported(simt):
+    lengths = [4, 100, 5000, 40_000, 6]
+    values = random_logprobs(sum(lengths), "float32")
+    for response in (3, 2, 1):
+        values[sum(lengths[:response]) + 2] = 1.0
+    _, _, status = run(simt, values, "float32", offsets_of(lengths))
+    assert (status >> 36, status >> 32 & 15) == (1, 3)
+
+
+def test_rounding_above_zero_counts_as_zero(simt):
+    values = torch.tensor([0.0009, -1.0, 0.001])
+    mean, _, status = run(simt, values, "float32", offsets_of([3]))
+    assert status == STATUS_OK and mean.item() == -1.0 / 3
+
+
+def test_minus_infinity_is_legal(simt):
+    values = random_logprobs(300, "float32")
+    values[150] = -np.inf
+    mean, _, status = run(simt, values, "float32", offsets_of([300]))
+    assert status == STATUS_OK and mean.item() == -np.inf
+
+
+@pytest.mark.parametrize(
+    "offsets", [[1, 4, 9, 12], [0, 6, 4, 12], [0, 4, 9, 13], [0, 4, 9, 11], [0, -2, 9, 12], [0, 4, 99, 12]]
+)
+@pytest.mark.parametrize("offset_dtype", [np.int32, np.int64])
+def test_bad_offsets_are_found_and_nothing_is_read(simt, offsets, offset_dtype):
+    _, _, status = run(simt, random_logprobs(12, "float32"), "float32", np.array(offsets, dtype=offset_dtype))
+    assert status >> 32 & 15 == 1
+
+
+def test_offsets_beyond_32_bits(simt):
+    """The blocks around a response of more than 2^31 tokens; the one that would reduce it is not run."""
+    huge = 2**31 + 100
+    lengths = [9, 40, huge, 77, 300]
+    offsets = offsets_of(lengths)
+    # NumPy's zeros take no memory until they are written.
+    values = torch.from_numpy(np.zeros(int(offsets[-1]), dtype=np.float16))
+    tail = random_logprobs(377, "float16")
+    values[-377:] = tail
+    mean, counts, status = run(simt, values, "float16", offsets, tile=1, grid=5, blocks=[3, 4], seed=1, in_flight=2)
+    expected = reference.segment_mean(tail, torch.tensor([0, 77, 377]))
+    assert status == STATUS_OK
+    assert counts[3:].tolist() == [77, 300]
+    assert_near(mean[3:], expected.mean_logprob, "mean_logprob")
+
+
+# ---- group stage
+
+GROUP_SIZES = [1, 2, 3, 16, 31, 32, 33, 64, 100, 1024]
+CONFIGS = {
+    "default": LensConfig(),
+    "sequence": LensConfig(confidence="sequence"),
+    "max": LensConfig(difficulty="max", alpha=1.0),
+    "negative": LensConfig(scope="negative"),
+    "mixed": LensConfig(scope="mixed"),
+    "none": LensConfig(scope="none"),
+}
+
+
+def random_groups(sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    n = sum(sizes)
+    mean = -(10.0 ** rng.uniform(-3, 2, n))
+    lengths = rng.integers(0, 50, n)
+    mean[lengths == 0] = np.nan
+    correctness = np.zeros(n)
+    offsets = offsets_of(sizes)
+    for g, size in enumerate(sizes):
+        part = slice(offsets[g], offsets[g + 1])
+        correctness[part] = [0.0, 1.0, -1.0, -2.0][g % 4]
+        if g % 4 == 2:
+            correctness[part] = (rng.random(size) < 0.4).astype(float)
+        if g % 4 == 3:
+            correctness[part] = rng.random(size)
+    rewards = correctness + rng.normal(0, 0.1, n)
+    return mean, lengths.astype(np.int64), correctness, rewards, offsets
+
+
+def run_groups(simt, mean, lengths, correctness, rewards, offsets, config, **launch):
+    return simt.group_advantages(
+        mean,
+        lengths,
+        correctness,
+        rewards,
+        offsets,
+        alpha=config.alpha,
+        lens_mixed=config.penalises_mixed,
+        lens_uniform=config.penalises_uniform,
+        sequence_confidence=config.confidence == "sequence",
+        importance_difficulty=config.difficulty == "importance",
+        **launch,
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("offset_dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("own_rewards", [False, True])
+def test_groups_equal_the_reference(simt, config, offset_dtype, own_rewards):
+    mean, lengths, correctness, rewards, offsets = random_groups(GROUP_SIZES * 4)
+    if not own_rewards:
+        rewards = correctness
+    found = run_groups(simt, mean, lengths, correctness, rewards, offsets.astype(offset_dtype), config, seed=2)
+    expected = reference.group_advantages(
+        *map(torch.from_numpy, (mean, lengths, correctness, offsets)), config, rewards=torch.from_numpy(rewards)
+    )
+    assert found["status"] == STATUS_OK
+    for name in ("confidence", "importance_difficulty", "difficulty"):
+        assert_near(torch.from_numpy(found[name]), getattr(expected, name), name)
+    assert found["group_kind"].tolist() == expected.group_kind.tolist()
+    np.testing.assert_allclose(found["calibrated_reward"], expected.calibrated_reward, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found["advantage"], expected.advantage, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_group_bits_do_not_depend_on_grid_or_schedule(simt, grid, seed):
+    data = random_groups(GROUP_SIZES * 2, seed=7)
+    first = run_groups(simt, *data, LensConfig(), grid=2, seed=50)
+    again = run_groups(simt, *data, LensConfig(), grid=grid, seed=seed, block=[256, 64][seed % 2])
+    for name in ("advantage", "calibrated_reward", "confidence", "importance_difficulty", "difficulty", "group_kind"):
+        np.testing.assert_array_equal(found := first[name], again[name])
+        assert found.dtype == again[name].dtype
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [(0, np.nan, 2), (0, 0.5, 3), (1, -3, 7), (2, 1.5, 5), (2, np.nan, 5), (2, -0.1, 5), (3, np.inf, 6)],
+)
+@pytest.mark.parametrize("response", [0, 40, 149])
+def test_bad_scalars_are_found(simt, field, value, code, response):
+    data = random_groups([50, 1, 99])
+    data[1][:] = 10
+    data[0][:] = -1.0
+    data[field][response] = value
+    found = run_groups(simt, *data, LensConfig())
+    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, code)
+
+
+# Groups that overlap would be written by two warps at once: harmless, as nothing of it is used, but a race.
+@pytest.mark.parametrize("offsets", [[1, 10, 20], [0, 20, 10, 10], [0, 10, 21], [0, 10, 19], [0, -1, 20]])
+def test_bad_group_offsets_are_found_and_nothing_is_read(simt, offsets):
+    mean, lengths, correctness, rewards, _ = random_groups([20])
+    found = run_groups(simt, mean, lengths, correctness, rewards, np.array(offsets), LensConfig())
+    assert found["status"] >> 32 & 15 == 4
