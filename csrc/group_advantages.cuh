@@ -25,6 +25,13 @@ struct WarpCrew {
     for_each(begin, end, [&](int64_t i) { largest = fmax(largest, f(i)); });
     return team.max(largest);
   }
+  template <class T>
+  __device__ T load(const T* from, int64_t i) const {
+    return from[i];
+  }
+  __device__ void store(double* to, int64_t i, double x) const { to[i] = x; }
+  __device__ double exp(double x) const { return exp_nonpositive<int64_t>(x); }
+  __device__ double to_double(int64_t n) const { return static_cast<double>(n); }
   __device__ bool leader() const { return team.leader(); }
 };
 

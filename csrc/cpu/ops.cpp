@@ -1,24 +1,23 @@
 // The operators on the CPU, and their schemas: this library is always built and loaded.
 #include <Python.h>
 
-#include <algorithm>
-#include <atomic>
 #include <tuple>
 
+#include "group_advantages.h"
 #include "schemas.h"
 #include "segment_mean.h"
 
 namespace lens {
 namespace {
 
-constexpr int64_t kGroupsPerTask = 256;
+// A callable, so that the loops need not know torch.
+constexpr auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& f) {
+  torch::stable::parallel_for(begin, end, grain, f);
+};
 
 template <class Offset>
 int64_t dispatch_values(const Tensor& values, const Offset* offsets, const bool* mask, int64_t responses, double* mean,
                         int64_t* lengths) {
-  const auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, const auto& f) {
-    torch::stable::parallel_for(begin, end, grain, f);
-  };
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     return segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), offsets, mask, values.size(0), responses,
@@ -31,46 +30,6 @@ int64_t dispatch_values(const Tensor& values, const Offset* offsets, const bool*
     case ScalarType::Half: return run(Fp16{});
     default: STD_TORCH_CHECK(false, "values: expected float32, float64, bfloat16 or float16");
   }
-}
-
-// One thread is the whole crew.
-struct Serial {
-  template <class F>
-  void for_each(int64_t begin, int64_t end, F f) const {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  }
-  template <class F>
-  double sum(int64_t begin, int64_t end, F f) const {
-    double total = 0.0;
-    for (int64_t i = begin; i < end; ++i) total += f(i);
-    return total;
-  }
-  template <class F>
-  double max(int64_t begin, int64_t end, F f) const {
-    double largest = -kInf;
-    for (int64_t i = begin; i < end; ++i) largest = std::max(largest, f(i));
-    return largest;
-  }
-  bool leader() const { return true; }
-};
-
-template <class Offset>
-int64_t group_advantages_cpu(const GroupInputs& in, const GroupOutputs& out, const Offset* offsets, int64_t responses,
-                             int64_t groups, const Config& config) {
-  std::atomic<int64_t> first{kStatusOk};
-  torch::stable::parallel_for(0, groups, kGroupsPerTask, [&](int64_t from, int64_t to) {
-    for (int64_t g = from; g < to; ++g) {
-      const int64_t fault = check_offsets(offsets, g, groups, responses, Error::kGroupOffsets);
-      if (fault != kStatusOk) {
-        record(first, fault);
-        continue;
-      }
-      const int64_t begin = offsets[g], end = offsets[g + 1];
-      for (int64_t i = begin; i < end; ++i) record(first, check_response(in, i));
-      advantages_of_group(Serial{}, in, out, g, begin, end, config);
-    }
-  });
-  return first;
 }
 
 std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens, std::optional<Tensor> mask) {
@@ -101,8 +60,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advanta
   const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
   *status.mutable_data_ptr<int64_t>() =
       cu_groups.scalar_type() == ScalarType::Int
-          ? group_advantages_cpu(in, out, cu_groups.const_data_ptr<int32_t>(), responses, groups, config)
-          : group_advantages_cpu(in, out, cu_groups.const_data_ptr<int64_t>(), responses, groups, config);
+          ? group_advantages_cpu(in, out, cu_groups.const_data_ptr<int32_t>(), responses, groups, config, parallel_for)
+          : group_advantages_cpu(in, out, cu_groups.const_data_ptr<int64_t>(), responses, groups, config, parallel_for);
   return {result.advantage,  result.calibrated_reward, result.confidence, result.importance_difficulty,
           result.difficulty, result.group_kind,        status};
 }

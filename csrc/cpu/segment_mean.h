@@ -1,20 +1,14 @@
 // Segmented mean of packed log-probabilities on the CPU. Raw pointers and sizes; no torch.
 //
 // The work is split by tokens at the spans of lens.h's tree, so that one long response keeps every thread busy, and the
-// result does not depend on the split. One source serves every instruction set: the loops are written with the
-// compiler's vector types, compiled once for each set, and chosen when the library is loaded. Contraction is off
-// (setup.py), so all give the same bits.
+// result does not depend on the split.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <mutex>
-#include <string_view>
-#include <type_traits>
 #include <vector>
 
-#include "lens.h"
+#include "simd.h"
 
 namespace lens {
 
@@ -30,45 +24,19 @@ constexpr int64_t kTokensPerTask = 1 << 15;  // below this a thread costs more t
 
 namespace simd {
 
-#define LENS_INLINE inline __attribute__((always_inline))
-
-constexpr int kWidth = 8;  // elements handled at once
-using Floats = float __attribute__((vector_size(4 * kWidth)));
-using Doubles = double __attribute__((vector_size(8 * kWidth)));
-using Words = uint32_t __attribute__((vector_size(4 * kWidth)));
-using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
-using Bytes = uint8_t __attribute__((vector_size(kWidth)));
-using Longs = int64_t __attribute__((vector_size(8 * kWidth)));
-using Ints = int32_t __attribute__((vector_size(4 * kWidth)));
-
-template <class Vector>
-LENS_INLINE Vector read(const void* from) {
-  Vector vector;
-  memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-template <class To, class From>
-LENS_INLINE To bits(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
-
 LENS_INLINE Doubles load(const double* from) { return read<Doubles>(from); }
 LENS_INLINE Floats load(const float* from) { return read<Floats>(from); }
-LENS_INLINE Floats load(const Bf16* from) { return bits<Floats>(__builtin_convertvector(read<Halves>(from), Words) << 16); }
+LENS_INLINE Floats load(const Bf16* from) { return bit_cast<Floats>(__builtin_convertvector(read<Halves>(from), Words) << 16); }
 LENS_INLINE Floats load(const Fp16* from) {
   const Words half = __builtin_convertvector(read<Halves>(from), Words);
   const Words magnitude = (half & 0x7fffu) << 13, exponent = half & 0x7c00u;
   // Rebias the exponent; infinity and NaN have the largest one; subnormal halves are normal floats.
   const Words normal = magnitude + (112u << 23);
   const Words special = normal + (112u << 23);
-  const Floats subnormal = bits<Floats>(magnitude + (113u << 23)) - bits<Floats>(Words{} + (113u << 23));
+  const Floats subnormal = bit_cast<Floats>(magnitude + (113u << 23)) - bit_cast<Floats>(Words{} + (113u << 23));
   Words result = exponent == 0x7c00u ? special : normal;
-  result = exponent == 0u ? bits<Words>(subnormal) : result;
-  return bits<Floats>(result | (half & 0x8000u) << 16);
+  result = exponent == 0u ? bit_cast<Words>(subnormal) : result;
+  return bit_cast<Floats>(result | (half & 0x8000u) << 16);
 }
 
 LENS_INLINE Doubles widen(Floats x) { return __builtin_convertvector(x, Doubles); }
@@ -96,17 +64,7 @@ struct Accumulator {
     }
   }
 
-  LENS_INLINE double sum() {
-    static_assert(kLanes == 4 * kWidth);
-    lanes[0] += lanes[2];
-    lanes[1] += lanes[3];
-    Doubles row = lanes[0] + lanes[1];
-    double last[kWidth];
-    memcpy(last, &row, sizeof last);
-    for (int width = kWidth / 2; width > 0; width /= 2)
-      for (int i = 0; i < width; ++i) last[i] += last[i + width];
-    return last[0];
-  }
+  LENS_INLINE double sum() { return tree(lanes); }
 
   LENS_INLINE bool valid(double sum) const {
     bool valid = sum == sum;
@@ -146,34 +104,15 @@ double sum_chunk_baseline(const T* values, const bool* mask, int64_t size, bool&
 
 #if defined(__x86_64__)
 template <class T>
-__attribute__((target("avx2"))) double sum_chunk_avx2(const T* values, const bool* mask, int64_t size, bool& valid) {
+__attribute__((LENS_AVX2)) double sum_chunk_avx2(const T* values, const bool* mask, int64_t size, bool& valid) {
   return sum_chunk(values, mask, size, valid);
 }
 template <class T>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) double sum_chunk_avx512(
+__attribute__((LENS_AVX512)) double sum_chunk_avx512(
     const T* values, const bool* mask, int64_t size, bool& valid) {
   return sum_chunk(values, mask, size, valid);
 }
 #endif
-
-enum class Level { kBaseline, kAvx2, kAvx512 };
-
-// The best instruction set of this processor; LENS_CPU_LEVEL=baseline|avx2|avx512 sets a bound.
-inline Level level() {
-  static const Level best = [] {
-    Level found = Level::kBaseline;
-#if defined(__x86_64__)
-    const char* variable = std::getenv("LENS_CPU_LEVEL");
-    const std::string_view bound = variable ? variable : "avx512";
-    if (bound != "baseline" && __builtin_cpu_supports("avx2")) found = Level::kAvx2;
-    if (bound == "avx512" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      found = Level::kAvx512;
-#endif
-    return found;
-  }();
-  return best;
-}
 
 template <class T>
 SumChunk<T> best_sum_chunk() {
@@ -185,12 +124,6 @@ SumChunk<T> best_sum_chunk() {
 }
 
 }  // namespace simd
-
-inline void record(std::atomic<int64_t>& status, int64_t found) {
-  int64_t first = status.load(std::memory_order_relaxed);
-  while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
-  }
-}
 
 template <class T>
 int64_t first_fault(const T* values, const bool* mask, int64_t begin, int64_t end, int64_t response) {

@@ -248,6 +248,12 @@ def test_groups_equal_the_reference(simt, config, offset_dtype, own_rewards):
     assert found["group_kind"].tolist() == expected.group_kind.tolist()
     np.testing.assert_allclose(found["calibrated_reward"], expected.calibrated_reward, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found["advantage"], expected.advantage, rtol=1e-8, atol=1e-10)
+    # Formulas and sums are the CPU operator's: the same bits.
+    op = ops.group_advantages(
+        *map(torch.from_numpy, (mean, lengths, correctness, offsets)), config, rewards=torch.from_numpy(rewards)
+    )
+    for name in ("advantage", "calibrated_reward", "confidence", "importance_difficulty", "difficulty"):
+        assert torch.equal(torch.from_numpy(found[name]).view(torch.int64), getattr(op, name).view(torch.int64)), name
 
 
 @pytest.mark.parametrize("grid", [1, 4])
