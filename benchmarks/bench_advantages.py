@@ -1,7 +1,8 @@
-"""The compiled operator against plain torch, on CPU and, where there is one, on a GPU.
+"""The compiled operator against what else computes the same, on CPU and, where there is one, on a GPU.
 
-Every row is checked against the float64 result before it is timed; a mismatch stops the benchmark. Prints a table,
-then one JSON object a row.
+Every row's result is compared with float64 before it is timed; a mismatch ends the benchmark. All times are medians
+of one run, with the limit beside them: reading the same bytes once with every thread. Prints tables and writes one
+JSON object a row to build/bench.jsonl.
 
     make bench [ARGS="--repeats 50"]
 """
@@ -9,57 +10,163 @@ then one JSON object a row.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lens_openrlhf.advantages import LensConfig, lens_advantages
+from lens_openrlhf.advantages import LensConfig, group_advantages, lens_advantages, segment_mean
 
 # (responses, mean tokens, what it stands for); lengths are ragged, groups have 16 responses.
 SIZES = (
     (512, 200, "tiny profile, one step"),
     (2048, 1270, "the paper's batch, short answers"),
-    (2048, 4096, "the paper's batch, longest answers"),
-    (16384, 1000, "a large batch"),
+    (12500, 4000, "50 million tokens"),
 )
+FLAT_TOKENS = (1_000_000, 5_000_000, 20_000_000, 50_000_000, 200_000_000)
 GROUP = 16
+GROUPS_ALONE = 1_000_000
 ALPHA = 0.25
 STD_EPS = 1e-9
-# Relative to the float64 result of the same (already rounded) log-probabilities.
-TOLERANCE = {"op": 1e-9, "packed": 2e-3, "padded": 2e-3}
+OP_TOLERANCE = 1e-9
+# Of fp32 arithmetic over thousands of tokens; a method that is worse than this is shown as wrong, without a time.
+PEER_TOLERANCE = 2e-3
+OUTPUT = Path(__file__).parents[1] / "build" / "bench.jsonl"
+# H100 SXM's memory bandwidth, for the prediction that a GPU's owner can check.
+H100_GB_PER_S = 3350
 
 
 @dataclass
 class Batch:
     logprobs: Tensor  # [T] packed
     cu_seqlens: Tensor  # [N+1]
+    row: Tensor  # [T] response of each token, which index_add and scatter need
     correctness: Tensor  # [N] float64
     cu_groups: Tensor  # [Q+1]
-    padded: Tensor  # [N, longest]
-    mask: Tensor  # [N, longest]
+    padded: Tensor | None  # [N, longest]
+    mask: Tensor | None  # [N, longest]
+
+    @property
+    def bytes(self) -> int:
+        """What any method has to read at least: the log-probabilities, once."""
+        return self.logprobs.numel() * self.logprobs.element_size()
 
 
-def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str) -> Batch:
+def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str, padded: bool = True) -> Batch:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(mean_tokens // 2, mean_tokens * 3 // 2 + 1, (responses,), generator=generator)
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     logprobs = -2 * torch.rand(int(cu_seqlens[-1]), generator=generator)
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    padded = torch.zeros(mask.shape)
-    padded[mask] = logprobs
+    row = torch.repeat_interleave(torch.arange(responses), lengths)
+    mask = filled = None
+    if padded:
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        filled = torch.zeros(mask.shape)
+        filled[mask] = logprobs
+        filled, mask = filled.to(dtype).to(device), mask.to(device)
     # Half of the groups have no right answer, as early in training.
-    hard = torch.rand(responses // GROUP, generator=generator) < 0.5
+    hard = torch.rand(responses // GROUP + 1, generator=generator) < 0.5
     correct = torch.rand(responses, generator=generator) < 0.3
-    correctness = (correct & ~hard.repeat_interleave(GROUP)).double()
+    correctness = (correct & ~hard.repeat_interleave(GROUP)[:responses]).double()
     cu_groups = torch.arange(0, responses + 1, GROUP)
-    on = lambda tensor: tensor.to(device)  # noqa: E731
-    return Batch(*map(on, (logprobs.to(dtype), cu_seqlens, correctness, cu_groups, padded.to(dtype), mask)))
+    if cu_groups[-1] != responses:
+        cu_groups = torch.cat([cu_groups, torch.tensor([responses])])
+    tensors = (logprobs.to(dtype), cu_seqlens, row, correctness, cu_groups)
+    return Batch(*(tensor.to(device) for tensor in tensors), filled, mask)
+
+
+# ---- the segmented mean: [T] to [N]
+
+
+def by_index_add(batch: Batch) -> Tensor:
+    n = len(batch.cu_seqlens) - 1
+    sums = torch.zeros(n, dtype=torch.float32, device=batch.row.device)
+    return sums.index_add_(0, batch.row, batch.logprobs.float()) / batch.cu_seqlens.diff()
+
+
+def by_scatter_reduce(batch: Batch) -> Tensor:
+    n = len(batch.cu_seqlens) - 1
+    means = torch.zeros(n, dtype=torch.float32, device=batch.row.device)
+    return means.scatter_reduce_(0, batch.row, batch.logprobs.float(), "mean", include_self=False)
+
+
+def by_segment_reduce(batch: Batch) -> Tensor:
+    return torch.segment_reduce(batch.logprobs, "mean", offsets=batch.cu_seqlens, unsafe=True)
+
+
+def by_padding(batch: Batch) -> Tensor:
+    return (batch.padded.float() * batch.mask).sum(1) / batch.mask.sum(1)
+
+
+def by_numpy(batch: Batch) -> Tensor:
+    sums = np.add.reduceat(batch.logprobs.numpy(), batch.cu_seqlens[:-1].numpy())
+    return torch.from_numpy(sums) / batch.cu_seqlens.diff()
+
+
+def by_torch_scatter(batch: Batch) -> Tensor:
+    from torch_scatter import segment_csr
+
+    return segment_csr(batch.logprobs.float(), batch.cu_seqlens, reduce="mean")
+
+
+def by_pyg_lib(batch: Batch) -> Tensor:
+    import pyg_lib  # noqa: F401  (registers its operators)
+
+    return torch.ops.pyg.segment_mean_csr(batch.logprobs.float(), batch.cu_seqlens)
+
+
+def by_numba(batch: Batch) -> Tensor:
+    return torch.from_numpy(_numba_kernel()(batch.logprobs.numpy(), batch.cu_seqlens.numpy()))
+
+
+_compiled: list[Callable] = []
+
+
+def _numba_kernel() -> Callable:
+    if not _compiled:
+        import numba
+
+        @numba.njit(parallel=True)
+        def means(values, offsets):
+            found = np.empty(len(offsets) - 1)
+            for i in numba.prange(len(found)):
+                total = 0.0
+                for j in range(offsets[i], offsets[i + 1]):
+                    total += values[j]
+                found[i] = total / (offsets[i + 1] - offsets[i])
+            return found
+
+        _compiled.append(means)
+    return _compiled[0]
+
+
+def by_operator(batch: Batch) -> Tensor:
+    return segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob
+
+
+# name: (function, package it needs, layout)
+SEGMENT_METHODS = {
+    "lens_openrlhf": (by_operator, None, "packed"),
+    "torch index_add": (by_index_add, None, "packed"),
+    "torch scatter_reduce": (by_scatter_reduce, None, "packed"),
+    "torch segment_reduce": (by_segment_reduce, None, "packed"),
+    "torch masked mean": (by_padding, None, "padded"),
+    "numpy add.reduceat": (by_numpy, "numpy", "packed"),
+    "torch_scatter segment_csr": (by_torch_scatter, "torch_scatter", "packed"),
+    "pyg-lib segment_mean_csr": (by_pyg_lib, "pyg_lib", "packed"),
+    "numba": (by_numba, "numba", "packed"),
+}
+
+
+# ---- advantages: [T] or [N] to [N]
 
 
 def torch_group_stage(mean: Tensor, correctness: Tensor) -> Tensor:
@@ -74,22 +181,80 @@ def torch_group_stage(mean: Tensor, correctness: Tensor) -> Tensor:
     return torch.where(mixed, centred / (r.std(1, keepdim=True) + STD_EPS), ALPHA * centred).flatten()
 
 
-def torch_packed(batch: Batch) -> Tensor:
-    """Packed layout: index_add over a row index per token."""
-    lengths = batch.cu_seqlens.diff()
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    sums = torch.zeros(len(lengths), dtype=torch.float32, device=row.device).index_add_(0, row, batch.logprobs.float())
-    return torch_group_stage(sums / lengths, batch.correctness)
-
-
-def torch_padded(batch: Batch) -> Tensor:
-    """Padded layout, as most trainers hold it: masked mean over [N, longest]."""
-    mean = (batch.padded.float() * batch.mask).sum(1) / batch.mask.sum(1)
-    return torch_group_stage(mean, batch.correctness)
-
-
-def compiled(batch: Batch) -> Tensor:
+def whole_operator(batch: Batch) -> Tensor:
     return lens_advantages(batch.logprobs, batch.cu_seqlens, batch.correctness, batch.cu_groups, LensConfig()).advantage
+
+
+def whole_packed(batch: Batch) -> Tensor:
+    return torch_group_stage(by_index_add(batch), batch.correctness)
+
+
+def whole_padded(batch: Batch) -> Tensor:
+    return torch_group_stage(by_padding(batch), batch.correctness)
+
+
+# GRPO as other packages compute it: from rewards alone, without log-probabilities. Shown for scale.
+def verl_grpo() -> Callable[[Batch], Tensor]:
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+    def compute(batch: Batch) -> Tensor:
+        n = len(batch.correctness)
+        index = np.arange(n) // GROUP
+        return compute_grpo_outcome_advantage(batch.correctness[:, None].float(), torch.ones(n, 1), index)[0]
+
+    return compute
+
+
+def trl_grpo() -> Callable[[Batch], Tensor]:
+    raise ImportError("inside a method of GRPOTrainer", name="inside a method of GRPOTrainer")
+
+
+def openrlhf_grpo() -> Callable[[Batch], Tensor]:
+    from lens_openrlhf.training import cpu
+
+    if cpu.required():
+        cpu.install()
+    from types import SimpleNamespace
+
+    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+    advantage = SimpleNamespace(
+        estimator="group_norm", gamma=1.0, lam=1.0, no_std_norm=False, is_correction_level=None, norm=False
+    )
+    names = {"reward": SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None)}
+    args = SimpleNamespace(
+        algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(init_coef=0.0, use_loss=False)),
+        rollout=SimpleNamespace(n_samples_per_prompt=GROUP),
+        train=SimpleNamespace(dynamic_batch_enable=False),
+        **names,
+    )
+    maker = object.__new__(RemoteExperienceMaker)
+    maker.args, maker.advantage_estimator, maker.kl_ctl = args, "group_norm", SimpleNamespace(value=0.0)
+
+    def compute(batch: Batch) -> list[Experience]:
+        n, width = batch.mask.shape
+        experience = Experience(
+            index=list(range(n)),
+            rewards=batch.correctness.float(),
+            action_mask=batch.mask,
+            action_log_probs=batch.padded,
+            kl=torch.zeros(1).expand(n, width),
+            info={},
+        )
+        return maker.compute_advantages_and_returns([experience])
+
+    return compute
+
+
+GRPO_PEERS = {
+    "OpenRLHF compute_advantages_and_returns": openrlhf_grpo,
+    "verl compute_grpo_outcome_advantage": verl_grpo,
+    "TRL GRPOTrainer": trl_grpo,
+}
+
+
+# ---- measuring
 
 
 def median_seconds(function: Callable[[], object], repeats: int, device: str) -> float:
@@ -107,6 +272,17 @@ def median_seconds(function: Callable[[], object], repeats: int, device: str) ->
     return statistics.median(times)
 
 
+def worst_error(found: Tensor, truth: Tensor) -> float:
+    """Largest relative error; NaN where any value is."""
+    return ((found.double() - truth).abs() / truth.abs().clamp(min=1e-3)).max().item()
+
+
+def read_seconds(batch: Batch, repeats: int, device: str) -> float:
+    """Reading the same bytes once with every thread: their sum as float32 numbers."""
+    words = batch.logprobs[: batch.logprobs.numel() // 2 * 2].view(torch.float32)
+    return median_seconds(words.sum, repeats, device)
+
+
 def machine() -> str:
     model = platform.processor() or platform.machine()
     try:
@@ -117,57 +293,141 @@ def machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls a row; the median is shown (default: 20)")
-    repeats = parser.parse_args().repeats
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    names = {"cpu": machine(), "cuda": torch.cuda.get_device_name() if len(devices) > 1 else ""}
-    print(f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of {repeats}")
-    print(f"{'size':<42}{'dtype':<10}{'method':<14}{'µs':>10}{'MB':>8}{'GB/s':>8}{'speed-up':>10}")
-    rows = []
-    for device in devices:
+class Bench:
+    def __init__(self, repeats: int):
+        self.repeats = repeats
+        self.rows: list[dict] = []
+
+    def row(self, table: str, method: str, seconds: float | None, note: str = "", **facts) -> None:
+        self.rows.append({"table": table, "method": method, "seconds": seconds, "note": note, **facts})
+        speed = f"{facts['bytes'] / seconds / 1e9:8.1f} GB/s" if seconds and "bytes" in facts else " " * 13
+        shown = f"{seconds * 1e6:12.0f} µs" if seconds else " " * 15
+        print(f"  {method:<42}{shown}{speed}  {note}", flush=True)
+
+    def segment_means(self, device: str) -> None:
+        """Packed or padded log-probabilities to one mean a response, by every method that is installed."""
         for responses, mean_tokens, purpose in SIZES:
             for dtype in (torch.float32, torch.bfloat16):
                 batch = make_batch(responses, mean_tokens, dtype, device)
+                facts = {
+                    "device": device,
+                    "responses": responses,
+                    "tokens": batch.logprobs.numel(),
+                    "dtype": str(dtype)[6:],
+                    "bytes": batch.bytes,
+                }
+                print(f"\nmean of each response: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
+                truth = by_operator(Batch(batch.logprobs.double(), *list(vars(batch).values())[1:]))
+                limit = read_seconds(batch, self.repeats, device)
+                self.row("segment_mean", "limit: reading it once", limit, **facts)
+                for name, (method, package, layout) in SEGMENT_METHODS.items():
+                    if package and not _importable(package):
+                        self.row("segment_mean", name, None, f"{package} is not installed", **facts)
+                        continue
+                    if name.startswith(("numpy", "numba")) and (device == "cuda" or dtype == torch.bfloat16):
+                        self.row("segment_mean", name, None, "NumPy has no bfloat16 and no GPU", **facts)
+                        continue
+                    error = worst_error(method(batch), truth)
+                    if name == "lens_openrlhf" and not error <= OP_TOLERANCE:
+                        raise SystemExit(f"the operator is wrong at {facts}: relative error {error:.2e}")
+                    if not error <= PEER_TOLERANCE:
+                        self.row("segment_mean", name, None, f"wrong: relative error {error:.1e}", **facts)
+                        continue
+                    seconds = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
+                    share = f"{layout}; {limit / seconds:.2f} of the limit" if name == "lens_openrlhf" else layout
+                    self.row("segment_mean", name, seconds, share, **facts)
+
+    def whole(self, device: str) -> None:
+        """Log-probabilities to advantages: both stages, the checks and Python."""
+        for responses, mean_tokens, purpose in SIZES[:2]:
+            for dtype in (torch.float32, torch.bfloat16):
+                batch = make_batch(responses, mean_tokens, dtype, device)
+                facts = {"device": device, "responses": responses, "dtype": str(dtype)[6:], "bytes": batch.bytes}
+                print(f"\nlog-probs to advantages: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
                 exact = batch.logprobs.double()
                 truth = lens_advantages(exact, batch.cu_seqlens, batch.correctness, batch.cu_groups).advantage
-                methods = {"op": compiled, "packed": torch_packed, "padded": torch_padded}
+                methods = {"lens_openrlhf": whole_operator, "torch packed": whole_packed, "torch padded": whole_padded}
+                seconds = {}
                 for name, method in methods.items():
-                    found = method(batch).double()
-                    error = ((found - truth).abs() / truth.abs().clamp(min=1e-3)).max().item()
-                    if not error <= TOLERANCE[name]:
-                        raise SystemExit(f"{name} is wrong at {responses} x {mean_tokens} {dtype}: {error:.2e}")
-                seconds = {
-                    name: median_seconds(lambda m=m, b=batch: m(b), repeats, device) for name, m in methods.items()
-                }
-                # The least that any method has to read: the log-probabilities, once.
-                payload = batch.logprobs.numel() * batch.logprobs.element_size()
-                best = min(seconds["packed"], seconds["padded"])
-                for name in methods:
-                    label = f"{responses} x {mean_tokens} ({purpose})" if name == "op" else ""
-                    speed_up = best / seconds["op"] if name == "op" else None
-                    print(
-                        f"{label:<42.41}{str(dtype)[6:] if label else '':<10}"
-                        f"{'compiled op' if name == 'op' else 'torch ' + name:<14}{seconds[name] * 1e6:>10.0f}"
-                        f"{payload / 1e6:>8.1f}{payload / seconds[name] / 1e9:>8.2f}"
-                        f"{f'{speed_up:.1f}x' if speed_up else '':>10}"
-                    )
-                    rows.append(
-                        {
-                            "device": names[device],
-                            "responses": responses,
-                            "tokens": batch.logprobs.numel(),
-                            "dtype": str(dtype)[6:],
-                            "method": name,
-                            "seconds": seconds[name],
-                            "bytes": payload,
-                            "gb_per_s": payload / seconds[name] / 1e9,
-                        }
-                    )
-    print("speed-up: over the faster torch method of the same row, each on the layout that suits it\n")
-    for row in rows:
-        print(json.dumps(row))
+                    error = worst_error(method(batch), truth)
+                    if not error <= (OP_TOLERANCE if name == "lens_openrlhf" else PEER_TOLERANCE):
+                        raise SystemExit(f"{name} is wrong at {facts}: relative error {error:.2e}")
+                    seconds[name] = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
+                best = min(seconds["torch packed"], seconds["torch padded"])
+                for name, value in seconds.items():
+                    self.row("whole", name, value, f"{best / value:.1f}x the better torch", **facts)
+                for name, make in GRPO_PEERS.items():
+                    if device == "cuda":
+                        continue
+                    try:
+                        method = make()
+                        value = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
+                    except ImportError as missing:
+                        self.row("whole", name, None, f"GRPO from rewards; not importable ({missing.name})", **facts)
+                        continue
+                    self.row("whole", name, value, "GRPO from rewards alone, for scale", **facts)
+
+    def groups(self, device: str) -> None:
+        """The group stage alone."""
+        n = GROUPS_ALONE * GROUP
+        mean = -2 * torch.rand(n, dtype=torch.float64, device=device)
+        lengths = torch.full((n,), 100, device=device)
+        correctness = (torch.rand(n, device=device) < 0.2).double()
+        cu_groups = torch.arange(0, n + 1, GROUP, device=device)
+        print(f"\ngroup stage alone: {GROUPS_ALONE:,} groups of {GROUP}, {device}")
+        # Read: mean, length, correctness. Written: advantage, calibrated reward, confidence.
+        facts = {"device": device, "groups": GROUPS_ALONE, "bytes": n * 8 * 6}
+        repeats = max(3, self.repeats // 4)
+        outputs = lambda: [torch.empty_like(mean).fill_(0.0) for _ in range(3)]  # noqa: E731
+        limit = median_seconds(lambda: (outputs(), mean.sum(), correctness.sum(), lengths.sum()), repeats, device)
+        self.row("groups", "limit: reading and writing as much once", limit, **facts)
+        call = lambda: group_advantages(mean, lengths, correctness, cu_groups, LensConfig())  # noqa: E731
+        seconds = median_seconds(call, repeats, device)
+        self.row("groups", "lens_openrlhf", seconds, f"{limit / seconds:.2f} of the limit", **facts)
+        seconds = median_seconds(lambda: torch_group_stage(mean, correctness), repeats, device)
+        self.row("groups", "torch, groups of one size", seconds, **facts)
+
+    def flatness(self, device: str) -> None:
+        """Cost per token from small to large."""
+        print(f"\ncost per token, float32, responses of 1,000 tokens, {device}")
+        for tokens in FLAT_TOKENS:
+            batch = make_batch(tokens // 1000, 1000, torch.float32, device, padded=False)
+            repeats = self.repeats if tokens < 10**8 else max(3, self.repeats // 4)
+            seconds = median_seconds(lambda b=batch: by_operator(b), repeats, device)
+            limit = read_seconds(batch, repeats, device)
+            count = batch.logprobs.numel()
+            note = f"{seconds / count * 1e9:.3f} ns a token; {limit / seconds:.2f} of the limit"
+            facts = {"device": device, "tokens": count, "bytes": batch.bytes, "read_seconds": limit}
+            self.row("flatness", f"{count:,} tokens", seconds, note, **facts)
+            if device == "cuda":
+                print(f"      an H100 cannot take less than {batch.bytes / H100_GB_PER_S / 1e3:.0f} µs")
+
+
+def _importable(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls a row; the median is shown (default: 20)")
+    bench = Bench(parser.parse_args().repeats)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    names = {"cpu": machine(), "cuda": torch.cuda.get_device_name() if len(devices) > 1 else ""}
+    print(f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of {bench.repeats}")
+    for device in devices:
+        bench.segment_means(device)
+        bench.whole(device)
+        bench.groups(device)
+        bench.flatness(device)
+    OUTPUT.parent.mkdir(exist_ok=True)
+    with open(OUTPUT, "w") as file:
+        for row in bench.rows:
+            file.write(json.dumps(row | {"machine": names[row["device"]], "torch": torch.__version__}) + "\n")
+    print(f"\nevery row as JSON: {OUTPUT}")
 
 
 if __name__ == "__main__":

@@ -162,11 +162,11 @@ def test_mesh_and_moving_average_are_where_the_cpu_runtime_patches_them():
 
 def test_deepspeed_compiles_nothing_on_cpu():
     """Its Adam and its shared-memory collectives would be compiled when a run first starts."""
-    import deepspeed.comm.torch
     import openrlhf.utils.deepspeed.deepspeed as strategy
+    from deepspeed.comm.torch import TorchBackend
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    assert "self.shm_comm_op = build_shm_op()" in inspect.getsource(deepspeed.comm.torch.TorchBackend.__init__)
+    assert "self.shm_comm_op = build_shm_op()" in inspect.getsource(TorchBackend.__init__)
     assert "ds_config = get_train_ds_config(" in inspect.getsource(strategy.DeepspeedStrategy.get_ds_train_config)
     assert "torch_adam = optimizer_parameters.pop(TORCH_ADAM_PARAM, False)" in inspect.getsource(
         DeepSpeedEngine.get_optimizer_configuration
