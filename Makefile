@@ -21,7 +21,7 @@ RUN := PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(VENV)" $(ACCELERATOR) PYTHONWARNINGS=
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/cpu/* csrc/cuda/*)
+SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
 .PHONY: setup train test bench mutants lint lock
 .DELETE_ON_ERROR:

@@ -112,6 +112,7 @@ if torch is not None:
 
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), ("Py_LIMITED_API", PYTHON_LIMITED_API)]
     headers = [str(path) for path in sorted(ROOT.glob("csrc/**/*.h")) + sorted(ROOT.glob("csrc/**/*.cuh"))]
+    headers += [str(path) for path in sorted(ROOT.glob("csrc/**/*.inc"))]
     extensions.append(
         Extension(
             "lens_openrlhf._C",
@@ -131,6 +132,8 @@ if torch is not None:
                 "-Wextra",
                 # Vectors wider than the baseline's registers are never passed between functions.
                 "-Wno-psabi",
+                # GCC 12 warns of its own AVX-512 header.
+                "-Wno-maybe-uninitialized",
             ]
             + [f"-isystem{path}" for path in include_paths()],
             py_limited_api=True,

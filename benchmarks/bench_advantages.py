@@ -210,27 +210,32 @@ def trl_grpo() -> Callable[[Batch], Tensor]:
 
 
 def openrlhf_grpo() -> Callable[[Batch], Tensor]:
-    from lens_openrlhf.training import cpu
+    from types import SimpleNamespace
+
+    from lens_openrlhf.training import cpu, options
 
     if cpu.required():
         cpu.install()
-    from types import SimpleNamespace
-
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    advantage = SimpleNamespace(
-        estimator="group_norm", gamma=1.0, lam=1.0, no_std_norm=False, is_correction_level=None, norm=False
+    args = options.parse(
+        [
+            *("--actor.model_name_or_path", "none", "--data.prompt_dataset", "none", "--reward.remote_url", "none"),
+            *(
+                "--vllm.num_engines",
+                "1",
+                "--actor.num_gpus_per_node",
+                "1",
+                "--rollout.n_samples_per_prompt",
+                str(GROUP),
+            ),
+            *("--algo.advantage.estimator", "group_norm", "--algo.kl.init_coef", "0"),
+        ]
     )
-    names = {"reward": SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None)}
-    args = SimpleNamespace(
-        algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(init_coef=0.0, use_loss=False)),
-        rollout=SimpleNamespace(n_samples_per_prompt=GROUP),
-        train=SimpleNamespace(dynamic_batch_enable=False),
-        **names,
-    )
-    maker = object.__new__(RemoteExperienceMaker)
-    maker.args, maker.advantage_estimator, maker.kl_ctl = args, "group_norm", SimpleNamespace(value=0.0)
+    args.algo.advantage.gamma = 1.0
+    strategy = SimpleNamespace(args=args)
+    maker = RemoteExperienceMaker(None, None, None, None, SimpleNamespace(value=0.0), strategy, None)
 
     def compute(batch: Batch) -> list[Experience]:
         n, width = batch.mask.shape

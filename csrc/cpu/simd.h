@@ -1,50 +1,51 @@
 // Vectors, the choice of an instruction set, and the status word of many threads, for the CPU's loops.
 //
-// One source serves every instruction set: loops are written with the compiler's vector types, compiled once for each
+// One source serves every instruction set: loops.inc is written with the compiler's vector types, compiled once for each
 // set, and chosen when the library is loaded. Contraction is off (setup.py), so all give the same bits.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <string_view>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "lens.h"
 
-// What a loop is compiled for beside the baseline.
-#define LENS_AVX2 target("avx2")
-#define LENS_AVX512 target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
-
 namespace lens {
+
+// 16-bit floats by their bits.
+struct Bf16 {
+  uint16_t bits;
+};
+struct Fp16 {
+  uint16_t bits;
+};
+
+inline void record(std::atomic<int64_t>& status, int64_t found) {
+  int64_t first = status.load(std::memory_order_relaxed);
+  while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
+  }
+}
+
+template <class Offset>
+struct Groups {
+  const GroupInputs& in;
+  const GroupOutputs& out;
+  const Offset* offsets;
+  int64_t responses, groups;
+  const Config& config;
+  std::atomic<int64_t>& status;
+};
+
 namespace simd {
 
 #define LENS_INLINE inline __attribute__((always_inline))
-
-constexpr int kWidth = 8;  // elements handled at once
-using Floats = float __attribute__((vector_size(4 * kWidth)));
-using Doubles = double __attribute__((vector_size(8 * kWidth)));
-using Words = uint32_t __attribute__((vector_size(4 * kWidth)));
-using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
-using Bytes = uint8_t __attribute__((vector_size(kWidth)));
-using Longs = int64_t __attribute__((vector_size(8 * kWidth)));
-using Ints = int32_t __attribute__((vector_size(4 * kWidth)));
-
-template <class Vector>
-LENS_INLINE Vector read(const void* from) {
-  Vector vector;
-  memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-// Sum of kLanes lanes by lens.h's halving tree.
-LENS_INLINE double tree(const Doubles (&lanes)[kLanes / kWidth]) {
-  static_assert(kLanes == 4 * kWidth);
-  const Doubles row = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  double last[kWidth];
-  memcpy(last, &row, sizeof last);
-  for (int width = kWidth / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) last[i] += last[i + width];
-  return last[0];
-}
 
 enum class Level { kBaseline, kAvx2, kAvx512 };
 
@@ -65,12 +66,44 @@ inline Level level() {
   return best;
 }
 
+#define LENS_VECTOR_BYTES 16
+namespace baseline {
+#include "formulas.inc"
+#include "loops.inc"
+}  // namespace baseline
+#undef LENS_VECTOR_BYTES
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#define LENS_VECTOR_BYTES 32
+namespace avx2 {
+#include "formulas.inc"
+#include "loops.inc"
+}  // namespace avx2
+#undef LENS_VECTOR_BYTES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#define LENS_VECTOR_BYTES 64
+namespace avx512 {
+#include "formulas.inc"
+#include "loops.inc"
+}  // namespace avx512
+#undef LENS_VECTOR_BYTES
+#pragma GCC pop_options
+
+// `function` as it was compiled for this processor.
+#define LENS_BEST(function)                                  \
+  (::lens::simd::level() == ::lens::simd::Level::kAvx512     \
+       ? &::lens::simd::avx512::function                     \
+       : ::lens::simd::level() == ::lens::simd::Level::kAvx2 \
+             ? &::lens::simd::avx2::function                 \
+             : &::lens::simd::baseline::function)
+#else
+#define LENS_BEST(function) (&::lens::simd::baseline::function)
+#endif
+
 }  // namespace simd
-
-inline void record(std::atomic<int64_t>& status, int64_t found) {
-  int64_t first = status.load(std::memory_order_relaxed);
-  while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
-  }
-}
-
 }  // namespace lens
