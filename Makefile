@@ -5,6 +5,7 @@
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make bench    the operator against torch
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
+#   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
 #   make lint     ruff
 #   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt
 
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test bench mutants lint lock
+.PHONY: setup train test bench mutants fuzz lint lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -40,6 +41,9 @@ bench: setup
 
 mutants: setup
 	@$(RUN) python -m tests.simt.mutants
+
+fuzz: setup
+	@LENS_FUZZ_CASES=100000 $(RUN) python -m pytest tests/fuzz
 
 lint: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

@@ -30,7 +30,7 @@ struct WarpCrew {
     return from[i];
   }
   __device__ void store(double* to, int64_t i, double x) const { to[i] = x; }
-  __device__ double exp(double x) const { return exp_nonpositive<int64_t>(x); }
+  __device__ double exp(double x) const { return exp_nonpositive<uint64_t>(x); }
   __device__ double to_double(int64_t n) const { return static_cast<double>(n); }
   __device__ bool leader() const { return team.leader(); }
 };

@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
         for (int w = 0; w < kSegmentWarps; ++w) all += counts[w];
         out.write(r, sum, all);
       }
-      __syncthreads();  // counts is written again
+      // counts is written again only after the barriers of the next response's spans.
     }
   }
 }

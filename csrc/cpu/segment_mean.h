@@ -47,10 +47,11 @@ int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mas
     if (fault == kStatusOk) continue;
     // Responses before it are sound, and one of them may have the first fault.
     record(status, fault);
-    total = r > 0 ? static_cast<int64_t>(offsets[r]) : 0;
     responses = r;
+    total = static_cast<int64_t>(offsets[r]);
     break;
   }
+  if (responses == 0) return status;
 
   const auto sum_chunk = LENS_BEST(sum_chunk<T>);
   std::vector<Piece> pieces;

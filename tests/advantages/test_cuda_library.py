@@ -43,3 +43,18 @@ def test_no_kernel_spills_on_any_architecture():
     # 4 dtypes x 2 offset types, and the group stage's 2 offset types, on 4 architectures.
     assert len(spills) == (4 * 2 + 2) * 4
     assert set(spills) == {("0", "0", "0")}
+
+
+@needs_nvcc
+def test_resources_stay_within_their_budget():
+    """What docs/kernels.md derives occupancy from: 3 blocks of 256 threads fit where 80 registers do, 4 where 64 do."""
+    entries = re.findall(
+        r"Compiling entry function '\w*?(\w+_kernel)\w*' for.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?[^\n]*",
+        REPORT.read_text(),
+        re.DOTALL,
+    )
+    assert len(entries) == (4 * 2 + 2) * 4
+    for name, registers, shared in entries:
+        budget = 80 if name == "segment_mean_kernel" else 64
+        assert int(registers) <= budget, f"{name} uses {registers} registers, more than {budget}"
+        assert int(shared or 0) <= 1024, f"{name} uses {shared} bytes of shared memory"

@@ -23,6 +23,7 @@ import tomllib
 from .build import CACHE, HERE, MODULE_VARIABLE, ROOT, build
 
 TIMEOUT_SECONDS = 300
+NOTHING_FAILED = "no test failed"
 TESTS = HERE / "test_kernels.py"
 
 
@@ -59,13 +60,14 @@ def failed_test(output: str) -> str:
     return match[1] if match else ""
 
 
-def try_mutant(mutant: Mutant) -> tuple[bool, str, float]:
-    """Whether it was caught, by which test or why not, and the seconds it took."""
+def try_mutant(mutant: Mutant | None) -> tuple[bool, str, float]:
+    """Whether it was caught, by which test or why not, and the seconds it took. None: the kernels as they are."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         csrc = Path(scratch) / "csrc"
         shutil.copytree(ROOT / "csrc", csrc)
-        mutant.apply(csrc)
+        if mutant:
+            mutant.apply(csrc)
         try:
             module = build(csrc)
         except RuntimeError as error:
@@ -82,11 +84,12 @@ def try_mutant(mutant: Mutant) -> tuple[bool, str, float]:
     except subprocess.TimeoutExpired:
         return True, "the tests did not come to an end", time.monotonic() - start
     finally:
-        shutil.rmtree(module.parent)
+        if mutant:
+            shutil.rmtree(module.parent)
     # Anything but 0 (all passed) and 1 (a test failed) is a failure of this script.
     if done.returncode not in (0, 1):
         return False, f"pytest ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}", 0.0
-    return done.returncode == 1, failed_test(done.stdout) or "no test failed", time.monotonic() - start
+    return done.returncode == 1, failed_test(done.stdout) or NOTHING_FAILED, time.monotonic() - start
 
 
 def main(names: list[str]) -> int:
@@ -97,6 +100,10 @@ def main(names: list[str]) -> int:
         return 2
     CACHE.mkdir(parents=True, exist_ok=True)
     before = set(CACHE.glob("kernels-*.o"))
+    failed, by, _ = try_mutant(None)
+    if failed or by != NOTHING_FAILED:
+        print(f"error: the tests fail on the kernels as they are: {by}", file=sys.stderr)
+        return 2
     survived = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for mutant, (caught, by, seconds) in zip(chosen, pool.map(try_mutant, chosen), strict=True):

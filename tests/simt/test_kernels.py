@@ -159,7 +159,17 @@ def test_minus_infinity_is_legal(simt):
 
 
 @pytest.mark.parametrize(
-    "offsets", [[1, 4, 9, 12], [0, 6, 4, 12], [0, 4, 9, 13], [0, 4, 9, 11], [0, -2, 9, 12], [0, 4, 99, 12]]
+    "offsets",
+    [
+        [1, 4, 9, 12],
+        [0, 6, 4, 12],
+        [0, 4, 9, 13],
+        [0, 4, 9, 11],
+        [0, -2, 9, 12],
+        [0, 4, 99, 12],
+        [0, 4, 999, 12],
+        [0, 4, 9999, 12],
+    ],
 )
 @pytest.mark.parametrize("offset_dtype", [np.int32, np.int64])
 def test_bad_offsets_are_found_and_nothing_is_read(simt, offsets, offset_dtype):
@@ -201,7 +211,8 @@ def random_groups(sizes, seed=0):
     n = sum(sizes)
     mean = -(10.0 ** rng.uniform(-3, 2, n))
     lengths = rng.integers(0, 50, n)
-    mean[lengths == 0] = np.nan
+    # Not read where a response is empty, so anything may stand there.
+    mean[lengths == 0] = rng.choice([np.nan, 0.0, 7.0], np.count_nonzero(lengths == 0))
     correctness = np.zeros(n)
     offsets = offsets_of(sizes)
     for g, size in enumerate(sizes):
@@ -279,6 +290,16 @@ def test_bad_scalars_are_found(simt, field, value, code, response):
     data[field][response] = value
     found = run_groups(simt, *data, LensConfig())
     assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, code)
+
+
+def test_the_first_bad_scalar_of_many_is_reported(simt):
+    data = random_groups([50, 1, 99])
+    data[1][:] = 10
+    data[0][:] = -1.0
+    for response in (140, 60, 50, 49, 33):
+        data[2][response] = 2.0
+    found = run_groups(simt, *data, LensConfig(), seed=1)
+    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (33, 5)
 
 
 # Groups that overlap would be written by two warps at once: harmless, as nothing of it is used, but a race.

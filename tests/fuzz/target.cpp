@@ -1,0 +1,188 @@
+// A fuzzing target for the CPU operators' loops, with and without valid input, under the sanitizers.
+//
+//   g++ -std=c++17 -fsanitize=address,undefined … target.cpp && ./a.out CASES SEED    random bytes (test_fuzz.py)
+//   clang++ -fsanitize=fuzzer,address,undefined -DLENS_LIBFUZZER … target.cpp         guided by coverage
+//
+// Every input has to end in a status word. Where that is kStatusOk, the means are those of plain loops in long double
+// and the advantages are finite; where it is not, it names a response or group that exists.
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "group_advantages.h"
+#include "segment_mean.h"
+
+namespace {
+
+using lens::kStatusOk;
+
+// Takes numbers off the input; zeros when it is used up.
+struct Input {
+  const uint8_t* data;
+  size_t size;
+
+  template <class T>
+  T take() {
+    T value{};
+    const size_t count = std::min(size, sizeof value);
+    if (count) memcpy(&value, data, count);
+    data += count;
+    size -= count;
+    return value;
+  }
+  int64_t below(int64_t bound) { return bound > 0 ? take<uint16_t>() % bound : 0; }
+};
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "fuzz target: %s\n", what);
+  std::abort();
+}
+
+// Parts as a thread pool would hand them out: in any number.
+struct ParallelFor {
+  int parts;
+  template <class F>
+  void operator()(int64_t begin, int64_t end, int64_t, const F& f) const {
+    for (int p = 0; p < parts; ++p) {
+      const int64_t from = begin + (end - begin) * p / parts, to = begin + (end - begin) * (p + 1) / parts;
+      if (from < to) f(from, to);
+    }
+  }
+};
+
+// Offsets that are mostly sound: `count` segments of up to `longest` elements, and now and then a wild entry.
+template <class Offset>
+std::vector<Offset> take_offsets(Input& input, int64_t count, int64_t longest) {
+  std::vector<Offset> offsets{0};
+  for (int64_t i = 0; i < count; ++i) offsets.push_back(static_cast<Offset>(offsets.back() + input.below(longest)));
+  if (input.below(8) == 0) offsets[static_cast<size_t>(input.below(count + 1))] = static_cast<Offset>(input.take<int64_t>());
+  return offsets;
+}
+
+double widen(float x) { return x; }
+double widen(double x) { return x; }
+double widen(lens::Bf16 x) { return lens::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+template <class T>
+T take_value(Input& input);
+template <>
+float take_value<float>(Input& input) {
+  return input.below(4) == 0 ? input.take<float>() : -static_cast<float>(input.take<uint16_t>()) / 256;
+}
+template <>
+double take_value<double>(Input& input) {
+  return input.below(4) == 0 ? input.take<double>() : -static_cast<double>(input.take<uint16_t>()) / 256;
+}
+template <>
+lens::Bf16 take_value<lens::Bf16>(Input& input) {
+  return {static_cast<uint16_t>(input.take<uint16_t>() | (input.below(64) ? 0x8000u : 0u))};
+}
+
+template <class T, class Offset>
+void fuzz_segment_mean(Input& input) {
+  const int64_t count = input.below(12);
+  const auto offsets = take_offsets<Offset>(input, count, input.below(16) ? 80 : 3000);
+  // The buffer is what sound offsets would need; wild ones reach beyond it.
+  const int64_t total = std::max<int64_t>(0, std::min<int64_t>(offsets.back(), 40000));
+  std::vector<T> values;
+  for (int64_t i = 0; i < total; ++i) values.push_back(input.size ? take_value<T>(input) : T{});
+  std::vector<uint8_t> mask;
+  const bool masked = input.below(2);
+  for (int64_t i = 0; masked && i < total; ++i) mask.push_back(static_cast<uint8_t>(i * 7 % 5 != 0));
+  const bool* selected = masked ? reinterpret_cast<const bool*>(mask.data()) : nullptr;
+
+  std::vector<double> mean(static_cast<size_t>(count));
+  std::vector<int64_t> lengths(static_cast<size_t>(count));
+  const int64_t status = lens::segment_mean_cpu(values.data(), offsets.data(), selected, total, count, mean.data(),
+                                                lengths.data(), ParallelFor{1 + static_cast<int>(input.below(4))});
+  if (status != kStatusOk) {
+    if (status >> 36 >= count) fail("a status names a response that does not exist");
+    return;
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    long double sum = 0;
+    int64_t tokens = 0;
+    for (int64_t i = offsets[static_cast<size_t>(r)]; i < offsets[static_cast<size_t>(r) + 1]; ++i)
+      if (!selected || selected[i]) {
+        sum += std::min(0.0, widen(values[static_cast<size_t>(i)]));
+        ++tokens;
+      }
+    const double found = mean[static_cast<size_t>(r)];
+    if (lengths[static_cast<size_t>(r)] != tokens) fail("a length is wrong");
+    if (tokens == 0 ? found == found
+                    : std::isinf(sum) ? found != static_cast<double>(sum)
+                                      : !(std::abs(found - static_cast<double>(sum / tokens)) <=
+                                          1e-12 * std::abs(static_cast<double>(sum / tokens)) + 1e-300) &&
+                                            std::abs(found) < 1e300)
+      fail("a mean is wrong");
+  }
+}
+
+template <class Offset>
+void fuzz_groups(Input& input) {
+  const int64_t count = 1 + input.below(8);  // schemas.h refuses responses without a group
+  const auto offsets = take_offsets<Offset>(input, count, 40);
+  const int64_t responses = std::max<int64_t>(0, std::min<int64_t>(offsets.back(), 400));
+  const auto size = static_cast<size_t>(responses), groups = static_cast<size_t>(count);
+  std::vector<double> mean(size), c(size), rewards(size);
+  std::vector<int64_t> lengths(size);
+  const bool wild = input.below(4) == 0;
+  for (size_t i = 0; i < size; ++i) {
+    mean[i] = wild ? input.take<double>() : -static_cast<double>(input.take<uint16_t>()) / 64;
+    lengths[i] = wild ? input.take<int64_t>() : input.below(50);
+    c[i] = wild ? input.take<double>() : static_cast<double>(input.below(5) / 3) ;
+    rewards[i] = wild ? input.take<double>() : c[i] - static_cast<double>(input.below(3)) / 4;
+    if (!wild && c[i] > 1) c[i] = 1;
+  }
+  std::vector<double> advantage(size), calibrated(size), confidence(size), importance(groups), difficulty(groups);
+  std::vector<int8_t> kind(groups);
+  const lens::GroupInputs in{mean.data(), lengths.data(), c.data(), rewards.data()};
+  const lens::GroupOutputs out{advantage.data(),  calibrated.data(), confidence.data(),
+                               importance.data(), difficulty.data(), kind.data()};
+  const lens::Config config{0.25, input.below(2) == 0, input.below(2) == 0, input.below(2) == 0, input.below(2) == 0};
+  const int64_t status = lens::group_advantages_cpu(in, out, offsets.data(), responses, count, config,
+                                                    ParallelFor{1 + static_cast<int>(input.below(3))});
+  if (status != kStatusOk) {
+    if (status >> 36 >= std::max(count, responses)) fail("a status names a group or response that does not exist");
+    return;
+  }
+  for (size_t i = 0; i < size; ++i) {
+    if (wild) continue;
+    if (!std::isfinite(advantage[i])) fail("an advantage is not finite");
+    if (!(calibrated[i] <= rewards[i])) fail("a reward was raised");
+    if (lengths[i] == 0 ? confidence[i] == confidence[i] : !(confidence[i] >= 0 && confidence[i] <= 1))
+      fail("a confidence is no probability");
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Input input{data, size};
+  switch (input.below(8)) {
+    case 0: fuzz_segment_mean<float, int64_t>(input); break;
+    case 1: fuzz_segment_mean<float, int32_t>(input); break;
+    case 2: fuzz_segment_mean<double, int64_t>(input); break;
+    case 3: fuzz_segment_mean<lens::Bf16, int64_t>(input); break;
+    case 4: fuzz_segment_mean<lens::Bf16, int32_t>(input); break;
+    case 5: fuzz_groups<int32_t>(input); break;
+    default: fuzz_groups<int64_t>(input); break;
+  }
+  return 0;
+}
+
+#ifndef LENS_LIBFUZZER
+int main(int count, char** arguments) {
+  if (count != 3) fail("expected CASES and SEED");
+  std::mt19937_64 random(std::strtoull(arguments[2], nullptr, 10));
+  const long cases = std::atol(arguments[1]);
+  for (long i = 0; i < cases; ++i) {
+    std::vector<uint8_t> bytes(random() % 4096);
+    for (auto& byte : bytes) byte = static_cast<uint8_t>(random());
+    LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+  }
+  std::printf("%ld cases\n", cases);
+  return 0;
+}
+#endif
