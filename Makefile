@@ -3,7 +3,8 @@
 #   make setup    .venv with the pinned stack that fits the machine, and the compiled extension
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
-#   make bench    the operator against torch
+#   make bench    the operator against what else computes the same
+#   make bench-step  the share of a training step that LENS takes
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
 #   make lint     ruff
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test bench mutants fuzz lint lock
+.PHONY: setup train test bench bench-step mutants fuzz lint lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -38,6 +39,9 @@ test: setup
 
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
+
+bench-step: setup
+	@$(RUN) python benchmarks/bench_step.py $(ARGS)
 
 mutants: setup
 	@$(RUN) python -m tests.simt.mutants

@@ -13,6 +13,7 @@ namespace lens {
 
 constexpr int kSegmentThreads = 256;
 constexpr int kSegmentWarps = kSegmentThreads / kLanes;
+constexpr int kSegmentBlocks = 3;  // at least, on one multiprocessor: leaves 80 registers a thread, enough not to spill
 constexpr int kTeam = 8;
 constexpr int64_t kTeamTokens = 128;           // the longest response that a team reduces
 constexpr int64_t kWarpTokens = 4 * kChunk;    // the longest response that a warp reduces
@@ -85,7 +86,7 @@ struct SegmentOutputs {
 };
 
 template <class T, class Offset>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, kSegmentBlocks)
     segment_mean_kernel(Tokens<T> tokens, const Offset* __restrict__ offsets, int64_t total, int64_t responses,
                         int64_t tile, SegmentOutputs out) {
   __shared__ double chunk_sums[kLanes];

@@ -29,7 +29,7 @@ class WarmStart:
     heads: int = 4
     key_value_heads: int = 2
     intermediate_size: int = 768
-    steps: int = 1200
+    steps: int = 1500
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50

@@ -15,6 +15,8 @@ from lens_openrlhf.training import profiles
 
 from .conftest import ROOT, SCRIPT, explained, finish
 
+STEPS = 24  # 768 prompts, 32 a step
+
 
 def environment() -> dict[str, str]:
     bin_folder = str(Path(sys.executable).parent)
@@ -32,7 +34,7 @@ def tiny_run(tmp_path_factory):
 
 def test_the_held_out_score_rises(tiny_run):
     first, *_, last = tiny_run.records("eval")
-    assert (first["step"], last["step"]) == (0, 20)
+    assert (first["step"], last["step"]) == (0, STEPS)
     change = [sum(b) / 16 - sum(a) / 16 for a, b in zip(first["scores"], last["scores"], strict=True)]
     mean, error = mean_and_error(change)
     assert mean > 2 * error, f"Pass@1 changed by {mean:.3f} ± {error:.3f}"
@@ -46,7 +48,7 @@ def test_it_begins_with_30_to_60_percent_negative_groups(tiny_run):
 
 def test_every_step_is_recorded(tiny_run):
     metrics = tiny_run.records("metrics")
-    assert [record["step"] for record in metrics] == list(range(1, 21))
+    assert [record["step"] for record in metrics] == list(range(1, STEPS + 1))
     for record in metrics:
         assert record["lens/seconds"] > 0 and math.isfinite(record["policy_loss"])
         assert record["verifier/timeout"] == record["verifier/error"] == 0
@@ -55,7 +57,7 @@ def test_every_step_is_recorded(tiny_run):
 
 def test_a_person_can_follow_it(tiny_run):
     lines = tiny_run.output.splitlines()
-    assert sum(line.startswith("step ") for line in lines) == 20
+    assert sum(line.startswith("step ") for line in lines) == STEPS
     assert any(line.startswith("Pass@1") for line in lines) and any(line.startswith("Pass@16") for line in lines)
     assert "pid=" not in tiny_run.output, "Ray's worker output on the terminal"
 
