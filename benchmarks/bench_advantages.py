@@ -1,8 +1,8 @@
 """The compiled operator against what else computes the same, on CPU and, where there is one, on a GPU.
 
-Every row's result is compared with float64 before it is timed; a mismatch ends the benchmark. All times are medians
-of one run, with the limit beside them: reading the same bytes once with every thread. Prints tables and writes one
-JSON object a row to build/bench.jsonl.
+Every result is compared with the float64 reference before it is timed: a wrong operator ends the benchmark, a wrong
+peer is shown as wrong. All times are medians of one run, with a yardstick beside them: torch.sum over the same bytes,
+which reads them once with every thread. Prints tables and writes one JSON object a row to build/bench.jsonl.
 
     make bench [ARGS="--repeats 50"]
 """
@@ -10,6 +10,7 @@ JSON object a row to build/bench.jsonl.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import platform
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_openrlhf.advantages import LensConfig, group_advantages, lens_advantages, segment_mean
+from lens_openrlhf.advantages import LensConfig, group_advantages, lens_advantages, reference, segment_mean
 
 # (responses, mean tokens, what it stands for); lengths are ragged, groups have 16 responses.
 SIZES = (
@@ -39,6 +40,7 @@ STD_EPS = 1e-9
 OP_TOLERANCE = 1e-9
 # Of fp32 arithmetic over thousands of tokens; a method that is worse than this is shown as wrong, without a time.
 PEER_TOLERANCE = 2e-3
+YARDSTICK = "torch.sum of the same bytes"
 OUTPUT = Path(__file__).parents[1] / "build" / "bench.jsonl"
 # H100 SXM's memory bandwidth, for the prediction that a GPU's owner can check.
 H100_GB_PER_S = 3350
@@ -48,11 +50,15 @@ H100_GB_PER_S = 3350
 class Batch:
     logprobs: Tensor  # [T] packed
     cu_seqlens: Tensor  # [N+1]
-    row: Tensor  # [T] response of each token, which index_add and scatter need
+    row: Tensor | None  # [T] response of each token, which index_add and scatter need
     correctness: Tensor  # [N] float64
     cu_groups: Tensor  # [Q+1]
     padded: Tensor | None  # [N, longest]
     mask: Tensor | None  # [N, longest]
+
+    @functools.cached_property
+    def all_tokens(self) -> Tensor:
+        return torch.ones(len(self.logprobs), dtype=torch.bool, device=self.logprobs.device)
 
     @property
     def bytes(self) -> int:
@@ -65,9 +71,9 @@ def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str
     lengths = torch.randint(mean_tokens // 2, mean_tokens * 3 // 2 + 1, (responses,), generator=generator)
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     logprobs = -2 * torch.rand(int(cu_seqlens[-1]), generator=generator)
-    row = torch.repeat_interleave(torch.arange(responses), lengths)
-    mask = filled = None
+    row = mask = filled = None
     if padded:
+        row = torch.repeat_interleave(torch.arange(responses), lengths).to(device)
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         filled = torch.zeros(mask.shape)
         filled[mask] = logprobs
@@ -79,8 +85,10 @@ def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str
     cu_groups = torch.arange(0, responses + 1, GROUP)
     if cu_groups[-1] != responses:
         cu_groups = torch.cat([cu_groups, torch.tensor([responses])])
-    tensors = (logprobs.to(dtype), cu_seqlens, row, correctness, cu_groups)
-    return Batch(*(tensor.to(device) for tensor in tensors), filled, mask)
+    packed, offsets, outcome, groups = (
+        tensor.to(device) for tensor in (logprobs.to(dtype), cu_seqlens, correctness, cu_groups)
+    )
+    return Batch(packed, offsets, row, outcome, groups, filled, mask)
 
 
 # ---- the segmented mean: [T] to [N]
@@ -134,7 +142,7 @@ def _numba_kernel() -> Callable:
     if not _compiled:
         import numba
 
-        @numba.njit(parallel=True)
+        @numba.njit(parallel=True, fastmath={"reassoc", "nsz"})  # without it the sums cannot be vectorised
         def means(values, offsets):
             found = np.empty(len(offsets) - 1)
             for i in numba.prange(len(found)):
@@ -152,9 +160,15 @@ def by_operator(batch: Batch) -> Tensor:
     return segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob
 
 
+def by_operator_masked(batch: Batch) -> Tensor:
+    """With a mask that selects everything, as training passes one."""
+    return segment_mean(batch.logprobs, batch.cu_seqlens, batch.all_tokens).mean_logprob
+
+
 # name: (function, package it needs, layout)
 SEGMENT_METHODS = {
     "lens_openrlhf": (by_operator, None, "packed"),
+    "lens_openrlhf, with a mask": (by_operator_masked, None, "packed; one more byte a token"),
     "torch index_add": (by_index_add, None, "packed"),
     "torch scatter_reduce": (by_scatter_reduce, None, "packed"),
     "torch segment_reduce": (by_segment_reduce, None, "packed"),
@@ -193,7 +207,8 @@ def whole_padded(batch: Batch) -> Tensor:
     return torch_group_stage(by_padding(batch), batch.correctness)
 
 
-# GRPO as other packages compute it: from rewards alone, without log-probabilities. Shown for scale.
+# GRPO as other packages compute it: from rewards alone, without log-probabilities. Shown for scale. OpenRLHF's also
+# spreads the advantages over tokens. TRL computes it inside a method of its trainer, so it cannot be called.
 def verl_grpo() -> Callable[[Batch], Tensor]:
     from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
@@ -203,10 +218,6 @@ def verl_grpo() -> Callable[[Batch], Tensor]:
         return compute_grpo_outcome_advantage(batch.correctness[:, None].float(), torch.ones(n, 1), index)[0]
 
     return compute
-
-
-def trl_grpo() -> Callable[[Batch], Tensor]:
-    raise ImportError("inside a method of GRPOTrainer", name="inside a method of GRPOTrainer")
 
 
 def openrlhf_grpo() -> Callable[[Batch], Tensor]:
@@ -255,7 +266,6 @@ def openrlhf_grpo() -> Callable[[Batch], Tensor]:
 GRPO_PEERS = {
     "OpenRLHF compute_advantages_and_returns": openrlhf_grpo,
     "verl compute_grpo_outcome_advantage": verl_grpo,
-    "TRL GRPOTrainer": trl_grpo,
 }
 
 
@@ -283,7 +293,7 @@ def worst_error(found: Tensor, truth: Tensor) -> float:
 
 
 def read_seconds(batch: Batch, repeats: int, device: str) -> float:
-    """Reading the same bytes once with every thread: their sum as float32 numbers."""
+    """torch.sum over the same bytes, taken as float32."""
     words = batch.logprobs[: batch.logprobs.numel() // 2 * 2].view(torch.float32)
     return median_seconds(words.sum, repeats, device)
 
@@ -322,9 +332,9 @@ class Bench:
                     "bytes": batch.bytes,
                 }
                 print(f"\nmean of each response: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
-                truth = by_operator(Batch(batch.logprobs.double(), *list(vars(batch).values())[1:]))
+                truth = reference.segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob.to(device)
                 limit = read_seconds(batch, self.repeats, device)
-                self.row("segment_mean", "limit: reading it once", limit, **facts)
+                self.row("segment_mean", YARDSTICK, limit, **facts)
                 for name, (method, package, layout) in SEGMENT_METHODS.items():
                     if package and not _importable(package):
                         self.row("segment_mean", name, None, f"{package} is not installed", **facts)
@@ -333,13 +343,14 @@ class Bench:
                         self.row("segment_mean", name, None, "NumPy has no bfloat16 and no GPU", **facts)
                         continue
                     error = worst_error(method(batch), truth)
-                    if name == "lens_openrlhf" and not error <= OP_TOLERANCE:
+                    ours = name.startswith("lens_openrlhf")
+                    if ours and not error <= OP_TOLERANCE:
                         raise SystemExit(f"the operator is wrong at {facts}: relative error {error:.2e}")
                     if not error <= PEER_TOLERANCE:
                         self.row("segment_mean", name, None, f"wrong: relative error {error:.1e}", **facts)
                         continue
                     seconds = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
-                    share = f"{layout}; {limit / seconds:.2f} of the limit" if name == "lens_openrlhf" else layout
+                    share = f"{layout}; {limit / seconds:.2f} of torch.sum's speed" if ours else layout
                     self.row("segment_mean", name, seconds, share, **facts)
 
     def whole(self, device: str) -> None:
@@ -349,8 +360,8 @@ class Bench:
                 batch = make_batch(responses, mean_tokens, dtype, device)
                 facts = {"device": device, "responses": responses, "dtype": str(dtype)[6:], "bytes": batch.bytes}
                 print(f"\nlog-probs to advantages: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
-                exact = batch.logprobs.double()
-                truth = lens_advantages(exact, batch.cu_seqlens, batch.correctness, batch.cu_groups).advantage
+                tensors = (batch.logprobs, batch.cu_seqlens, batch.correctness, batch.cu_groups)
+                truth = reference.lens_advantages(*(tensor.cpu() for tensor in tensors)).advantage.to(device)
                 methods = {"lens_openrlhf": whole_operator, "torch packed": whole_packed, "torch padded": whole_padded}
                 seconds = {}
                 for name, method in methods.items():
@@ -385,10 +396,10 @@ class Bench:
         repeats = max(3, self.repeats // 4)
         outputs = lambda: [torch.empty_like(mean).fill_(0.0) for _ in range(3)]  # noqa: E731
         limit = median_seconds(lambda: (outputs(), mean.sum(), correctness.sum(), lengths.sum()), repeats, device)
-        self.row("groups", "limit: reading and writing as much once", limit, **facts)
+        self.row("groups", "torch: reading and writing as much once", limit, **facts)
         call = lambda: group_advantages(mean, lengths, correctness, cu_groups, LensConfig())  # noqa: E731
         seconds = median_seconds(call, repeats, device)
-        self.row("groups", "lens_openrlhf", seconds, f"{limit / seconds:.2f} of the limit", **facts)
+        self.row("groups", "lens_openrlhf", seconds, f"{limit / seconds:.2f} of that speed", **facts)
         seconds = median_seconds(lambda: torch_group_stage(mean, correctness), repeats, device)
         self.row("groups", "torch, groups of one size", seconds, **facts)
 
@@ -401,7 +412,7 @@ class Bench:
             seconds = median_seconds(lambda b=batch: by_operator(b), repeats, device)
             limit = read_seconds(batch, repeats, device)
             count = batch.logprobs.numel()
-            note = f"{seconds / count * 1e9:.3f} ns a token; {limit / seconds:.2f} of the limit"
+            note = f"{seconds / count * 1e9:.3f} ns a token; {limit / seconds:.2f} of torch.sum's speed"
             facts = {"device": device, "tokens": count, "bytes": batch.bytes, "read_seconds": limit}
             self.row("flatness", f"{count:,} tokens", seconds, note, **facts)
             if device == "cuda":

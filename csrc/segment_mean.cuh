@@ -19,7 +19,7 @@ constexpr int64_t kTeamTokens = 128;           // the longest response that a te
 constexpr int64_t kWarpTokens = 4 * kChunk;    // the longest response that a warp reduces
 constexpr int kLoads = 8;                      // independent loads in flight per thread
 
-// Responses a block owns: as many as it has teams where responses are short, as many as it has warps elsewhere.
+// Responses a block owns: two for each team where responses are short, one for each warp elsewhere.
 inline int64_t segment_tile(int64_t total, int64_t responses) {
   return total <= responses * kTeamTokens ? 2 * kSegmentThreads / kTeam : kSegmentWarps;
 }

@@ -1,4 +1,4 @@
-// The group stage on the CPU: one thread a group, eight responses at a time. Raw pointers and sizes; no torch.
+// The group stage on the CPU: one thread a group, a vector of responses at a time. Raw pointers and sizes; no torch.
 #pragma once
 
 #include "simd.h"

@@ -47,6 +47,8 @@ int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mas
     if (fault == kStatusOk) continue;
     // Responses before it are sound, and one of them may have the first fault.
     record(status, fault);
+    std::fill(mean + r, mean + responses, kNan);
+    std::fill(lengths + r, lengths + responses, 0);
     responses = r;
     total = static_cast<int64_t>(offsets[r]);
     break;

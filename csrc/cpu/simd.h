@@ -11,7 +11,8 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
+#define LENS_X86
 #include <immintrin.h>
 #endif
 
@@ -53,7 +54,7 @@ enum class Level { kBaseline, kAvx2, kAvx512 };
 inline Level level() {
   static const Level best = [] {
     Level found = Level::kBaseline;
-#if defined(__x86_64__)
+#if defined(LENS_X86)
     const char* variable = std::getenv("LENS_CPU_LEVEL");
     const std::string_view bound = variable ? variable : "avx512";
     if (bound != "baseline" && __builtin_cpu_supports("avx2")) found = Level::kAvx2;
@@ -73,7 +74,8 @@ namespace baseline {
 }  // namespace baseline
 #undef LENS_VECTOR_BYTES
 
-#if defined(__x86_64__)
+// Clang ignores these pragmas; what it compiles has the baseline alone.
+#if defined(LENS_X86)
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #define LENS_VECTOR_BYTES 32

@@ -2,10 +2,12 @@
 
 `torch.ops.lens_openrlhf.segment_mean` and `.group_advantages` (csrc/schemas.h) never synchronise with the
 host: they leave the first fault of their data in a status word. The functions here check shapes, call them,
-read the status and raise. Formulas: csrc/lens.h; the same in plain torch: reference.py.
+read the status and raise. Formulas: csrc/formulas.inc; the same in plain torch: reference.py.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -102,7 +104,7 @@ def _raise_segment(status: int, values: Tensor, cu_seqlens: Tensor, mask: Tensor
         bad &= mask[span]
     position = int(bad.nonzero()[0])
     value = tokens[position].item()
-    problem = "NaN" if code == 2 else f"{value!r}; {NOT_A_LOGPROB}"
+    problem = "NaN" if math.isnan(value) else f"{value!r}; {NOT_A_LOGPROB}"
     raise ValueError(f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)")
 
 

@@ -47,6 +47,14 @@ def test_the_first_of_two_bad_tokens_is_named():
     assert_names(error(lens_advantages, logprobs=same_response), "logprobs", "response 2", 0.5)
 
 
+def test_the_value_named_is_that_of_the_token_named():
+    """The first fault of a response is named, although a NaN far behind is reported with the lower code."""
+    values = torch.full((40_000,), -1.0)
+    values[0], values[35_000] = 0.5, NAN
+    with pytest.raises(ValueError, match=r"response 0 has a token with log-probability 0.5; .*token 0 of it"):
+        segment_mean(values, torch.tensor([0, 40_000]))
+
+
 def test_the_first_of_many_bad_responses_is_named_whatever_thread_finds_it():
     values = torch.full((300_000,), -1.0)
     values[1000::7] = 3.0

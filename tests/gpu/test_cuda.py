@@ -87,11 +87,11 @@ def test_current_stream():
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # Work that is only ordered before the operator on this stream.
-        doubled = tensors[0].clone()
-        for _ in range(50):
-            doubled = doubled * 1.0
-        found = raw(doubled, *tensors[1:])[0]
+        # The values come late, and only this stream waits for them.
+        late = torch.zeros_like(tensors[0])
+        torch.cuda._sleep(100_000_000)
+        late.copy_(tensors[0])
+        found = raw(late, *tensors[1:])[0]
     stream.synchronize()
     assert torch.equal(found, expected)
 

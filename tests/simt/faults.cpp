@@ -161,6 +161,12 @@ static void atomic_beside_plain(Arrays a) {
     atomicAdd(&a.numbers[0], 1.0f);
 }
 
+static void plain_before_two_atomics(Arrays a) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) a.numbers[0] = 1.0f;
+  __syncthreads();
+  if (threadIdx.x == 1) atomicAdd(&a.numbers[0], 1.0f);
+}
+
 static void endless(Arrays a) {
   volatile float* numbers = a.numbers;
   while (numbers[threadIdx.x] >= 0.0f) {
@@ -194,6 +200,7 @@ static const std::map<std::string, void (*)(Arrays)> kExamples = {
     EXAMPLE(blocks_write_the_same),
     EXAMPLE(plain_total),
     EXAMPLE(atomic_beside_plain),
+    EXAMPLE(plain_before_two_atomics),
     EXAMPLE(endless),
 };
 

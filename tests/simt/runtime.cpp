@@ -7,6 +7,7 @@
 // __syncthreads and __syncwarp join clocks. Shuffles do not: CUDA gives them no memory ordering.
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <condition_variable>
@@ -16,6 +17,7 @@
 #include <random>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "emulator.h"
 #include "simt.h"
@@ -48,7 +50,6 @@ constexpr unsigned kChangeBlockOneIn = 16;   // slices after which another block
 
 struct Access {
   uint32_t block, thread, clock;
-  bool atomic;
 };
 
 // One byte that can be written.
@@ -56,16 +57,34 @@ struct Cell {
   bool initialised = false;
   bool has_write = false;
   Access write{};
-  std::vector<Access> reads;  // since that write
+  std::vector<Access> reads, atomics;  // since that write, the last of each thread
 };
 
 enum class State { kReady, kAtBarrier, kAtWarpOp, kReturned };
+
+// A fibre's stack; whoever runs over its end meets a page that cannot be touched.
+class Stack {
+ public:
+  Stack() : memory_(mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+    if (memory_ == MAP_FAILED || mprotect(memory_, kGuardBytes, PROT_NONE)) throw std::bad_alloc();
+  }
+  Stack(Stack&& other) noexcept : memory_(std::exchange(other.memory_, MAP_FAILED)) {}
+  Stack& operator=(Stack&&) = delete;
+  ~Stack() {
+    if (memory_ != MAP_FAILED) munmap(memory_, kGuardBytes + kStackBytes);
+  }
+  char* get() const { return static_cast<char*>(memory_) + kGuardBytes; }
+
+ private:
+  static constexpr size_t kGuardBytes = 64 << 10;  // a page, however large pages are
+  void* memory_;
+};
 
 struct Fibre {
   unsigned thread = 0;
   State state = State::kReady;
   bool started = false;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  Stack stack;
   void* context[5];  // for __builtin_setjmp, which makes no system call
   void* fake_stack = nullptr;
   std::vector<uint32_t> clock;
@@ -201,7 +220,10 @@ SIMT_SWITCH void jump(void** context) { __builtin_longjmp(context, 1); }
 [[noreturn]] void fail(const std::string& kind, const std::string& what, unsigned thread) {
   std::ostringstream text;
   text << machine->launch.kernel << ", block " << slot->block << ", thread " << thread << ": " << what;
-  if (!machine->fault) machine->fault.emplace(kind, text.str());
+  {
+    const std::lock_guard lock(machine->baton);
+    if (!machine->fault) machine->fault.emplace(kind, text.str());
+  }
   if (!current) throw *machine->fault;
   __sanitizer_start_switch_fiber(nullptr, slot->stack, slot->stack_bytes);
   jump(slot->scheduler);
@@ -218,33 +240,43 @@ std::string who(const Access& access) {
   return "block " + std::to_string(access.block) + ", thread " + std::to_string(access.thread);
 }
 
+// Replaces the thread's own earlier access in `list`.
+void remember(std::vector<Access>& list, const Access& mine) {
+  for (Access& other : list)
+    if (other.block == mine.block && other.thread == mine.thread) {
+      other = mine;
+      return;
+    }
+  list.push_back(mine);
+}
+
 void check_cell(Cell& cell, const void* address, unsigned bytes, bool write, bool atomic) {
-  if (!write && !cell.initialised)
-    fail("uninitialised", "reads " + describe(address, bytes) + ", which nothing wrote", current->thread);
-  const bool reads = !write || atomic;
-  if (reads && !cell.initialised)
-    fail("uninitialised", "updates " + describe(address, bytes) + ", which nothing wrote", current->thread);
-  const Access mine{slot->block, current->thread, current->clock[current->thread], atomic};
-  if (cell.has_write && !(atomic && cell.write.atomic) && !ordered(cell.write))
-    fail("race", std::string(write ? "writes " : "reads ") + describe(address, bytes) + ", written by " +
-                     who(cell.write) + " with nothing in between that orders them",
+  if ((!write || atomic) && !cell.initialised)
+    fail("uninitialised", (atomic ? "updates " : "reads ") + describe(address, bytes) + ", which nothing wrote",
          current->thread);
-  if (write) {
-    for (const Access& read : cell.reads)
-      if (!(atomic && read.atomic) && !ordered(read))
-        fail("race", "writes " + describe(address, bytes) + ", read by " + who(read) +
-                         " with nothing in between that orders them",
-             current->thread);
+  const auto races_with = [&](const Access& other, const char* did) {
+    if (!ordered(other))
+      fail("race", (write ? "writes " : "reads ") + describe(address, bytes) + ", " + did + " by " + who(other) +
+                       " with nothing in between that orders them",
+           current->thread);
+  };
+  // Atomics exclude each other, but order nothing: what came before one may still race with what comes after.
+  if (cell.has_write) races_with(cell.write, "written");
+  if (!atomic)
+    for (const Access& other : cell.atomics) races_with(other, "written");
+  if (write)
+    for (const Access& other : cell.reads) races_with(other, "read");
+
+  const Access mine{slot->block, current->thread, current->clock[current->thread]};
+  if (atomic) {
+    remember(cell.atomics, mine);
+  } else if (write) {
     cell.initialised = cell.has_write = true;
     cell.write = mine;
     cell.reads.clear();
+    cell.atomics.clear();
   } else {
-    for (Access& read : cell.reads)
-      if (read.block == mine.block && read.thread == mine.thread) {
-        read = mine;
-        return;
-      }
-    cell.reads.push_back(mine);
+    remember(cell.reads, mine);
   }
 }
 
@@ -547,7 +579,7 @@ void run(const Launch& launch, std::vector<Buffer> buffers, const Kernel& kernel
   Machine run{launch, kernel, {}, launch.blocks, {}, {}, 0, std::mt19937_64(launch.seed), {}, 0};
   for (const Buffer& buffer : buffers) {
     run.regions.push_back({&buffer, {}});
-    if (buffer.writable) run.regions.back().cells.resize(buffer.bytes, Cell{buffer.initialised, false, {}, {}});
+    if (buffer.writable) run.regions.back().cells.resize(buffer.bytes, Cell{buffer.initialised, false, {}, {}, {}});
   }
   if (run.queue.empty())
     for (unsigned block = 0; block < launch.grid; ++block) run.queue.push_back(block);

@@ -42,6 +42,7 @@ FAULTY = {
     "blocks_write_the_same": (NUMBERS, [0.0], {"grid": 2}, "race", "written by block"),
     "plain_total": ([0.0], [1.0], {}, "race", "of numbers"),
     "atomic_beside_plain": ([0.0], [1.0], {}, "race", "of numbers"),
+    "plain_before_two_atomics": ([0.0], [1.0], {"grid": 2}, "race", "of numbers"),
     "endless": (NUMBERS, [0.0], {"max_accesses": 10_000}, "endless", "does not come to an end"),
 }
 

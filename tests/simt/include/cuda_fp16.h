@@ -1,4 +1,4 @@
-// Half precision by its bits; the conversion is the compiler's.
+// Half precision by its bits.
 #pragma once
 
 #include "simt.h"
@@ -8,7 +8,10 @@ struct __half {
 };
 
 inline float __half2float(__half x) {
-  _Float16 value;
-  std::memcpy(&value, &x.bits, sizeof value);
-  return static_cast<float>(value);
+  const int exponent = x.bits >> 10 & 31;
+  const float fraction = static_cast<float>(x.bits & 1023) / 1024;
+  const float magnitude = exponent == 31 ? (fraction > 0 ? NAN : INFINITY)
+                          : exponent == 0 ? std::ldexp(fraction, -14)
+                                          : std::ldexp(1 + fraction, exponent - 15);
+  return x.bits >> 15 ? -magnitude : magnitude;
 }

@@ -29,7 +29,8 @@ struct Launch {
   uint64_t max_accesses = 200'000'000;  // loads and stores after which a kernel counts as endless
 };
 
-// What a device, or one of its checkers, would have found or failed on.
+// What a device, or one of its checkers, would have found or failed on. Stricter than CUDA in one thing: a thread that
+// has returned counts as missing at barriers and in masks.
 struct Fault : std::runtime_error {
   Fault(std::string kind, const std::string& message) : std::runtime_error(message), kind(std::move(kind)) {}
   std::string kind;
