@@ -41,6 +41,7 @@ OP_TOLERANCE = 1e-9
 # Of fp32 arithmetic over thousands of tokens; a method that is worse than this is shown as wrong, without a time.
 PEER_TOLERANCE = 2e-3
 YARDSTICK = "torch.sum of the same bytes"
+MIN_SECONDS = 0.2  # short calls need many to tell them from noise
 OUTPUT = Path(__file__).parents[1] / "build" / "bench.jsonl"
 # H100 SXM's memory bandwidth, for the prediction that a GPU's owner can check.
 H100_GB_PER_S = 3350
@@ -273,18 +274,19 @@ GRPO_PEERS = {
 
 
 def median_seconds(function: Callable[[], object], repeats: int, device: str) -> float:
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(repeats):
+    """Median of at least `repeats` calls, and of as many as fit MIN_SECONDS, after three that are not counted."""
+
+    def once() -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         function()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        return time.perf_counter() - start
+
+    warm = min(once() for _ in range(3))
+    return statistics.median(once() for _ in range(max(repeats, round(MIN_SECONDS / warm))))
 
 
 def worst_error(found: Tensor, truth: Tensor) -> float:
@@ -429,11 +431,15 @@ def _importable(package: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls a row; the median is shown (default: 20)")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="timed calls a row at least; the median is shown (default: 20)"
+    )
     bench = Bench(parser.parse_args().repeats)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     names = {"cpu": machine(), "cuda": torch.cuda.get_device_name() if len(devices) > 1 else ""}
-    print(f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of {bench.repeats}")
+    print(
+        f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of at least {bench.repeats}"
+    )
     for device in devices:
         bench.segment_means(device)
         bench.whole(device)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -131,12 +132,27 @@ def output_to(path: Path) -> Iterator[IO[str]]:
     try:
         yield terminal
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk: what stays buffered goes to the terminal
+                stream.flush()
         for descriptor, stream in zip(saved, (1, 2), strict=True):
             os.dup2(descriptor, stream)
             os.close(descriptor)
         terminal.close()
+
+
+def log_traceback() -> None:
+    """The current exception into the log. A log that cannot take it (its disk is full, say) is given up, so that what
+    cleans up can still print."""
+    try:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def stop_everything(but: int | None = None) -> None:
@@ -228,9 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             problem, status = "interrupted", 130
         except Exception as error:
-            import traceback
-
-            traceback.print_exc()
+            log_traceback()
             problem, status = explain(error), 1
         finally:
             stop_everything(but=watcher.pid)

@@ -91,6 +91,30 @@ def test_full_disk(tiny, tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
+def test_disk_that_fills_during_the_run(tiny, reward_file, tmp_path):
+    place = tmp_path / "filling"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1100m", "tmpfs", str(place)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    folder = place / "run"
+    try:
+        with started(command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000"), folder) as process:
+            with open(place / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
+                while True:
+                    filler.write(bytes(1 << 20))
+            output, _ = process.communicate(timeout=120)
+        message = [line for line in output.splitlines() if line.startswith("error:")]
+        assert process.returncode == 1 and len(message) == 1, output
+        assert "No space left on device" in message[0] and str(folder) in output
+        assert "Traceback" not in output
+        assert (folder / "metrics.jsonl").read_text().startswith('{"step": 1')
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 # In a network of its own, where the two ports there are have been taken.
 TAKE_ALL_PORTS = """
 import socket, subprocess, sys
