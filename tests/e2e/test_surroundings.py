@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,31 +79,28 @@ def test_run_folder_that_holds_a_run(tiny, tmp_path):
     refused(run, "--logger.run_dir", "holds a run already", "--ckpt.load_enable")
 
 
-def test_full_disk(tiny, tmp_path):
-    place = tmp_path / "full"
+@contextlib.contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own."""
     place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        run = finish(command_line(place / "run", tiny, "math-verify", *LENS), place / "run")
-        refused(run, "--logger.run_dir", "MiB are free")
+        yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
 
+def test_full_disk(tiny, tmp_path):
+    with small_disk(tmp_path / "full", "1m") as place:
+        run = finish(command_line(place / "run", tiny, "math-verify", *LENS), place / "run")
+        refused(run, "--logger.run_dir", "MiB are free")
+
+
 def test_disk_that_fills_during_the_run(tiny, reward_file, tmp_path):
-    place = tmp_path / "filling"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1100m", "tmpfs", str(place)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    folder = place / "run"
-    try:
+    with small_disk(tmp_path / "filling", "1100m") as place:
+        folder = place / "run"
         with started(command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000"), folder) as process:
             with open(place / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
                 while True:
@@ -111,8 +111,6 @@ def test_disk_that_fills_during_the_run(tiny, reward_file, tmp_path):
         assert "No space left on device" in message[0] and str(folder) in output
         assert "Traceback" not in output
         assert (folder / "metrics.jsonl").read_text().startswith('{"step": 1')
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 # In a network of its own, where the two ports there are have been taken.

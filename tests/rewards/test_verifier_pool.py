@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("math_verify")
-pytest.importorskip("pebble")
-
 from lens_openrlhf.rewards import pool, shutdown, validate_label, verify_answer
 
 ENDLESS = r"\boxed{9^{9^{9^9}}}"  # one multiplication in C that no Python code can interrupt
