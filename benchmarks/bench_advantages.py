@@ -166,10 +166,15 @@ def by_operator_masked(batch: Batch) -> Tensor:
     return segment_mean(batch.logprobs, batch.cu_seqlens, batch.all_tokens).mean_logprob
 
 
+def by_operator_padded(batch: Batch) -> Tensor:
+    return segment_mean(batch.padded, None, batch.mask).mean_logprob
+
+
 # name: (function, package it needs, layout)
 SEGMENT_METHODS = {
     "lens_openrlhf": (by_operator, None, "packed"),
     "lens_openrlhf, with a mask": (by_operator_masked, None, "packed; one more byte a token"),
+    "lens_openrlhf, padded": (by_operator_padded, None, "padded, half as much again and a mask to read"),
     "torch index_add": (by_index_add, None, "packed"),
     "torch scatter_reduce": (by_scatter_reduce, None, "packed"),
     "torch segment_reduce": (by_segment_reduce, None, "packed"),

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "group_advantages.h"
+#include "huge_pages.h"
 #include "schemas.h"
 #include "segment_mean.h"
 
@@ -55,6 +56,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advanta
   GroupInputs in;
   GroupOutputs out;
   GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, in, out);
+  for (double* output : {out.advantage, out.calibrated_reward, out.confidence})
+    advise_huge_pages(output, mean_logprob.size(0) * static_cast<int64_t>(sizeof(double)));
   const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty};
   Tensor status = torch::stable::new_empty(mean_logprob, {1}, ScalarType::Long);
   const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;

@@ -50,7 +50,8 @@ namespace simd {
 
 enum class Level { kBaseline, kAvx2, kAvx512 };
 
-// The best instruction set of this processor; LENS_CPU_LEVEL=baseline|avx2|avx512 sets a bound.
+// The best instruction set of this processor; LENS_CPU_LEVEL=baseline|avx2|avx512 sets a bound (extension.py refuses
+// other values).
 inline Level level() {
   static const Level best = [] {
     Level found = Level::kBaseline;

@@ -63,7 +63,28 @@ def _check(
         raise ValueError(f"{name}: is on {tensor.device}, the other tensors on {like.device}")
     if size is not None and tensor.shape[0] != size:
         raise ValueError(f"{name}: expected {size} elements, got {tensor.shape[0]}")
-    return tensor.detach().contiguous()
+    return (tensor.detach() if tensor.requires_grad else tensor).contiguous()
+
+
+def _packed(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str):
+    """(values, cu_seqlens, mask) as the operator takes them: a padded batch is a packed one whose responses are all as
+    long as its rows, and nothing is copied if it is contiguous."""
+    if not isinstance(values, Tensor) or values.dim() != 2:
+        if cu_seqlens is None:
+            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"cu_seqlens: is None, which means padded {name} of shape [N, A], but got {shape}")
+        return values, cu_seqlens, mask
+    if cu_seqlens is not None:
+        raise ValueError(
+            f"{name}: shape {tuple(values.shape)} is a padded batch, for which cu_seqlens must be None; packed values "
+            "have 1 dimension"
+        )
+    rows, width = values.shape
+    if isinstance(mask, Tensor):
+        if mask.shape != values.shape:
+            raise ValueError(f"mask: expected shape {tuple(values.shape)} like {name}, got {tuple(mask.shape)}")
+        mask = mask.reshape(-1)
+    return values.reshape(-1), torch.arange(rows + 1, device=values.device) * width, mask
 
 
 def _check_offsets(offsets: Tensor, name: str, of: str, like: Tensor) -> Tensor:
@@ -125,7 +146,8 @@ def _raise_group(status: int, inputs: dict[str, Tensor], cu_groups: Tensor) -> N
     raise ValueError(f"{name}: response {index} is {inputs[name][index].item()!r}, {problem}")
 
 
-def _segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name: str):
+def _segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str):
+    values, cu_seqlens, mask = _packed(values, cu_seqlens, mask, name)
     values = _check(values, name, FLOAT_DTYPES)
     cu_seqlens = _check_offsets(cu_seqlens, "cu_seqlens", f"{values.shape[0]} tokens", values)
     if mask is not None:
@@ -134,16 +156,17 @@ def _segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name:
     return _ops.segment_mean(values, cu_seqlens, mask), (values, cu_seqlens, mask, name)
 
 
-def segment_mean(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None = None) -> SegmentMean:
+def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = None) -> SegmentMean:
     """Mean log-probability over each response's action tokens.
 
-    Accumulates in float64 by one fixed summation tree, so the bits depend on a response's own values alone.
+    Accumulates in float64 by one fixed summation tree, so the bits depend on a response's own values and mask alone.
 
     Args:
         values: [T] packed log-probabilities in nats, float32, float64, bfloat16 or float16. -inf is legal; a
-            value in (0, 1e-3] counts as 0.
-        cu_seqlens: [N+1] int32 or int64; response i is `values[cu_seqlens[i]:cu_seqlens[i+1]]`.
-        mask: [T] bool or integer, true at action tokens; tokens of tool output, say, are left out. None: all.
+            value in (0, 1e-3] counts as 0. Or [N, A], a response a row with padding, read in place if contiguous.
+        cu_seqlens: [N+1] int32 or int64; response i is `values[cu_seqlens[i]:cu_seqlens[i+1]]`. None if padded.
+        mask: bool or integer of values' shape, true at action tokens; padding and tokens of tool output, say, are
+            left out and may hold anything. None: all.
 
     Raises:
         ValueError: naming the tensor, the response and the value, for NaN, +inf or positive log-probabilities,
@@ -211,7 +234,7 @@ def group_advantages(
 
 def lens_advantages(
     logprobs: Tensor,
-    cu_seqlens: Tensor,
+    cu_seqlens: Tensor | None,
     correctness: Tensor,
     cu_groups: Tensor,
     config: LensConfig | None = None,
@@ -219,7 +242,7 @@ def lens_advantages(
     rewards: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> LensAdvantages:
-    """Packed log-probabilities to LENS advantages: :func:`segment_mean`, then :func:`group_advantages`.
+    """Packed or padded log-probabilities to LENS advantages: :func:`segment_mean`, then :func:`group_advantages`.
 
     On CUDA it synchronises once, to read the status.
     """

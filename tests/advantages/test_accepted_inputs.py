@@ -59,3 +59,33 @@ def test_strided_inputs_give_the_same_and_none_is_modified():
         for name, tensor in before.items():
             assert_same_bits(dense[name], tensor)
             assert_same_bits(strided[name], tensor)
+
+
+def test_inputs_that_overlap_in_memory():
+    """Repeated elements, windows over one buffer, and one buffer for several arguments; all are only read."""
+    one = doubles(-0.5).expand(8)
+    assert segment_mean(one, torch.tensor([0, 3, 8])).mean_logprob.tolist() == [-0.5, -0.5]
+
+    buffer = -torch.arange(1.0, 7.0)
+    windows = buffer.as_strided((4, 3), (1, 1))
+    assert segment_mean(windows, None).mean_logprob.tolist() == [-2, -3, -4, -5]
+    assert segment_mean(windows, None, torch.tensor([True, False, True]).expand(4, 3)).lengths.tolist() == [2] * 4
+
+    shared = torch.tensor([0, 1, 2, 3])
+    result = group_advantages(doubles(-1, -2, -3), shared[1:], doubles(0).expand(3), shared[::3], LensConfig())
+    apart = group_advantages(
+        doubles(-1, -2, -3), torch.tensor([1, 2, 3]), doubles(0, 0, 0), torch.tensor([0, 3]), LensConfig()
+    )
+    for a, b in zip(result, apart, strict=True):
+        assert_same_bits(a, b)
+
+    outcome = doubles(0, 1, 0)
+    same = group_advantages(
+        doubles(-1, -2, -3), torch.tensor([1, 1, 1]), outcome, torch.tensor([0, 3]), LensConfig(), rewards=outcome
+    )
+    for a, b in zip(
+        same,
+        group_advantages(doubles(-1, -2, -3), torch.tensor([1, 1, 1]), outcome, torch.tensor([0, 3]), LensConfig()),
+        strict=True,
+    ):
+        assert_same_bits(a, b)

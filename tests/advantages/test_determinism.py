@@ -82,3 +82,11 @@ def test_every_half_is_converted_exactly():
         values = values[values.double() <= 0]  # what is no log-probability is refused elsewhere
         found = ops.segment_mean(values, torch.arange(len(values) + 1)).mean_logprob
         assert torch.equal(found, values.double())
+
+
+def test_an_unknown_instruction_set_is_refused():
+    program = "import lens_openrlhf.advantages"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "LENS_CPU_LEVEL": "avx1024"}, capture_output=True, text=True
+    )
+    assert done.returncode and "LENS_CPU_LEVEL='avx1024': expected baseline, avx2, avx512" in done.stderr

@@ -47,6 +47,15 @@ def test_equals_the_reference_and_the_cpu(dtype, config, masked):
         ), name
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_padded_batch_equals_the_cpu(dtype):
+    values, _, correctness, cu_groups, mask = make(dtype)
+    values, mask = values[: 64 * 2000].view(64, 2000), mask[: 64 * 2000].view(64, 2000)
+    found = lens_advantages(values.cuda(), None, correctness.cuda(), cu_groups.cuda(), mask=mask.cuda())
+    expected = lens_advantages(values, None, correctness, cu_groups, mask=mask)
+    assert torch.equal(found.advantage.cpu(), expected.advantage)
+
+
 def raw(values, cu_seqlens, correctness, cu_groups):
     """The raw operators, which never wait for the device."""
     ops = torch.ops.lens_openrlhf
