@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -25,15 +26,18 @@ def _train(argv: Sequence[str]) -> int:
     return train(argv)
 
 
-def _doctor(argv: Sequence[str]) -> int:
-    from .doctor import main as doctor
-
-    return doctor(argv)
+def _command(module: str) -> Callable[[Sequence[str]], int]:
+    """`main` of a module, imported when the command is called: each needs packages that others do not."""
+    return lambda argv: import_module(module, __package__).main(argv)
 
 
 COMMANDS = {
     "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
-    "doctor": (_doctor, "what is installed, what will run, and how to mend what will not"),
+    "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
+    "compare": (_command(".experiments.compare"), "train arms over seeds on equal terms, and their table"),
+    "report": (_command(".reporting.command"), "figures of one or many runs as a page, or live"),
+    "simulate": (_command(".experiments.tabular"), "the mechanism in seconds: LENS and GRPO on a table of answers"),
+    "doctor": (_command(".doctor"), "what is installed, what will run, and how to mend what will not"),
 }
 
 

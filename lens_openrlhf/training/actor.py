@@ -24,6 +24,7 @@ from .experience import ROLLOUT_INDEX
 from .metrics import group_metrics
 from .options import lens_config
 from .run_log import RunLog
+from .samples import advantage_columns
 
 # Columns of a gathered row, float64.
 INDEX, MEAN_LOGPROB, LENGTH, CORRECTNESS, REWARD = range(5)
@@ -102,9 +103,10 @@ def gather_rows(rows: Tensor, error: str, group: dist.ProcessGroup | None) -> Ga
 
 
 def advantages_of_rows(
-    gathered: Gathered, config: LensConfig, samples_per_prompt: int
-) -> tuple[Tensor, dict[str, float | None]]:
-    """Advantages [N] float64 of the gathered rows, in their order, and the step's metrics."""
+    gathered: Gathered, config: LensConfig, samples_per_prompt: int, clip_range: tuple[float, float]
+) -> tuple[Tensor, dict[str, float | None], dict[str, list]]:
+    """Advantages [N] float64 of the gathered rows, in their order and clipped, the step's metrics, and what
+    samples/ keeps of every answer."""
     rows = gathered.rows
     if len(rows) == 0:
         raise ValueError("the replay buffer is empty on every rank")
@@ -123,17 +125,18 @@ def advantages_of_rows(
     correctness, rewards = ordered[:, CORRECTNESS].contiguous(), ordered[:, REWARD].contiguous()
     result = group_advantages(ordered[:, MEAN_LOGPROB], lengths, correctness, cu_groups, config, rewards=rewards)
     metrics = group_metrics(result, lengths, correctness, rewards, cu_groups)
-    advantage = torch.empty_like(result.advantage)
-    advantage[order] = result.advantage
-    return advantage, metrics
+    clipped = result.advantage.clamp(*clip_range)
+    advantage = torch.empty_like(clipped)
+    advantage[order] = clipped
+    return advantage, metrics, advantage_columns(index, rewards, clipped, result, cu_groups)
 
 
-def set_advantages(items: list[Experience], advantage: Tensor, clip_range: tuple[float, float]) -> None:
+def set_advantages(items: list[Experience], advantage: Tensor) -> None:
     """Replace OpenRLHF's placeholder advantages by `advantage` [len(items)], on every action token.
 
     Tensors are replaced, never written to: those that come through Ray can be read-only.
     """
-    values = advantage.clamp(*clip_range).float().cpu()
+    values = advantage.float().cpu()
     for item, value in zip(items, values, strict=True):
         item.advantages = torch.where(item.action_mask.bool(), value, torch.zeros(()))
         item.returns = item.advantages
@@ -155,6 +158,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         self.config = lens_config(strategy.args)
+        self.columns = None
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         run_log = RunLog(strategy.args.logger.run_dir)
         run_log.event("ready", where=f"LensPolicyModel {dist.get_rank()}", pid=os.getpid())
@@ -177,8 +181,10 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         except ValueError as fault:
             error = str(fault)
         gathered = gather_rows(rows, error, self.strategy.ds_device_mesh["dp"].get_group())
-        advantage, metrics = advantages_of_rows(gathered, self.config, args.rollout.n_samples_per_prompt)
-        set_advantages(buffer.items, advantage[gathered.mine], args.reward.clip_range)
+        advantage, metrics, self.columns = advantages_of_rows(
+            gathered, self.config, args.rollout.n_samples_per_prompt, args.reward.clip_range
+        )
+        set_advantages(buffer.items, advantage[gathered.mine])
         metrics["lens/dropped_samples"] = float(dropped_samples(args, gathered.counts))
         metrics["lens/seconds"] = time.perf_counter() - start
         return metrics
@@ -186,6 +192,11 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     def fit(self, kl_ctl: float = 0):
         metrics = self.compute_advantages() if self.config else {}
         return super().fit(kl_ctl) | metrics
+
+    def take_columns(self) -> dict[str, list] | None:
+        """What samples/ keeps of the last update's answers, the same on every rank; None without LENS."""
+        columns, self.columns = self.columns, None
+        return columns
 
 
 LensPolicyModelActor = ray.remote(num_gpus=1)(LensPolicyModel)

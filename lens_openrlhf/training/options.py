@@ -72,8 +72,35 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default="progress",
         help="progress: a line a step, everything else goes to train.log in the run folder; full: everything here too",
     )
+    group.add_argument(
+        "--logger.sample_prompts",
+        type=int,
+        default=4,
+        help="of so many prompts a step the texts of all answers are kept in samples/, numbers of every answer; "
+        "-1 keeps nothing (default: 4)",
+    )
     group.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
     group.add_argument("--eval.at_end", action="store_true", help="also evaluate after the last step")
+    group.add_argument(
+        "--eval.k",
+        type=int,
+        nargs="+",
+        default=None,
+        help="report Pass@k for these k (default: the powers of two up to --eval.n_samples_per_prompt)",
+    )
+    group.add_argument(
+        "--eval.max_samples",
+        type=int,
+        default=None,
+        help="evaluate on so many prompts (default: all; --data.max_samples cuts the training data alone)",
+    )
+    group.add_argument(
+        "--eval.split_by",
+        nargs="+",
+        default=None,
+        help="columns of --eval.dataset to report Pass@k by (default: those of level, source, datasource, type that "
+        "it has)",
+    )
 
 
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
@@ -198,6 +225,7 @@ class LensArgumentParser(argparse.ArgumentParser):
         if not values["vllm.num_engines"]:
             _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
         self._check_batches(values)
+        self._check_evaluation(values)
         self._name_run(values, given)
         # Ray gives every process its device; the launcher's rank says nothing about them.
         values["local_rank"] = -1
@@ -223,6 +251,22 @@ class LensArgumentParser(argparse.ArgumentParser):
                 f"--train.batch_size {batch}: is not a multiple of --train.micro_batch_size {micro} x {ranks} "
                 "data-parallel ranks"
             )
+
+    @staticmethod
+    def _check_evaluation(values: dict) -> None:
+        samples = values["eval.n_samples_per_prompt"]
+        for k in values["eval.k"] or ():
+            if not 1 <= k <= samples:
+                _fail(
+                    f"--eval.k {k}: is not between 1 and the {samples} answers of --eval.n_samples_per_prompt; sample "
+                    "more, or leave it out"
+                )
+        if values["eval.max_samples"] is not None and values["eval.max_samples"] < 1:
+            _fail(f"--eval.max_samples {values['eval.max_samples']}: use at least 1, or leave it out to use all")
+        if not values["eval.dataset"]:
+            for name in ("eval.at_start", "eval.at_end", "eval.k", "eval.split_by", "eval.max_samples"):
+                if values[name]:
+                    _fail(f"--{name}: has no effect without --eval.dataset; name the held-out prompts")
 
     @staticmethod
     def _name_run(values: dict, given: set[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,8 +82,8 @@ def _check_rows(option: str, path: Path, keys: dict[str, str], text_key: str | N
         raise OptionError(f"{option} {path}: the file is empty")
 
 
-def _check_dataset(option: str, names: str, args: SimpleNamespace) -> None:
-    keys = {args.data.input_key: "--data.input_key"}
+def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequence[str] = ()) -> None:
+    keys = {args.data.input_key: "--data.input_key"} | {column: "--eval.split_by" for column in columns}
     if args.data.label_key:
         keys[args.data.label_key] = "--data.label_key"
     text_key = args.data.label_key if str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) else None
@@ -141,7 +141,7 @@ def check_surroundings(args: SimpleNamespace) -> None:
     _check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
     _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
     if args.eval.dataset:
-        _check_dataset("--eval.dataset", args.eval.dataset, args)
+        _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())
     for url in args.reward.remote_url or []:
         if url.endswith(".py") and not Path(url).is_file():
             raise OptionError(f"--reward.remote_url {url}: no such file")

@@ -52,8 +52,6 @@ class LensSamplesGenerator(SamplesGenerator):
         require_scores(self._last_eval)
         return self._last_eval
 
-    def take_eval_scores(self, n_samples: int) -> list[list[float]]:
-        """Correctness of the last evaluation's answers, one list a prompt."""
-        scores = [float(sample.scores) for sample in self._last_eval]
-        self._last_eval = []
-        return [scores[i : i + n_samples] for i in range(0, len(scores), n_samples)]
+    def take_eval_samples(self) -> list[Experience]:
+        samples, self._last_eval = self._last_eval, []
+        return samples

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,9 @@ class RunLog:
         numbers = {k: v for k, v in status.items() if k != "generated_samples"}
         self._append(METRICS, {"step": step, "time": time.time(), **numbers})
 
-    def evaluation(self, step: int, scores: Sequence[Sequence[float]], logs: dict) -> None:
-        """Correctness of every answer, one list a prompt, and OpenRLHF's evaluation metrics."""
-        self._append(EVALUATIONS, {"step": step, "time": time.time(), "scores": scores, **logs})
+    def evaluation(self, step: int, record: dict, logs: dict) -> None:
+        """An evaluation (evaluation.evaluation_record), and OpenRLHF's evaluation metrics."""
+        self._append(EVALUATIONS, {"step": step, "time": time.time(), **record, **logs})
 
     def event(self, name: str, **facts: Any) -> None:
         """Something that happened: a process that took up its work, the beginning of an evaluation.

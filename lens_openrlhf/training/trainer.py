@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 import openrlhf.trainer.ppo_trainer_async as async_module
 import ray
+import torch
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
 
+from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker
 from .rollout import LensSamplesGenerator
 from .run_log import RunLog
+from .samples import write_samples
 
 
 def _plain_class(actor_class):
@@ -20,7 +25,8 @@ def _plain_class(actor_class):
 
 
 class _Recorded:
-    """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences and a line a step in metrics.jsonl."""
+    """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences, a line a step in metrics.jsonl, and the
+    step's answers in samples/."""
 
     last_step = 0
 
@@ -38,6 +44,22 @@ class _Recorded:
             )
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
+    def train_step(self, rollout_samples, global_step):
+        status, step = super().train_step(rollout_samples, global_step)
+        text_prompts = self.args.logger.sample_prompts
+        if text_prompts >= 0:
+            columns = ray.get(self.actor_model_group.async_run_method(method_name="take_columns"))[0]
+            write_samples(
+                self.args.logger.run_dir,
+                step,
+                rollout_samples,
+                columns,
+                self.tokenizer,
+                self.args.rollout.n_samples_per_prompt,
+                text_prompts,
+            )
+        return status, step
+
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         self.last_step = global_step
         self.run_log.step(global_step, logs_dict or {})
@@ -51,31 +73,60 @@ class _Recorded:
                 self._close_trackers.append(tracker.close)
                 tracker.close = lambda: None
 
+    def _track_evaluation(self, step: int, logs: dict) -> None:
+        for tracker in (self.wandb_logger, self.tensorboard_logger):
+            if tracker:
+                tracker.log_eval(step, logs)
+
     def _finish_trackers(self) -> None:
         for close in self._close_trackers:
             close()
 
 
-class LensPPO(_Recorded, _plain_class(PPOTrainer)):
-    """The synchronous trainer."""
+class _Evaluating:
+    """What our trainers add to the side that samples: evaluations on all held-out prompts, recorded in their order."""
 
-    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
-        super().__init__(pretrain, strategy, *groups, **generate_kwargs)
+    def _set_up_sampling(self, strategy, tokenizer, vllm_engines) -> None:
+        self.run_log = RunLog(self.args.logger.run_dir)
+        self.evaluation_set = evaluation_set(strategy, tokenizer)
+        # OpenRLHF's has been cut to --data.max_samples.
+        self.eval_dataloader = self.evaluation_set and self.evaluation_set.dataloader
         self.samples_generator = LensSamplesGenerator(
             strategy=strategy,
             prompts_dataloader=self.prompts_dataloader,
             eval_dataloader=self.eval_dataloader,
-            tokenizer=self.tokenizer,
-            vllm_engines=self.vllm_engines,
+            tokenizer=tokenizer,
+            vllm_engines=vllm_engines,
         )
-        self._set_up()
         self.run_log.event("steps", total=planned_steps(self.args, len(self.prompts_dataloader)))
 
+    def _recorded_evaluation(self, step: int, evaluate: Callable[[], dict]) -> tuple[dict, dict]:
+        """OpenRLHF's evaluation metrics, and every Pass@k by name."""
+        self.run_log.event("evaluating", step=step)
+        started = time.monotonic()
+        logs = evaluate()
+        answers = self.evaluation_set.in_order(
+            self.samples_generator.take_eval_samples(), self.args.eval.n_samples_per_prompt
+        )
+        record = evaluation_record(answers, self.evaluation_set.splits, self.args.eval.k)
+        self.run_log.evaluation(step, {"seconds": time.monotonic() - started, **record}, logs)
+        return logs, tracked(record)
+
+
+class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
+    """The synchronous trainer."""
+
+    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
+        seed_data_order(strategy.args.train.seed)
+        super().__init__(pretrain, strategy, *groups, **generate_kwargs)
+        self._set_up_sampling(strategy, self.tokenizer, self.vllm_engines)
+        self._set_up()
+
     def evaluate(self, global_step, **generate_kwargs):
-        self.run_log.event("evaluating", step=global_step)
-        logs = super().evaluate(global_step, **generate_kwargs)
-        scores = self.samples_generator.take_eval_scores(generate_kwargs["n_samples_per_prompt"])
-        self.run_log.evaluation(global_step, scores, logs)
+        logs, more = self._recorded_evaluation(
+            global_step, lambda: super(LensPPO, self).evaluate(global_step, **generate_kwargs)
+        )
+        self._track_evaluation(global_step, more)
         return logs
 
     def _evaluate_now(self, global_step: int) -> None:
@@ -96,30 +147,18 @@ class LensPPO(_Recorded, _plain_class(PPOTrainer)):
         self._finish_trackers()
 
 
-class LensGenerateSamples(_plain_class(GenerateSamplesActor)):
+class LensGenerateSamples(_Evaluating, _plain_class(GenerateSamplesActor)):
     """The asynchronous trainer's sampling side."""
 
     def __init__(self, pretrain, strategy, vllm_engines, **kwargs):
+        seed_data_order(strategy.args.train.seed)
         super().__init__(pretrain, strategy, vllm_engines, **kwargs)
-        self.samples_generator = LensSamplesGenerator(
-            strategy=strategy,
-            prompts_dataloader=self.prompts_dataloader,
-            eval_dataloader=self.eval_dataloader,
-            tokenizer=self.samples_generator.tokenizer,
-            vllm_engines=vllm_engines,
-        )
-        self.run_log = RunLog(self.args.logger.run_dir)
+        self._set_up_sampling(strategy, self.samples_generator.tokenizer, vllm_engines)
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
-        self.run_log.event("steps", total=planned_steps(self.args, len(self.prompts_dataloader)))
 
     def _run_eval(self):
-        step = max(self._last_eval_step, 0)
-        self.run_log.event("evaluating", step=step)
-        logs = super()._run_eval()
-        self.run_log.evaluation(
-            step, self.samples_generator.take_eval_scores(self.args.eval.n_samples_per_prompt), logs
-        )
-        return logs
+        logs, more = self._recorded_evaluation(max(self._last_eval_step, 0), super()._run_eval)
+        return logs | more
 
     def evaluate(self, global_step: int) -> dict | None:
         """OpenRLHF's evaluation metrics now, or None where there is nothing to evaluate or it was done already."""
@@ -141,9 +180,7 @@ class LensTraining(_Recorded, _plain_class(TrainingActor)):
         return self.last_step
 
     def log_evaluation(self, step: int, logs: dict | None) -> None:
-        for tracker in (self.wandb_logger, self.tensorboard_logger):
-            if tracker and logs:
-                tracker.log_eval(step, logs)
+        self._track_evaluation(step, logs or {})
 
     def finish(self) -> None:
         self._finish_trackers()
@@ -171,6 +208,11 @@ class LensPPOAsync(_plain_class(PPOTrainerAsync)):
         if self.settings.eval.at_end:
             self._evaluate_now(ray.get(self.trainer_actor.get_last_step.remote()))
         ray.get(self.trainer_actor.finish.remote())
+
+
+def seed_data_order(seed: int) -> None:
+    """OpenRLHF seeds the process that shuffles the prompts with nothing, so that every seed had the same order."""
+    torch.manual_seed(seed)
 
 
 def planned_steps(args, prompts: int) -> int:

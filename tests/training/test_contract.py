@@ -152,6 +152,34 @@ def test_trainers_build_what_ours_replace():
     assert issubclass(plain(TrainingActor), BasePPOTrainer)
 
 
+def test_a_step_ends_in_its_status_and_number():
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer
+    from openrlhf.trainer.ray.launcher import RayActorGroup
+
+    assert parameters(BasePPOTrainer.train_step) == ["self", "rollout_samples", "global_step"]
+    assert "return status, global_step + 1" in inspect.getsource(BasePPOTrainer.train_step), "_Recorded overrides this"
+    assert parameters(RayActorGroup.async_run_method) == ["self", "method_name", "args", "kwargs"]
+
+
+def test_evaluation_prompts_are_made_as_ours_are():
+    from openrlhf.datasets import PromptDataset
+    from openrlhf.datasets.utils import blending_datasets
+    from openrlhf.trainer.ppo_trainer import prepare_datasets
+
+    source = inspect.getsource(prepare_datasets)
+    assert "args.eval.dataset" in source and "dataset_split=args.eval.split" in source
+    assert "min(args.data.max_samples, len(eval_data))" in source, "evaluation.evaluation_set exists to undo this cut"
+    assert parameters(PromptDataset.__init__)[:5] == ["self", "dataset", "tokenizer", "strategy", "input_template"]
+    assert "self.prompts.append(prompt)" in inspect.getsource(PromptDataset.__init__)
+    assert parameters(blending_datasets)[:3] == ["datasets", "probabilities", "strategy"]
+
+
+def test_nobody_seeds_the_trainers_process():
+    seeding = {str(path) for path, text in openrlhf_sources().items() if "set_seed(" in text or "manual_seed(" in text}
+    expected = {"utils/deepspeed/deepspeed.py", "utils/distributed_sampler.py"}
+    assert seeding == expected, "trainer.seed_data_order seeds it because OpenRLHF does not"
+
+
 def test_mesh_and_moving_average_are_where_the_cpu_runtime_patches_them():
     import openrlhf.utils.deepspeed.deepspeed as strategy
 

@@ -55,6 +55,9 @@ def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
         (["--vllm.num_engines", "0"], ["--vllm.num_engines"]),
         (["--actor.model_name_or_path", ""], ["--actor.model_name_or_path"]),
         (["--data.prompt_dataset", ""], ["--data.prompt_dataset"]),
+        (["--eval.at_end"], ["--eval.at_end", "--eval.dataset"]),
+        (["--eval.dataset", "e.jsonl", "--eval.k", "1", "8"], ["--eval.k 8", "4 answers", "n_samples_per_prompt"]),
+        (["--eval.dataset", "e.jsonl", "--eval.max_samples", "0"], ["--eval.max_samples 0", "at least 1"]),
     ],
 )
 def test_refusals_name_the_option_and_the_remedy(parse, more, names):

@@ -17,12 +17,12 @@ def fill(folder, steps=10):
     folder.mkdir(exist_ok=True)
     log = RunLog(folder)
     log.event("steps", total=steps)
-    log.evaluation(0, [[1.0, 0.0], [0.0, 0.0]], {"eval_default_pass1": 0.25})
+    log.evaluation(0, {"scores": [[1.0, 0.0], [0.0, 0.0]]}, {"eval_default_pass1": 0.25})
     for step in range(1, steps + 1):
         log.step(
             step, {"rollout/reward_mean": step / steps, "lens/negative_groups": 1 - step / steps, "policy_loss": 0.1}
         )
-    log.evaluation(steps, [[1.0, 1.0], [0.0, 1.0]], {"eval_default_pass1": 0.75})
+    log.evaluation(steps, {"scores": [[1.0, 1.0], [0.0, 1.0]]}, {"eval_default_pass1": 0.75})
 
 
 def test_records_are_json_lines_without_nan(tmp_path):
