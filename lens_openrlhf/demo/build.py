@@ -14,7 +14,7 @@ from .tasks import Question, make_questions
 from .warm_start import WarmStart, train
 
 KEY_FILE = "warm_start_key.txt"
-
+WARM_START_SOURCES = ("tasks.py", "tokenizer.py", "warm_start.py")
 
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 2048, 128
 
@@ -41,8 +41,8 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     settings = warm_start or WarmStart()
     paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
-    _write_questions(paths.train, make_questions(train_prompts, heldout=False, seed=seed))
-    _write_questions(paths.heldout, make_questions(heldout_prompts, heldout=True, seed=seed))
+    write_rows(paths.train, question_rows(make_questions(train_prompts, heldout=False, seed=seed)))
+    write_rows(paths.heldout, question_rows(make_questions(heldout_prompts, heldout=True, seed=seed)))
     key = cache_key(settings, seed)
     if not is_cached(paths.model, key):
         print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
@@ -51,10 +51,10 @@ def prepare(
 
 
 def cache_key(settings: WarmStart, seed: int) -> str:
-    """A digest of all that decides the warm start: its settings, the seed and this package's source."""
+    """A digest of all that decides the warm start: its settings, the seed and the source behind it."""
     digest = hashlib.sha256(json.dumps([asdict(settings), seed]).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    for name in WARM_START_SOURCES:
+        digest.update(name.encode() + b"\0" + Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()
 
 
@@ -78,12 +78,13 @@ def _train_and_move(model: Path, settings: WarmStart, seed: int, key: str) -> No
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_questions(path: Path, questions: list[Question]) -> None:
-    """One JSON object a line, under the keys that OpenRLHF's prompt dataset reads."""
-    lines = [
-        json.dumps({"prompt": question.prompt, "label": question.label, "datasource": question.skill}) + "\n"
-        for question in questions
-    ]
+def question_rows(questions: list[Question]) -> list[dict]:
+    """Under the keys that OpenRLHF's prompt dataset reads."""
+    return [{"prompt": q.prompt, "label": q.label, "datasource": q.skill} for q in questions]
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """One JSON object a line; the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("".join(lines))
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(beside, path)

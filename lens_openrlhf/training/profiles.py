@@ -1,7 +1,8 @@
 """Profiles: named sets of options, one file each in examples/scripts/profiles/, for `--profile NAME`.
 
 A file holds options as they stand on a command line, over as many lines as one likes; # begins a comment.
-`${package}` is the folder of lens_openrlhf; `${demo}` the tiny profile's model and questions, made on first use.
+`${package}` is the folder of lens_openrlhf; `${demo}` and `${smollm2}` hold the model and the questions of these
+profiles, made on first use.
 Options given after --profile come later and so win.
 """
 
@@ -35,6 +36,21 @@ def _demo() -> str:
     return str(folder)
 
 
+def _smollm2() -> str:
+    from ..demo.smollm2 import MissingPackage, prepare
+
+    folder = cache_folder() / "smollm2"
+    try:
+        prepare(folder)
+    except MissingPackage as error:
+        raise ProfileError(str(error)) from None
+    return str(folder)
+
+
+# ${name} in a profile: the folder that its function makes on first use.
+FOLDERS = {"demo": _demo, "smollm2": _smollm2}
+
+
 def find(name: str) -> Path:
     """File of a profile: a name in the profiles folder, or a path."""
     path = Path(name) if name.endswith(".args") else FOLDER / f"{name}.args"
@@ -60,11 +76,11 @@ def expand(argv: Sequence[str]) -> list[str]:
     rest = argv[:at] + argv[at + 2 :]
     text = find(name).read_text()
     values = {"package": str(PACKAGE)}
-    # --help needs no model.
-    if "${demo}" in text and not {"-h", "--help"} & set(rest):
-        values["demo"] = _demo()
-    else:
-        values["demo"] = "${demo}"
+    for variable, make in FOLDERS.items():
+        placeholder = f"${{{variable}}}"
+        # --help needs no model.
+        needed = placeholder in text and not {"-h", "--help"} & set(rest)
+        values[variable] = make() if needed else placeholder
     try:
         words = shlex.split(Template(text).substitute(values), comments=True)
     except (KeyError, ValueError) as error:
