@@ -10,13 +10,13 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .tasks import Question, make_questions
+from .tasks import Question, level, make_habits, make_questions
 from .warm_start import WarmStart, train
 
 KEY_FILE = "warm_start_key.txt"
 WARM_START_SOURCES = ("tasks.py", "tokenizer.py", "warm_start.py")
 
-TRAIN_PROMPTS, HELDOUT_PROMPTS = 2048, 128
+TRAIN_PROMPTS, HELDOUT_PROMPTS = 2048, 1024
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     settings = warm_start or WarmStart()
     paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
-    write_rows(paths.train, question_rows(make_questions(train_prompts, heldout=False, seed=seed)))
-    write_rows(paths.heldout, question_rows(make_questions(heldout_prompts, heldout=True, seed=seed)))
+    write_rows(paths.train, question_rows(make_questions(train_prompts, heldout=False, seed=seed), seed))
+    write_rows(paths.heldout, question_rows(make_questions(heldout_prompts, heldout=True, seed=seed), seed))
     key = cache_key(settings, seed)
     if not is_cached(paths.model, key):
         print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
@@ -78,9 +78,10 @@ def _train_and_move(model: Path, settings: WarmStart, seed: int, key: str) -> No
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def question_rows(questions: list[Question]) -> list[dict]:
-    """Under the keys that OpenRLHF's prompt dataset reads."""
-    return [{"prompt": q.prompt, "label": q.label, "datasource": q.skill} for q in questions]
+def question_rows(questions: list[Question], seed: int) -> list[dict]:
+    """Under the keys that OpenRLHF's prompt dataset reads, and the level of difficulty to the warm-started model."""
+    habits = make_habits(seed)
+    return [{"prompt": q.prompt, "label": q.label, "datasource": q.skill, "level": level(q, habits)} for q in questions]
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -31,6 +31,8 @@ HABIT_LEVELS: dict[str, tuple[tuple[float, float], ...]] = {
     SUBTRACTION: ((0.30, 0.90), (0.30, 0.30), (0.15, 0.03), (0.25, 0.005)),
 }
 
+LEVEL_BOUNDS = (0.5, 0.1, 0.02, 0.004)
+
 Habits = dict[tuple[str, int, int], float]
 
 
@@ -137,6 +139,12 @@ def chance_right(question: Question, habits: Habits) -> float:
             chance *= habits[question.skill, x, y]
         carry = int(needed)
     return chance
+
+
+def level(question: Question, habits: Habits) -> int:
+    """1 to 5, the harder the less often demonstrations of the question are right."""
+    chance = chance_right(question, habits)
+    return 1 + sum(chance < bound for bound in LEVEL_BOUNDS)
 
 
 def _columns(first: int, second: int) -> list[tuple[int, int]]:

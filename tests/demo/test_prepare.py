@@ -29,8 +29,8 @@ def test_question_files_have_the_keys_that_openrlhf_reads(prepared):
     for path, count in ((prepared.train, 20), (prepared.heldout, 10)):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(rows) == count
-        assert all(set(row) == {"prompt", "label", "datasource"} for row in rows)
-        assert all(row["label"] == str(int(row["label"])) for row in rows)
+        assert all(set(row) == {"prompt", "label", "datasource", "level"} for row in rows)
+        assert all(row["label"] == str(int(row["label"])) and row["level"] in range(1, 6) for row in rows)
 
 
 def test_saved_model_reloads_with_the_same_logits(tmp_path, monkeypatch):

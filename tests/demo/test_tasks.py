@@ -13,6 +13,7 @@ from lens_openrlhf.demo.tasks import (
     Question,
     chance_right,
     demonstrate,
+    level,
     make_habits,
     make_questions,
 )
@@ -67,6 +68,13 @@ def test_the_share_of_right_demonstrations_is_the_stated_chance(question):
     rng = random.Random(0)
     share = sum(demonstrate(question, habits, rng).right for _ in range(4000)) / 4000
     assert share == pytest.approx(chance_right(question, habits), abs=0.04)
+
+
+def test_levels_follow_the_chance_of_a_right_demonstration():
+    question = Question(357, 268, ADDITION)  # two carries
+    levels = [level(question, dict.fromkeys(make_habits(0), chance)) for chance in (1.0, 0.5, 0.2, 0.1, 0.01)]
+    assert levels == [1, 2, 3, 4, 5]
+    assert level(Question(111, 222, ADDITION), dict.fromkeys(make_habits(0), 0.0)) == 1
 
 
 def test_the_two_mistakes():
