@@ -139,7 +139,8 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
 
     def fit(self, global_step: int = 0) -> None:
         self._keep_trackers_open()
-        if self.args.eval.at_start and self.eval_dataloader and not self.init_checkpoint_states()["global_step"]:
+        self.last_step = self.init_checkpoint_states()["global_step"]  # a resumed run may have no step left
+        if self.args.eval.at_start and self.eval_dataloader and not self.last_step:
             self._evaluate_now(0)
         super().fit(global_step)
         if self.args.eval.at_end and self.eval_dataloader and self.last_step % self.args.eval.steps:
@@ -175,6 +176,10 @@ class LensTraining(_Recorded, _plain_class(TrainingActor)):
         super().__init__(*args, **kwargs)
         self._set_up()
         self._keep_trackers_open()
+
+    def fit(self, global_step: int = 0) -> None:
+        self.last_step = global_step  # a resumed run may have no step left
+        super().fit(global_step)
 
     def get_last_step(self) -> int:
         return self.last_step

@@ -26,7 +26,8 @@ OURS = ("raylet", "gcs_server", "ray::", "VLLM::", "lens_openrlhf.cli", "runtime
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        item.add_marker(pytest.mark.e2e)
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
 
 
 @dataclass

@@ -1,0 +1,80 @@
+"""A comparison's records in one small file: what tables and figures need, without models and logs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import lzma
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .spec import SpecError
+from .state import FINISHED, RESULTS, RUNS, SPEC, STATE, load
+
+SUFFIX = ".tar.xz"
+RECORDS = ("config.json", "metrics.jsonl", "eval.jsonl", "samples/*")
+CHECKOUT = Path(__file__).parents[2]
+
+
+def _files(folder: Path) -> list[Path]:
+    """What goes into the archive: the comparison's own files and the records of its finished runs."""
+    files = [folder / name for name in (SPEC, STATE, RESULTS)]
+    for key, state in load(folder)["runs"].items():
+        if state["state"] == FINISHED:
+            files += [path for pattern in RECORDS for path in (folder / RUNS / key).glob(pattern)]
+    return sorted(path for path in files if path.is_file())
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; JSON does not tell where on this machine the comparison, the checkout and the home folder lay."""
+    content = path.read_bytes()
+    if path.suffix != ".json":
+        return content
+    places = [(CHECKOUT, "."), (Path.home(), "~")]
+    run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
+    if run_folder:  # of a config.json; the folder may have been moved since
+        places.insert(0, (Path(run_folder).parents[2], "."))
+    for place, name in places:
+        content = content.replace(f"{place}/".encode(), f"{name}/".encode())
+    return content
+
+
+def pack(folder: Path, archive: Path) -> int:
+    """Write the archive; the same records give the same bytes. Returns its size in bytes.
+
+    Raises:
+        SpecError: a name that does not end in .tar.xz.
+    """
+    if not archive.name.endswith(SUFFIX):
+        raise SpecError(f"{archive}: expected a name that ends in {SUFFIX}")
+    beside = archive.with_name(f".{archive.name}.new")
+    with lzma.open(beside, "wb", preset=9) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+        for path in _files(folder):
+            content = _content(path)
+            entry = tarfile.TarInfo(f"{archive.name.removesuffix(SUFFIX)}/{path.relative_to(folder)}")
+            entry.size, entry.mode = len(content), 0o644  # times, owners: 0
+            tar.addfile(entry, io.BytesIO(content))
+    beside.replace(archive)
+    return archive.stat().st_size
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """The folder in an archive, in a temporary place.
+
+    Raises:
+        SpecError: a file that is no archive of a comparison.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            with tarfile.open(archive, "r:xz") as tar:
+                tar.extractall(place, filter="data")
+        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+            raise SpecError(f"{archive}: cannot be read as {SUFFIX} ({error})") from None
+        specs = list(Path(place).glob(f"*/{SPEC}"))
+        if len(specs) != 1:
+            raise SpecError(f"{archive}: holds no comparison (there is no {SPEC} in it)")
+        yield specs[0].parent

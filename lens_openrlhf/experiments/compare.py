@@ -1,0 +1,165 @@
+"""The command `lens-openrlhf compare`: arms over seeds on equal terms, and their tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from . import archive, spec, tables
+from .spec import Run, Spec, SpecError
+from .state import RESULTS, SPEC, State, locked, write_atomically
+
+DESCRIPTION = """\
+Trains every arm of a spec on every seed, one after another, and compares their final evaluations.
+Stopped at any point, the same command goes on where it was; finished runs are never repeated.
+
+  lens-openrlhf compare SPEC.yaml                     train what is missing, then show the tables
+  lens-openrlhf compare SPEC.yaml --dry_run           check everything and say what would be run
+  lens-openrlhf compare --table FOLDER                the tables again, from the folder or an archive of it
+  lens-openrlhf compare --archive FOLDER FILE.tar.xz  pack records and tables, without models and logs
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lens-openrlhf compare",
+        usage="%(prog)s [-h] [-o FOLDER] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC", help="YAML file; with --table also what it made")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the comparison's folder (default: runs/NAME)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--table", action="store_true", help="only make the tables from what is there")
+    what.add_argument("--dry_run", action="store_true", help="only check, and list the runs")
+    what.add_argument(
+        "--archive", nargs=2, type=Path, metavar=("FOLDER", "FILE"), help="pack a comparison's records into a .tar.xz"
+    )
+    return parser
+
+
+def folder_of(wanted: Spec, out: Path | None) -> Path:
+    return out or Path("runs") / wanted.name
+
+
+def make_tables(folder: Path) -> str:
+    """Write results.json and return the tables as text."""
+    results = tables.compute(folder)
+    write_atomically(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    return tables.show(results)
+
+
+def show_tables(path: Path, out: Path | None) -> int:
+    """The tables of a spec's folder, of a folder, or of an archive."""
+    if path.name.endswith(archive.SUFFIX):
+        with archive.unpacked(path) as folder:
+            print(make_tables(folder))
+        return 0
+    folder = path if path.is_dir() else folder_of(spec.read(path), out)
+    print(make_tables(folder))
+    print(f"\nthe same with every seed: {folder / RESULTS}")
+    return 0
+
+
+def pack(folder: Path, file: Path) -> int:
+    print(make_tables(folder))
+    size = archive.pack(folder, file)
+    print(f"\n{file}: {size / 1e6:.2f} MB; the tables again: lens-openrlhf compare --table {shlex.quote(str(file))}")
+    return 0
+
+
+def describe(wanted: Spec, arms: Mapping[str, spec.Options], runs: Sequence[Run], state: State) -> str:
+    """What a dry run says: where the arms differ, every run in its order, and a command of each arm."""
+    rows = [f"{wanted.name}: {len(arms)} arms on {len(wanted.seeds)} seeds, {len(runs)} runs in {state.folder}"]
+    names = {name: None for options in arms.values() for name in options}
+    differing = [name for name in names if len({str(options.get(name)) for options in arms.values()}) > 1]
+    for label, options in arms.items():
+        given = [f"{name} {' '.join(options[name])}".strip() for name in differing if name in options]
+        rows.append(f"  {label}: {', '.join(given) or 'no option that others lack'}")
+    for number, run in enumerate(runs, 1):
+        rows.append(f"[{number}/{len(runs)}] {run.key}: {state.of(run).get('state', 'not started')}")
+    for run in runs[: len(arms)]:  # the first seed's
+        command = shlex.join(["lens-openrlhf", "train", *run.command(state.run_folder(run))])
+        rows.append(f"\n{run.key}: {command}")
+    return "\n".join(rows)
+
+
+def compare(path: Path, out: Path | None, dry_run: bool) -> int:
+    """Check a spec, train what is missing, show the tables. Returns the exit status.
+
+    Raises:
+        SpecError, TableError: before anything expensive where the fault can be known then.
+    """
+    wanted = spec.read(path)
+    folder = folder_of(wanted, out)
+    arms = spec.check(wanted)
+    named = runs = spec.runs_of(wanted, arms)
+    state = State(folder)
+    state.adopt(wanted, arms, named)
+    todo = [run for run in named if not state.is_finished(run)]
+    if todo:
+        runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
+        spec.check_inputs(wanted, [run for run in runs if not state.is_finished(run)], folder)
+    state.check_inputs(named, runs)
+    if dry_run:
+        print(describe(wanted, arms, runs, state))
+        return 0
+
+    from .runner import Runner, end_strays
+
+    with locked(folder):
+        state = State(folder)  # as it is now that nobody else writes it
+        end_strays(state)
+        state.adopt(wanted, arms, named)
+        state.check_inputs(named, runs)
+        state.save()
+        write_atomically(folder / SPEC, path.read_text())
+        done = len(runs) - len(todo)
+        print(f"{wanted.name}: {len(runs)} runs" + (f", {done} of them finished" if done else "") + f", in {folder}")
+        if todo:
+            print(f"their logs: {folder}/runs/ARM/seed-SEED/train.log", flush=True)
+        runner = Runner(state, runs, wanted.parallel, wanted.keep_models)
+        status = runner.run()
+        if status == 130:
+            words = ["lens-openrlhf", "compare", str(path), *(["-o", str(out)] if out else [])]
+            left = sum(not state.is_finished(run) for run in runs)
+            print(f"interrupted; {len(runs) - left} of {len(runs)} runs are finished. To go on: {shlex.join(words)}")
+            return status
+        if not any(state.is_finished(run) for run in runs):
+            print("error: no run has finished, so there is no table", file=sys.stderr)
+            return 1
+        print("\n" + make_tables(folder))
+        print(f"\nthe same with every seed: {folder / RESULTS}")
+        return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `lens-openrlhf compare`; returns the process's exit status: 0, 1 where a run failed, 2 for bad input,
+    130 where it was interrupted."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.spec is None) == (arguments.archive is None):
+        parser.error("name a SPEC, or a folder and a file with --archive")
+    try:
+        if arguments.archive:
+            return pack(*arguments.archive)
+        if arguments.table:
+            return show_tables(arguments.spec, arguments.out)
+        return compare(arguments.spec, arguments.out, arguments.dry_run)
+    except (SpecError, tables.TableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

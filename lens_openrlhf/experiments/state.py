@@ -1,0 +1,201 @@
+"""A comparison's folder: who may write it, which runs are finished, and what they were made from."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..training.run_log import EVALUATIONS, METRICS, read
+from .spec import Options, Run, Spec, SpecError
+
+STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
+LOCK = ".lock"
+FINISHED = "finished"
+LARGE = ("model", "checkpoints")  # of a run: not needed for any table or figure
+INPUTS = ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset")
+EDGE_BYTES = 1 << 20
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole, so that no reader and no crash meets half of it."""
+    beside = path.with_name(f".{path.name}.new")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the comparison's folder; made where it does not exist.
+
+    Raises:
+        SpecError: another process compares in it, or the folder holds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    others = [path.name for path in folder.iterdir() if path.name != LOCK]
+    if others and not (folder / STATE).is_file():
+        raise SpecError(f"{folder}: holds {others[0]} and no comparison; name another folder with -o")
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SpecError(
+                f"{folder}: process {file.read().strip() or 'unknown'} compares in it; wait for it, or name another "
+                "folder with -o"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def load(folder: Path) -> dict:
+    """compare.json, or the state of a comparison that has not begun."""
+    path = folder / STATE
+    if not path.exists():
+        return {"arms": {}, "inputs": {}, "runs": {}}
+    try:
+        state = json.loads(path.read_text())
+        return {"name": state["name"], "arms": state["arms"], "inputs": state["inputs"], "runs": state["runs"]}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SpecError(f"{path}: is no record of a comparison ({error!r})") from None
+
+
+class State:
+    """What compare.json says, kept up to date on disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.record = load(folder)
+
+    def save(self) -> None:
+        write_atomically(self.folder / STATE, json.dumps(self.record, indent=2) + "\n")
+
+    def of(self, run: Run) -> dict:
+        """What is recorded of a run: `state`, `seconds`, `exit`, `pid`; empty before its first start."""
+        return self.record["runs"].get(run.key, {})
+
+    def set(self, run: Run, **facts) -> None:
+        self.record["runs"][run.key] = facts
+        self.save()
+
+    def is_finished(self, run: Run) -> bool:
+        return self.of(run).get("state") == FINISHED
+
+    def run_folder(self, run: Run) -> Path:
+        return self.folder / RUNS / run.key
+
+    def adopt(self, spec: Spec, arms: Mapping[str, Options], runs: Sequence[Run]) -> None:
+        """Take up a spec, new or grown; nothing is written yet.
+
+        Raises:
+            SpecError: another comparison's folder, or other options for an arm with finished runs.
+        """
+        name = self.record.setdefault("name", spec.name)
+        if name != spec.name:
+            raise SpecError(f"{self.folder}: holds the comparison {name!r}, not {spec.name!r}; name another with -o")
+        for label in {run.arm: None for run in runs if self.is_finished(run)}:
+            before, now = self.record["arms"][label], arms[label]
+            for option in sorted(before.keys() | now.keys()):
+                if before.get(option) != now.get(option):
+                    raise SpecError(
+                        f"arm {label!r}: {option} is {_shown(now.get(option))}, but the runs that are finished had "
+                        f"{_shown(before.get(option))}; change it back, give the arm another label, or start anew in "
+                        "another folder with -o"
+                    )
+        for run in runs:
+            if self.record["arms"].get(run.arm, arms[run.arm]) != arms[run.arm]:
+                self.record["runs"].pop(run.key, None)  # nothing to go on from: its options were others
+        self.record["arms"] |= arms
+
+    def check_inputs(self, portable: Sequence[Run], actual: Sequence[Run]) -> None:
+        """Models and data of all runs must be those of the runs that are finished.
+
+        `portable` and `actual` are the same runs; the first name places as the spec does.
+
+        Raises:
+            SpecError: a model or file that has changed since.
+        """
+        seen = {}
+        for named, run in zip(portable, actual, strict=True):
+            for option in INPUTS:
+                for name, place in zip(*(r.options.get(option, [""])[0].split(",") for r in (named, run)), strict=True):
+                    path = Path(place.strip().split("@")[0]).expanduser()
+                    if not place or not path.exists():
+                        continue  # a hub's name
+                    if name not in seen:
+                        seen[name] = fingerprint(path)
+                    if self.is_finished(run) and self.record["inputs"].get(name, seen[name]) != seen[name]:
+                        raise SpecError(
+                            f"{option} {place}: has changed since {run.key} was trained, so that further runs would "
+                            "not be comparable; restore it, or start anew in another folder with -o"
+                        )
+        self.record["inputs"] |= seen
+
+
+def _shown(words: list[str] | None) -> str:
+    return "left out" if words is None else "set" if not words else " ".join(words)
+
+
+def fingerprint(path: Path) -> str:
+    """Digest of a file, or of a folder's model and data files: names, sizes, and first and last MiB of each."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".txt")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
+        with open(file, "rb") as content:
+            digest.update(content.read(EDGE_BYTES))
+            content.seek(max(0, size - EDGE_BYTES))
+            digest.update(content.read())
+    return digest.hexdigest()
+
+
+def has_final_evaluation(folder: Path) -> bool:
+    """Whether a run's last evaluation was made after its last step."""
+    metrics, evaluations = read(folder / METRICS), read(folder / EVALUATIONS)
+    return bool(metrics and evaluations) and evaluations[-1]["step"] == metrics[-1]["step"]
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Give a run's place free: what an unfinished run left gets the suffix .unfinished-N, without what is large."""
+    if not folder.exists():
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.unfinished-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    delete_large(aside)
+    return aside
+
+
+def delete_large(folder: Path) -> None:
+    for name in LARGE:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """The step of a run's last whole DeepSpeed checkpoint, or None."""
+    latest = folder / "checkpoints" / "_actor" / "latest"
+    tag = latest.read_text().strip() if latest.is_file() else ""
+    step = tag.removeprefix("global_step")
+    return int(step) if step.isdigit() and (latest.parent / tag).is_dir() else None
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Forget what a run recorded after `step`, where it will continue."""
+    for name in (METRICS, EVALUATIONS):
+        kept = [record for record in read(folder / name) if record["step"] <= step]
+        write_atomically(folder / name, "".join(json.dumps(record) + "\n" for record in kept))
+    for samples in (folder / "samples").glob("step-*.parquet"):
+        if int(samples.stem.removeprefix("step-")) > step:
+            samples.unlink()

@@ -1,0 +1,89 @@
+"""The archive: small, the same bytes every time, and enough for the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lens_openrlhf.experiments.compare import main
+
+from .folders import write_comparison
+from .test_tables import RUNS, TABLE
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A comparison with one failed run and what large things there may be, and its archive."""
+    folder = write_comparison(tmp_path / "c", RUNS)
+    (folder / "runs/LENS/seed-1/model").mkdir()
+    (folder / "runs/LENS/seed-1/model/model.safetensors").write_bytes(bytes(1000))
+    shutil.copytree(folder / "runs/LENS/seed-1", folder / "runs/LENS/seed-1.unfinished-1")
+    assert main(["--archive", str(folder), str(tmp_path / "known.tar.xz")]) == 0
+    return folder, tmp_path / "known.tar.xz"
+
+
+def test_it_holds_records_of_finished_runs_alone(packed):
+    with tarfile.open(packed[1]) as tar:
+        names = tar.getnames()
+    per_run = ["config.json", "eval.jsonl", "metrics.jsonl", "samples/step-000001.parquet"]
+    runs = [f"known/runs/{arm}/seed-{seed}/{name}" for arm in RUNS for seed in (1, 2) for name in per_run]
+    assert names == ["known/compare.json", "known/results.json", *runs, "known/spec.yaml"]
+
+
+def test_the_tables_come_from_the_archive_and_from_its_unpacked_folder(packed, tmp_path, capsys):
+    folder, archive = packed
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    assert main(["--table", str(archive)]) == 0
+    assert TABLE in capsys.readouterr().out
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    assert main(["--table", str(tmp_path / "known")]) == 0
+    assert TABLE in capsys.readouterr().out
+
+
+def test_the_same_records_give_the_same_bytes(packed, tmp_path, capsys):
+    folder, archive = packed
+    before = archive.read_bytes()
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+    (folder / "spec.yaml").chmod(0o600)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert main(["--archive", str(moved), str(archive)]) == 0
+    with tarfile.open(archive) as tar:
+        assert {(entry.mtime, entry.uid, entry.gid, entry.mode) for entry in tar} == {(0, 0, 0, 0o644)}
+    # config.json names the run's folder, but not where on the machine it lay.
+    assert archive.read_bytes() == before
+
+
+def test_it_does_not_tell_where_things_lay(packed, tmp_path):
+    with tarfile.open(packed[1]) as tar:
+        config = json.load(tar.extractfile("known/runs/LENS/seed-2/config.json"))
+        assert config["options"]["logger.run_dir"] == "./runs/LENS/seed-2"
+        for entry in tar:
+            content = tar.extractfile(entry).read().decode()
+            assert str(Path.home()) + "/" not in content and str(tmp_path) not in content
+
+
+def test_a_name_that_is_no_archives(packed, tmp_path, capsys):
+    assert main(["--archive", str(packed[0]), str(tmp_path / "known.zip")]) == 2
+    assert ".tar.xz" in capsys.readouterr().err and not (tmp_path / "known.zip").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive"])
+def test_a_file_that_is_no_archive(tmp_path, content, capsys):
+    (tmp_path / "x.tar.xz").write_bytes(content)
+    assert main(["--table", str(tmp_path / "x.tar.xz")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_an_archive_of_something_else(tmp_path, capsys):
+    with tarfile.open(tmp_path / "x.tar.xz", "w:xz") as tar:
+        tar.add(__file__, "folder/file.py")
+    assert main(["--table", str(tmp_path / "x.tar.xz")]) == 2
+    assert "no spec.yaml in it" in capsys.readouterr().err

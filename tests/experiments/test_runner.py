@@ -1,0 +1,133 @@
+"""Starting, watching and ending runs, with the real training command where it is quick to refuse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from lens_openrlhf.experiments import runner, spec
+from lens_openrlhf.experiments.runner import Runner, duration, end_strays, slot_environment
+from lens_openrlhf.experiments.state import State
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (192, "3 min 12 s"),
+        (3600, "1 h 00 min"),
+        (7510, "2 h 05 min"),
+    ],
+)
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("slot", "parallel", "devices", "variables"),
+    [
+        (0, 1, ["0", "1"], {}),
+        (0, 2, [], {"OMP_NUM_THREADS": "4"}),
+        (1, 3, [], {"OMP_NUM_THREADS": "2"}),
+        (15, 16, [], {"OMP_NUM_THREADS": "1"}),
+        (0, 2, ["0", "1", "2", "3", "4"], {"CUDA_VISIBLE_DEVICES": "0,1"}),
+        (1, 2, ["4", "5", "6", "7"], {"CUDA_VISIBLE_DEVICES": "6,7"}),
+    ],
+)
+def test_runs_at_once_share_the_machine(slot, parallel, devices, variables):
+    assert slot_environment(slot, parallel, 8, devices) == variables
+
+
+@pytest.fixture
+def refused(sound, tmp_path):
+    """A comparison whose runs the training command refuses at once."""
+    wanted = sound({"algo.lens.alpha": -1}, seeds=[1])
+    found = State(tmp_path / "c")
+    arms = spec.arm_options(wanted)
+    runs = spec.runs_of(wanted, arms)
+    found.adopt(wanted, arms, runs)
+    found.folder.mkdir()
+    return found, runs
+
+
+def test_a_failing_run_is_shown_and_the_others_go_on(refused, capsys):
+    found, runs = refused
+    assert Runner(found, runs, parallel=2).run() == 1
+    shown = capsys.readouterr().out
+    for number, run in enumerate(runs, 1):
+        assert f"[{number}/2] {run.arm}, seed 1: failed after" in shown
+        assert found.of(run)["state"] == "failed" and found.of(run)["exit"] == 2
+        assert str(found.run_folder(run) / "train.log") in shown
+    assert shown.count("    error: --algo.lens.alpha=-1") == 2
+    assert State(found.folder).record == found.record, "the state on disk is another"
+
+    # A failed run is tried again, in a clean folder.
+    assert Runner(found, runs[:1]).run() == 1
+    assert "GRPO/seed-1 begins anew; what it had is in seed-1.unfinished-1" in capsys.readouterr().out
+    assert found.run_folder(runs[0]).with_name("seed-1.unfinished-1").is_dir()
+
+
+def test_finished_runs_are_never_started_again(refused):
+    found, runs = refused
+    for run in runs:
+        found.set(run, state="finished", seconds=1.0)
+    assert Runner(found, runs).run() == 0
+    assert not found.run_folder(runs[0]).exists()
+
+
+def test_an_interrupt_ends_the_running_process_and_is_recorded(refused, capsys):
+    found, runs = refused
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> None:
+        while found.of(runs[0]).get("state") != "running":
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert Runner(found, runs).run() == 130
+    thread.join()
+    assert found.of(runs[0])["state"] == "interrupted" and found.of(runs[1]) == {}
+    assert "stopping GRPO/seed-1" in capsys.readouterr().out
+    children = [child.cmdline() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert not any("lens_openrlhf.cli" in command for command in children)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_process_that_outlived_its_comparison_is_ended(refused, capsys):
+    found, runs = refused
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as stray:
+        created = psutil.Process(stray.pid).create_time()
+        found.set(runs[0], state="running", seconds=0.0, pid=stray.pid, created=created)
+        end_strays(State(found.folder))
+        assert not psutil.pid_exists(stray.pid)
+    assert "GRPO/seed-1 still goes on" in capsys.readouterr().out
+
+
+def test_a_process_that_only_has_the_same_number_is_left_alone(refused):
+    found, runs = refused
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        created = psutil.Process(other.pid).create_time()
+        found.set(runs[0], state="running", seconds=0.0, pid=other.pid, created=created - 3600)
+        end_strays(found)
+        assert other.poll() is None
+        other.communicate(b"\n")
+        assert other.returncode == 0
+    end_strays(found)  # the number belongs to nobody
+
+
+def test_the_tail_of_a_log_says_something(tmp_path):
+    log = tmp_path / "train.log"
+    assert runner.tail(log) == []
+    log.write_bytes(b"\xff first\n" + b"\n".join(b"line %d\n" % i for i in range(30)) + b"\n\n  \n")
+    assert len(runner.tail(log)) == runner.TAIL_LINES and runner.tail(log)[-1] == "line 29"

@@ -1,0 +1,214 @@
+"""compare.json: what is finished stays finished, and nothing unfair is taken up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lens_openrlhf.experiments import spec, state
+from lens_openrlhf.experiments.spec import SpecError
+from lens_openrlhf.experiments.state import State
+
+from .folders import write_lines, write_run
+
+
+def opened(folder, wanted) -> tuple[State, dict, list[spec.Run]]:
+    """The folder's state after it has taken up a spec."""
+    arms = spec.arm_options(wanted)
+    runs = spec.runs_of(wanted, arms)
+    found = State(folder)
+    found.adopt(wanted, arms, runs)
+    return found, arms, runs
+
+
+@pytest.fixture
+def begun(sound, tmp_path):
+    """A comparison in tmp_path/c: GRPO's first run is finished, LENS's was interrupted."""
+    found, _, runs = opened(tmp_path / "c", sound())
+    found.folder.mkdir()
+    found.set(runs[0], state="finished", seconds=1.0)
+    found.set(runs[1], state="interrupted", seconds=1.0)
+    return found
+
+
+def test_more_seeds_and_arms_are_fine(begun, sound):
+    wanted = sound(seeds=[3, 1, 2], arms={"new": {}, "GRPO": {"algo.lens.scope": "none"}, "LENS": {}})
+    found, _, runs = opened(begun.folder, wanted)
+    assert [run.key for run in runs if found.is_finished(run)] == ["GRPO/seed-1"]
+
+
+def test_seeds_and_arms_may_be_left_out_and_come_back(begun, sound):
+    found, *_ = opened(begun.folder, sound(arms={"LENS": {}}, seeds=[2]))
+    found.save()
+    changed = sound(arms={"GRPO": {"algo.lens.scope": "both"}})
+    with pytest.raises(SpecError, match="arm 'GRPO': algo.lens.scope is both.* had none"):
+        opened(begun.folder, changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"actor.adam.lr": 0.5}, ["arm 'GRPO': actor.adam.lr is 0.5", "had left out"]),
+        ({"eval.at_end": None}, ["eval.at_end is left out", "had set"]),
+        ({"eval.dataset": "other"}, ["eval.dataset is other", "heldout.jsonl"]),
+    ],
+)
+def test_other_options_for_a_finished_run_are_refused(begun, sound, options, words):
+    with pytest.raises(SpecError) as caught:
+        opened(begun.folder, sound(options))
+    for word in [*words, "-o"]:
+        assert word in str(caught.value)
+
+
+def test_other_options_for_an_unfinished_arm_start_it_anew(begun, sound):
+    same, _, runs = opened(begun.folder, sound())
+    assert same.of(runs[1])["state"] == "interrupted"
+    changed, _, runs = opened(
+        begun.folder, sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {"algo.lens.alpha": 1}})
+    )
+    assert changed.of(runs[1]) == {}, "there would be a checkpoint to go on from"
+
+
+def test_another_comparisons_folder_is_refused(begun, sound):
+    with pytest.raises(SpecError, match="holds the comparison 'sound', not 'other'"):
+        opened(begun.folder, sound(name="other"))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SpecError, match="holds notes.txt and no comparison"):
+        with state.locked(tmp_path):
+            pass
+
+
+def test_one_folder_is_never_written_by_two(tmp_path):
+    folder = tmp_path / "c"
+    hold = (
+        "import sys, time; from pathlib import Path; from lens_openrlhf.experiments.state import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SpecError, match=f"process {other.pid} compares in it"):
+            with state.locked(folder):
+                pass
+        other.kill()
+    with state.locked(folder):  # a dead process holds nothing
+        pass
+
+
+@pytest.mark.parametrize("option", ["actor.model_name_or_path", "data.prompt_dataset", "eval.dataset"])
+def test_a_model_or_data_that_changed_since_is_refused(content, sound, tmp_path, option):
+    wanted = sound()
+    found, _, runs = opened(tmp_path / "c", wanted)
+    found.folder.mkdir()
+    found.check_inputs(runs, runs)
+    found.set(runs[0], state="finished", seconds=1.0)
+    State(found.folder).check_inputs(runs, runs)
+
+    place = content["options"][option]
+    file = f"{place}/config.json" if option.startswith("actor") else place
+    with open(file, "a") as changed:
+        changed.write(" ")
+    again = State(found.folder)
+    with pytest.raises(SpecError, match=f"{option} .* has changed since GRPO/seed-1 was trained"):
+        again.check_inputs(runs, runs)
+    again.record["runs"].clear()
+    again.check_inputs(runs, runs)  # nothing is finished: the new model is as good as any
+
+
+def test_seeds_with_files_of_their_own_may_be_added(sound, tmp_path):
+    for seed in (1, 2):
+        (tmp_path / f"train-{seed}.jsonl").write_text(f'{{"prompt": "{seed}", "label": "1"}}\n')
+    options = {"data.prompt_dataset": str(tmp_path / "train-{seed}.jsonl")}
+    found, _, runs = opened(tmp_path / "c", sound(options, seeds=[1]))
+    found.folder.mkdir()
+    found.check_inputs(runs, runs)
+    found.set(runs[0], state="finished", seconds=1.0)
+    again, _, runs = opened(tmp_path / "c", sound(options, seeds=[1, 2]))
+    again.check_inputs(runs, runs)
+    assert {name for name in again.record["inputs"] if "train" in name} == {
+        str(tmp_path / f"train-{seed}.jsonl") for seed in (1, 2)
+    }
+
+
+def test_the_fingerprint_sees_content_names_and_both_ends_of_large_files(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    size = 3 * state.EDGE_BYTES
+
+    def written(name: str, content: bytes) -> str:
+        (folder / name).write_bytes(content)
+        return state.fingerprint(folder)
+
+    prints = [written("a.safetensors", bytes(size))]
+    assert prints[0] == written("a.safetensors", bytes(size))
+    prints.append(written("a.safetensors", b"x" + bytes(size - 1)))
+    prints.append(written("a.safetensors", bytes(size - 1) + b"x"))
+    prints.append(written("a.safetensors", bytes(size + 1)))
+    prints.append(written("b.json", b"{}"))
+    (folder / "b.json").rename(folder / "c.json")
+    prints.append(state.fingerprint(folder))
+    assert len(set(prints)) == len(prints)
+
+
+def test_the_state_survives_a_crash_while_it_is_written(begun, monkeypatch):
+    before = (begun.folder / "compare.json").read_text()
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        begun.save()
+    assert (begun.folder / "compare.json").read_text() == before
+
+
+@pytest.mark.parametrize(("steps", "evaluated", "final"), [(2, 2, True), (3, 2, False), (0, 0, False)])
+def test_a_final_evaluation_is_one_after_the_last_step(tmp_path, steps, evaluated, final):
+    write_lines(tmp_path / "metrics.jsonl", [{"step": step} for step in range(1, steps + 1)])
+    write_lines(tmp_path / "eval.jsonl", [{"step": 0, "scores": [[0]]}, {"step": evaluated, "scores": [[1]]}])
+    assert state.has_final_evaluation(tmp_path) is final
+
+
+def test_unfinished_folders_are_kept_aside_without_what_is_large(tmp_path):
+    folder = tmp_path / "seed-1"
+    for number in (1, 2):
+        write_run(folder, [[1, 0]])
+        for name in state.LARGE:
+            (folder / name).mkdir()
+        aside = state.move_aside(folder)
+        assert aside == tmp_path / f"seed-1.unfinished-{number}" and not folder.exists()
+        assert (aside / "metrics.jsonl").exists() and not any((aside / name).exists() for name in state.LARGE)
+    assert state.move_aside(folder) is None
+
+
+def test_rewinding_forgets_what_came_after_the_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    write_run(folder, [[1, 0]], negative=[0.1, 0.2, 0.3])
+    for step in (1, 2, 3):
+        (folder / "samples" / f"step-{step:06}.parquet").write_bytes(b"")
+    with open(folder / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"step": 4, "ti')  # cut off by the crash
+    state.rewind(folder, 2)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2] and records[1]["lens/negative_groups"] == 0.2
+    assert [json.loads(line)["step"] for line in (folder / "eval.jsonl").read_text().splitlines()] == [0]
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        *("step-000001.parquet", "step-000002.parquet")
+    ]
+
+
+def test_the_checkpoint_is_the_last_whole_one(tmp_path):
+    assert state.checkpoint_step(tmp_path) is None
+    actor = tmp_path / "checkpoints" / "_actor"
+    (actor / "global_step4").mkdir(parents=True)
+    assert state.checkpoint_step(tmp_path) is None
+    (actor / "latest").write_text("global_step4")
+    assert state.checkpoint_step(tmp_path) == 4
+    (actor / "latest").write_text("global_step6")
+    assert state.checkpoint_step(tmp_path) is None

@@ -1,0 +1,228 @@
+"""Tables against values worked out by hand, from run folders with known correctness."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+
+from lens_openrlhf.experiments.compare import main
+from lens_openrlhf.experiments.tables import compute, show
+
+from .folders import write_comparison, write_lines
+
+LEVELS = {"level": [1, 2]}
+# Two prompts, four answers each. 0.5 is no right answer.
+RUNS = {
+    "GRPO": {
+        1: {"scores": [[1, 0, 0, 0], [0, 0, 0.5, 0]], "splits": LEVELS, "negative": [0.5, 0.25], "seconds": 2.0},
+        2: {"scores": [[1, 1, 0, 0], [0, 0, 0, 0]], "splits": LEVELS, "negative": [0.5, 0.75], "seconds": 4.0},
+    },
+    "LENS": {
+        1: {"scores": [[0, 1, 0, 1], [1, 0, 0, 0]], "splits": LEVELS, "negative": [0.25, None], "seconds": 3.0},
+        2: {"scores": [[0, 0, 1, 1], [0, 0, 0, 0]], "splits": LEVELS, "negative": [0.25, 0.75], "seconds": 3.0},
+    },
+}
+# Pass@2 of 1 in 4: 1 - 3/6; of 2 in 4: 1 - 1/6. The 97.5% point of Student's t with one degree of freedom is 12.706.
+TABLE = """\
+known: Pass@k after the last step, 2 prompts, 4 answers to each
+mean ± standard error over 2 seeds; differences to GRPO are paired by seed
+in favour: seeds on which the arm did better than it
+
+all                       Pass@1           Pass@2           Pass@4
+GRPO               0.188 ± 0.062    0.333 ± 0.083    0.500 ± 0.000
+LENS               0.312 ± 0.062    0.542 ± 0.125    0.750 ± 0.250
+  difference      +0.125 ± 0.125   +0.208 ± 0.208   +0.250 ± 0.250
+  95% interval  [-1.463, +1.713] [-2.439, +2.855] [-2.927, +3.427]
+  in favour          1/2, 1 tied      1/2, 1 tied      1/2, 1 tied
+
+level=1                   Pass@1           Pass@2           Pass@4
+GRPO               0.375 ± 0.125    0.667 ± 0.167    1.000 ± 0.000
+LENS               0.500 ± 0.000    0.833 ± 0.000    1.000 ± 0.000
+  difference      +0.125 ± 0.125   +0.167 ± 0.167   +0.000 ± 0.000
+  95% interval  [-1.463, +1.713] [-1.951, +2.284] [+0.000, +0.000]
+  in favour          1/2, 1 tied      1/2, 1 tied      0/2, 2 tied
+
+level=2                   Pass@1           Pass@2           Pass@4
+GRPO               0.000 ± 0.000    0.000 ± 0.000    0.000 ± 0.000
+LENS               0.125 ± 0.125    0.250 ± 0.250    0.500 ± 0.500
+  difference      +0.125 ± 0.125   +0.250 ± 0.250   +0.500 ± 0.500
+  95% interval  [-1.463, +1.713] [-2.927, +3.427] [-5.853, +6.853]
+  in favour          1/2, 1 tied      1/2, 1 tied      1/2, 1 tied
+
+training         negative groups   seconds a step
+GRPO               0.500 ± 0.125    3.000 ± 1.000
+LENS               0.375 ± 0.125    3.000 ± 0.000"""
+
+
+def test_the_table_worked_out_by_hand(tmp_path):
+    assert show(compute(write_comparison(tmp_path / "c", RUNS))) == TABLE
+
+
+def test_results_hold_every_seed_exactly(tmp_path):
+    results = compute(write_comparison(tmp_path / "c", RUNS))
+    grpo = results["pass_at_k"]["all"]["2"]["GRPO"]
+    assert grpo["by_seed"] == {"1": pytest.approx(1 / 4), "2": pytest.approx(5 / 12)}
+    assert grpo["mean"] == pytest.approx(1 / 3) and grpo["error"] == pytest.approx(1 / 12)
+    difference = results["differences"]["all"]["1"]["LENS"]
+    reach = 0.125 * math.tan(0.475 * math.pi)  # Student's t with one degree of freedom is Cauchy's
+    assert difference == {
+        **dict(mean=0.125, error=0.125, favoured=1, tied=1, seeds=2),
+        **dict(low=pytest.approx(0.125 - reach), high=pytest.approx(0.125 + reach)),
+    }
+    assert results["k"] == [1, 2, 4] and results["missing"] == []
+
+
+def test_the_command_prints_the_table_and_writes_results(tmp_path, capsys):
+    folder = write_comparison(tmp_path / "c", RUNS)
+    assert main(["--table", str(folder)]) == 0
+    assert TABLE in capsys.readouterr().out
+    assert json.loads((folder / "results.json").read_text()) == compute(folder)
+
+
+def test_the_command_finds_the_folder_of_a_spec(tmp_path, capsys):
+    folder = write_comparison(tmp_path / "c", RUNS)
+    assert main(["--table", str(folder / "spec.yaml"), "-o", str(folder)]) == 0
+    assert TABLE in capsys.readouterr().out
+
+
+def test_k_and_splits_are_the_specs(tmp_path):
+    results = compute(write_comparison(tmp_path / "c", RUNS, k=[4], split_by=[]))
+    assert list(results["pass_at_k"]) == ["all"] and list(results["pass_at_k"]["all"]) == ["4"]
+
+
+def test_only_one_seed_has_no_interval(tmp_path):
+    shown = show(compute(write_comparison(tmp_path / "c", RUNS, seeds=[1])))
+    assert "interval" not in shown and "±" not in shown.split("\n", 3)[3]
+    assert "+0.250" in shown and "1/1" in shown
+
+
+def test_what_is_missing_is_left_out_and_said(tmp_path):
+    runs = {"GRPO": RUNS["GRPO"], "LENS": {1: RUNS["LENS"][1]}}
+    folder = write_comparison(tmp_path / "c", runs, seeds=[1, 2, 3], states={"LENS/seed-2": "failed"})
+    results = compute(folder)
+    assert results["pass_at_k"]["all"]["1"]["LENS"]["by_seed"] == {"1": 0.375}
+    assert results["differences"]["all"]["1"]["LENS"]["seeds"] == 1
+    lines = show(results).splitlines()
+    assert "missing: LENS, seed 2 (failed)" in lines
+    assert "missing: GRPO, seed 3 (not started)" in lines and "missing: LENS, seed 3 (not started)" in lines
+
+
+def test_an_arm_without_any_run_has_no_numbers(tmp_path):
+    shown = show(compute(write_comparison(tmp_path / "c", {"GRPO": RUNS["GRPO"], "LENS": {}})))
+    (row, *_) = [line for line in shown.splitlines() if line.startswith("LENS")]
+    assert row.split() == ["LENS", "-", "-", "-"]
+
+
+def test_runs_without_lens_metrics_show_a_dash(tmp_path):
+    runs = {"RLOO": {1: {"scores": [[1, 0]], "negative": [None]}}}
+    assert show(compute(write_comparison(tmp_path / "c", runs))).splitlines()[-1].split() == ["RLOO", "-", "2.000"]
+
+
+def test_records_of_earlier_versions_have_no_splits(tmp_path):
+    runs = {"GRPO": {1: {"scores": [[1, 0], [0, 0]]}}}
+    results = compute(write_comparison(tmp_path / "c", runs))
+    assert list(results["pass_at_k"]) == ["all"] and results["k"] == [1, 2]
+
+
+def test_a_run_that_recorded_splits_can_stand_beside_one_that_did_not(tmp_path):
+    runs = {"GRPO": {1: {"scores": [[1, 0], [0, 0]]}}, "LENS": {1: {"scores": [[1, 0], [0, 0]], "splits": LEVELS}}}
+    results = compute(write_comparison(tmp_path / "c", runs))
+    assert list(results["pass_at_k"]["level=2"]["1"]) == ["LENS"] and not results["differences"]["level=2"]["1"]
+    show(results)
+
+
+def test_splits_are_sorted_as_numbers(tmp_path):
+    splits = {"level": [10, 9, 9], "source": ["b", "a", "a"]}
+    runs = {"GRPO": {1: {"scores": [[1, 0], [0, 0], [1, 1]], "splits": splits}}}
+    results = compute(write_comparison(tmp_path / "c", runs))
+    assert list(results["pass_at_k"]) == ["all", "level=9", "level=10", "source=a", "source=b"]
+    assert results["pass_at_k"]["source=a"]["1"]["GRPO"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("label", ["A", "a label as long as may be 30ch"])
+def test_many_ks_are_wrapped_within_100_characters(tmp_path, label):
+    answers = 1024
+    scores = [[1] * 3 + [0] * (answers - 3), [0] * answers]
+    runs = {arm: {seed: {"scores": scores} for seed in (1, 2)} for arm in (label, "second")}
+    shown = show(compute(write_comparison(tmp_path / "c", runs)))
+    assert max(map(len, shown.splitlines())) <= 100
+    for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        assert f" Pass@{k}\n" in shown + "\n" or f" Pass@{k} " in shown
+
+
+@pytest.mark.parametrize("value", ["subtraction", "x" * 200])
+def test_names_of_splits_may_be_long(tmp_path, value):
+    runs = {arm: {1: {"scores": [[1, 0]], "splits": {"datasource": [value]}}} for arm in ("GRPO", "LENS")}
+    lines = show(compute(write_comparison(tmp_path / "c", runs))).splitlines()
+    assert max(map(len, lines)) <= 100
+    at = lines.index(f"datasource={value}"[:100])
+    assert lines[at + 1].split() == ["Pass@1", "Pass@2"]
+    assert len(lines[at + 1]) == len(lines[at + 2]), "the columns do not stand under each other"
+
+
+def test_different_versions_are_said(tmp_path):
+    runs = {
+        "GRPO": {1: {"scores": [[1, 0]], "versions": {"torch": "2.12", "vllm": "1"}}},
+        "LENS": {1: {"scores": [[1, 0]], "versions": {"torch": "2.13", "vllm": "1"}}},
+    }
+    shown = show(compute(write_comparison(tmp_path / "c", runs)))
+    assert "not all made with the same torch: 2.12, 2.13" in shown and "vllm" not in shown
+
+
+def refused(folder, capsys) -> str:
+    assert main(["--table", str(folder)]) == 2
+    return capsys.readouterr().err
+
+
+def test_no_run_is_finished(tmp_path, capsys):
+    folder = write_comparison(tmp_path / "c", {"GRPO": {}}, seeds=[1], states={"GRPO/seed-1": "interrupted"})
+    assert "no run is finished" in refused(folder, capsys)
+
+
+def test_a_folder_that_is_no_comparison(tmp_path, capsys):
+    assert "spec.yaml" in refused(tmp_path, capsys)
+
+
+def test_an_evaluation_without_answers(tmp_path, capsys):
+    folder = write_comparison(tmp_path / "c", RUNS)
+    for scores in ([], [[1, 0], []]):
+        write_lines(folder / "runs/LENS/seed-2/eval.jsonl", [{"step": 2, "time": 1, "scores": scores}])
+        message = refused(folder, capsys)
+        assert "LENS/seed-2/eval.jsonl" in message and "no answers" in message
+
+
+def test_a_finished_run_without_its_records(tmp_path, capsys):
+    folder = write_comparison(tmp_path / "c", RUNS)
+    shutil.rmtree(folder / "runs/LENS/seed-2")
+    assert "LENS/seed-2/eval.jsonl: holds no evaluation" in refused(folder, capsys)
+
+
+def test_k_larger_than_the_answers(tmp_path, capsys):
+    message = refused(write_comparison(tmp_path / "c", RUNS, k=[1, 8]), capsys)
+    assert "k 8 is more than its 4 answers" in message
+
+
+def test_a_column_that_no_run_recorded(tmp_path, capsys):
+    message = refused(write_comparison(tmp_path / "c", RUNS, split_by=["difficulty"]), capsys)
+    assert "'difficulty'" in message and "recorded: level" in message
+
+
+def test_arms_that_answered_different_questions(tmp_path, capsys):
+    other = {**RUNS["LENS"], 2: {"scores": [[1, 0, 0, 0]], "splits": {"level": [1]}}}
+    message = refused(write_comparison(tmp_path / "c", {**RUNS, "LENS": other}), capsys)
+    assert "LENS/seed-2 and GRPO/seed-2" in message and "different prompts" in message
+
+
+def test_splits_that_do_not_fit_the_prompts(tmp_path, capsys):
+    runs = {"GRPO": {1: {"scores": [[1, 0], [0, 0]], "splits": {"level": [1]}}}}
+    assert "1 values of 'level' for 2 prompts" in refused(write_comparison(tmp_path / "c", runs), capsys)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}'])
+def test_a_damaged_record(tmp_path, capsys, content):
+    folder = write_comparison(tmp_path / "c", RUNS)
+    (folder / "compare.json").write_text(content)
+    assert "compare.json: is no record of a comparison" in refused(folder, capsys)
