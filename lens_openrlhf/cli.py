@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -31,6 +32,9 @@ def _command(module: str) -> Callable[[Sequence[str]], int]:
     return lambda argv: import_module(module, __package__).main(argv)
 
 
+# OpenRLHF asks for the package `pynvml`, about which torch warns in every process.
+PYNVML_WARNING = "The pynvml package"
+
 COMMANDS = {
     "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
@@ -44,6 +48,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the process's exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    warnings.filterwarnings("ignore", PYNVML_WARNING, FutureWarning)
+    os.environ.setdefault("PYTHONWARNINGS", f"ignore:{PYNVML_WARNING}:FutureWarning")
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf",
         description="LENS: GRPO that learns from groups in which every answer is wrong, inside OpenRLHF.",
@@ -54,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     # Only the first word is ours; the rest belongs to the command, whose options may look like ours.
     name = parser.parse_args(argv[:1]).command
-    return COMMANDS[name][0](argv[1:])
+    try:
+        return COMMANDS[name][0](argv[1:])
+    except KeyboardInterrupt:  # while a command is being imported; it then has its own way of ending
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
     except BadLabel as error:
         return "error", f"bad label: {error}"
     try:
-        answer = _parse_answer(response)
+        answer = parse_answer(response)
     except Exception as error:
         return "error", f"unreadable answer: {_describe(error)}"
     if not answer:
@@ -138,7 +138,7 @@ def _parse_label(label: str) -> tuple:
     return tuple(gold)
 
 
-def _parse_answer(response: str) -> list:
+def parse_answer(response: str) -> list:
     """The forms of the answer, none where there is no answer."""
     boxed = last_boxed(response)
     if boxed is None:

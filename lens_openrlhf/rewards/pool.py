@@ -264,7 +264,7 @@ def _running_pool() -> _Pool:
         return _pool
 
 
-def _run(function: Callable[..., Any], args: tuple, timeout: float | None) -> Any:
+def run_in_worker(function: Callable[..., Any], args: tuple, timeout: float | None) -> Any:
     """`_Pool.run` with a second try for a lost worker. The default time limit is the settings'."""
     try:
         pool = _running_pool()
@@ -306,7 +306,7 @@ def verify_answer(response: str, label: str | int, timeout: float | None = None)
         first 5 of a kind and then every 100th.
     """
     try:
-        outcome, detail = _run(grading.grade, (grading.response_end(response), _label_text(label)), timeout)
+        outcome, detail = run_in_worker(grading.grade, (grading.response_end(response), _label_text(label)), timeout)
     except TimeLimit as error:
         outcome, detail = "timeout", f"time limit: {error}"
     except MemoryLimit as error:
@@ -323,7 +323,7 @@ def verify_answer(response: str, label: str | int, timeout: float | None = None)
 def validate_label(label: str | int) -> str | None:
     """Why no answer can be graded by `label`; None for a good label. For a data set, before training."""
     try:
-        return _run(grading.check_label, (_label_text(label),), None)
+        return run_in_worker(grading.check_label, (_label_text(label),), None)
     except TimeLimit as error:
         return f"the label {label!r} takes too long: {error}"
     except Exception as error:

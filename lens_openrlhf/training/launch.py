@@ -69,9 +69,7 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
             "DS_ACCELERATOR": "cpu",
             # Ray would give every actor one thread.
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks))),
-            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-            "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
-        }
+        } | {name: os.environ.get(name, value) for name, value in cpu.VLLM_VARIABLES.items()}
         runtime_env["worker_process_setup_hook"] = cpu.install
         # The deepspeed launcher names a device even here, and Ray would take it for a limit.
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
