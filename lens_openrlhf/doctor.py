@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,7 @@ def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
     if argv:
         out(f"error: doctor takes no options, got {' '.join(argv)}")
         return 2
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # what it says when imported is below, or no fault
     findings = examine()
     for finding in findings:
         mark = "ok " if finding.ok else "BAD" if finding.needed else "!  "
