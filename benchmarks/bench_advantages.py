@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ OP_TOLERANCE = 1e-9
 # Of fp32 arithmetic over thousands of tokens; a method that is worse than this is shown as wrong, without a time.
 PEER_TOLERANCE = 2e-3
 YARDSTICK = "torch.sum of the same bytes"
+BUSY_CORES = 0.2  # of other processes, before the first call
 MIN_SECONDS = 0.2  # short calls need many to tell them from noise
 OUTPUT = Path(__file__).parents[1] / "build" / "bench.jsonl"
 # H100 SXM's memory bandwidth, for the prediction that a GPU's owner can check.
@@ -445,6 +447,9 @@ def main() -> None:
     print(
         f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of at least {bench.repeats}"
     )
+    busy = psutil.cpu_percent(interval=1.0) / 100 * psutil.cpu_count()
+    if busy > BUSY_CORES:
+        print(f"warning: other processes use {busy:.1f} cores; the times below are not to be trusted")
     for device in devices:
         bench.segment_means(device)
         bench.whole(device)

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
+import pytest
+import torch
+
+from lens_openrlhf.advantages import LensConfig, group_advantages
+
 from .conftest import command_line, explained, finish
 
 LENS = ["--algo.advantage.estimator", "lens"]
+
+
+def check_samples(run, steps: int) -> None:
+    """samples/ agrees with metrics.jsonl, and its advantages with the operator, whatever ranks and batches did."""
+    for record in run.records("metrics"):
+        kept = pd.read_parquet(run.folder / "samples" / f"step-{record['step']:06}.parquet")
+        assert kept["index"].tolist() == list(range(32)) and kept["prompt_id"].tolist() == [i // 4 for i in range(32)]
+        assert math.isclose((kept["kind"] == "negative").mean(), record["lens/negative_groups"])
+        assert kept["response"].notna().tolist() == [i < 16 for i in range(32)]
+        expected = group_advantages(
+            torch.tensor(kept["confidence"].to_numpy()).log(),
+            torch.tensor(kept["tokens"].to_numpy()),
+            torch.tensor(kept["correctness"].to_numpy()),
+            torch.arange(0, 33, 4),
+            LensConfig(),
+        )
+        assert kept["advantage"].tolist() == pytest.approx(expected.advantage.tolist(), rel=1e-6, abs=1e-9)
+    assert len(list((run.folder / "samples").iterdir())) == steps
 
 
 def check_lens_metrics(run, steps: int) -> None:
@@ -21,6 +45,7 @@ def check_lens_metrics(run, steps: int) -> None:
         assert record["lens/dropped_samples"] == 0
         assert "answer_chars" in record  # the reward function's own metric
         assert "lens_rollout_index" not in record
+    check_samples(run, steps)
     assert any(record["lens/rescued_samples"] > 0 for record in metrics)
 
 
@@ -52,7 +77,9 @@ def test_async_with_confidence_from_the_rollout(tiny, reward_file, tmp_path):
         "LensRolloutWithLogprobs",
     }
     assert [record["step"] for record in run.records("eval")] == [0, 3]
-    assert all(len(record["scores"]) == 16 for record in run.records("eval"))
+    for record in run.records("eval"):
+        assert len(record["scores"]) == len(record["splits"]["level"]) == 16
+        assert list(record["pass_at_k"]["all"]) == ["1", "2", "4"]
 
 
 def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
@@ -71,3 +98,5 @@ def test_openrlhfs_own_estimator_runs_without_lens(tiny, reward_file, tmp_path):
     assert not [name for name in record if name.startswith("lens")]
     assert record["policy_loss"] is not None
     assert run.config["options"]["algo.advantage.estimator"] == "rloo"
+    kept = pd.read_parquet(run.folder / "samples" / "step-000001.parquet")
+    assert len(kept) == 32 and kept["advantage"].isna().all() and kept["kind"].notna().all()

@@ -35,6 +35,7 @@ def tiny_run(tmp_path_factory):
 def test_the_held_out_score_rises(tiny_run):
     first, *_, last = tiny_run.records("eval")
     assert (first["step"], last["step"]) == (0, STEPS)
+    assert set(last["pass_at_k"]) >= {"all", "level=1", "level=5", "datasource=addition"}
     change = [sum(b) / 16 - sum(a) / 16 for a, b in zip(first["scores"], last["scores"], strict=True)]
     mean, error = mean_and_error(change)
     assert mean > 2 * error, f"Pass@1 changed by {mean:.3f} ± {error:.3f}"
@@ -67,6 +68,7 @@ def test_the_run_folder_is_complete(tiny_run):
     assert tiny_run.config["options"]["algo.advantage.estimator"] == "lens"
     assert tiny_run.config["versions"]["torch"]
     assert list((folder / "tensorboard").rglob("events.out.tfevents.*"))
+    assert len(list((folder / "samples").glob("step-*.parquet"))) == STEPS
     assert (folder / "train.log").stat().st_size > 10_000
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
