@@ -13,6 +13,9 @@ from ..training import cpu
 from .prompts import Prompt
 
 
+TOKENS_PER_STEP = 4096  # of prompts, at least, that vLLM's CPU engine takes in at once
+
+
 @dataclass(frozen=True)
 class Completion:
     """One answer: its text with special tokens, as a reward sees it; tokens; whether it met the limit of new tokens."""
@@ -55,6 +58,8 @@ class Sampler:
                 os.environ.setdefault(name, value)
         from vllm import LLM
 
+        # After a part of a prompt vLLM takes back a random number, which a CPU's generator cannot: prompts stay whole.
+        whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, TOKENS_PER_STEP)}
         self._llm = LLM(
             model=model,
             max_model_len=max_length,
@@ -63,6 +68,7 @@ class Sampler:
             enforce_eager=cpu.required(),
             seed=seed,
             trust_remote_code=False,
+            **(whole if cpu.required() else {}),
         )
         self._seed, self._sampling = seed, sampling
 

@@ -121,3 +121,12 @@ def test_interrupted_killed_and_continued_is_as_uninterrupted(tiny, tmp_path):
         for k, estimate in figures["pass_at_k"].items():
             expected = sum(pass_at_k(count, SAMPLES, int(k)) for count in chosen) / len(chosen)
             assert estimate["mean"] == pytest.approx(expected)
+
+
+def test_prompts_that_do_not_fit_one_step_of_the_engine(tiny, tmp_path):
+    """256 answers at once of prompts of 60 tokens are more than the engine takes in at once."""
+    options = ["--samples", 64, "--prompt_template", "1" * 48 + " {}", "--max_new_tokens", 4, "--out", tmp_path / "out"]
+    words = [sys.executable, "-m", "lens_openrlhf.cli", "evaluate", tiny.model, "--data", tiny.heldout, *options]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(kept(tmp_path / "out")) == PROMPTS * 64

@@ -284,8 +284,9 @@ def test_nothing_is_wider_than_the_screen(open_page, address, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def looks(page) -> tuple[str, ...]:
+def looks(page, theme: str) -> tuple[str, ...]:
     figure(page, "pass-over-training")
+    page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
     return tuple(
         page.evaluate(
             """() => { const plot = document.querySelector('[data-figure="pass-over-training"] .plot');
@@ -296,16 +297,16 @@ def looks(page) -> tuple[str, ...]:
 
 
 def test_light_and_dark(open_page, address):
-    light, dark = (looks(open_page(address, color_scheme=scheme)) for scheme in ("light", "dark"))
+    light, dark = (looks(open_page(address, color_scheme=scheme), scheme) for scheme in ("light", "dark"))
     assert all(a != b for a, b in zip(light, dark, strict=True))
     page = open_page(address, color_scheme="light")
-    assert looks(page) == light
+    assert looks(page, "light") == light
     page.emulate_media(color_scheme="dark")
-    assert looks(page) == dark
+    assert looks(page, "dark") == dark
     page.locator("#theme").click()
-    assert page.locator("#theme").inner_text() == "Theme: light" and looks(page) == light
+    assert page.locator("#theme").inner_text() == "Theme: light" and looks(page, "light") == light
     page.locator("#theme").click()
-    assert page.locator("#theme").inner_text() == "Theme: dark" and looks(page) == dark
+    assert page.locator("#theme").inner_text() == "Theme: dark" and looks(page, "dark") == dark
     page.reload()
     assert page.locator("#theme").inner_text() == "Theme: dark", "the choice is kept"
 

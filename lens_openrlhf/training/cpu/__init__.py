@@ -15,7 +15,6 @@ import sys
 
 import torch
 
-
 # vLLM's CPU engine would take most of the memory for its cache, and bind its threads to cores that others use.
 VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 

@@ -1,0 +1,129 @@
+"""`lens-openrlhf report`: runs and comparisons as one page, or as a page that follows a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from .runs import ReportError, Run, check_same_data, find_runs
+
+PACKAGES = ("plotly", "pyarrow", "scipy", "torch")
+
+
+def _number(least: int):
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        return int(text)
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lens-openrlhf report",
+        description="Figures and tables of training runs as one HTML page that needs no network.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folder, or the folder of a comparison; several are compared",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="the page's file (default: report.html)")
+    parser.add_argument("--watch", action="store_true", help="serve the page on 127.0.0.1, following the runs")
+    parser.add_argument("--port", type=_number(1), help="with --watch: port to serve on (default: a free one)")
+    parser.add_argument(
+        "--sample_steps",
+        type=_number(0),
+        default=8,
+        metavar="N",
+        help="steps of each run whose answers can be read on the page, evenly apart (default: 8)",
+    )
+    parser.add_argument(
+        "--allow_different_data",
+        action="store_true",
+        help="show runs together that were evaluated on different data",
+    )
+    return parser
+
+
+def _check_packages() -> None:
+    # A package that OpenRLHF asks for, and of no concern here.
+    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ReportError(
+                f"the report needs {name}, which cannot be imported ({error}): run `make setup`, or "
+                "pip install 'lens_openrlhf[report]'"
+            ) from None
+
+
+def _warnings(runs: Sequence[Run], allow: bool) -> list[str]:
+    different = check_same_data(runs)
+    if different and not allow:
+        raise ReportError(
+            f"different evaluation data: {different}. Their Pass@k cannot be compared; report them apart, or go "
+            "on with --allow_different_data"
+        )
+    return [f"Different evaluation data: {different}. Differences of Pass@k may be the data's."] if different else []
+
+
+def _check_output(path: Path) -> None:
+    if path.is_dir():
+        raise ReportError(f"-o {path}: is a folder; name a file, such as {path / 'report.html'}")
+    if not path.absolute().parent.is_dir():
+        raise ReportError(f"-o {path}: there is no folder {path.parent}")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.watch and args.output:
+        raise ReportError("--watch serves the page and writes no file: leave out -o, or --watch")
+    if args.port and not args.watch:
+        raise ReportError("--port has no effect without --watch")
+    _check_packages()
+    import torch
+
+    from . import page
+
+    torch.set_num_threads(1)  # thousands of small operations, for each of which threads would have to meet
+
+    if args.watch:
+        from .live import serve
+
+        return serve(args.runs, lambda runs: _warnings(runs, args.allow_different_data), args.sample_steps, args.port)
+    output = args.output or Path("report.html")
+    _check_output(output)
+    runs = find_runs(args.runs)
+    if not runs:
+        raise ReportError(f"{', '.join(map(str, args.runs))}: the comparison has no runs yet")
+    data = page.report_data(runs, sample_steps=args.sample_steps, warnings=_warnings(runs, args.allow_different_data))
+    text = page.page(data)
+    try:
+        page.write(output, text)
+    except OSError as error:
+        raise ReportError(f"-o {output}: cannot be written ({error.strerror})") from None
+    for problem in data["problems"]:
+        more = f" (and {len(problem['where']) - 1} more)" if len(problem["where"]) > 1 else ""
+        print(f"{problem['where'][0]}{more}: {problem['what']}", file=sys.stderr)
+    print(f"{output}: {len(data['arms'])} arms, {len(runs)} runs, {len(text) / 1e6:.1f} MB")
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the process's exit status, 2 for what cannot be shown."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 2
