@@ -12,7 +12,6 @@ import numpy as np
 from ..training import cpu
 from .prompts import Prompt
 
-
 TOKENS_PER_STEP = 4096  # of prompts, at least, that vLLM's CPU engine takes in at once
 
 

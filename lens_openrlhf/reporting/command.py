@@ -113,7 +113,8 @@ def _run(args: argparse.Namespace) -> int:
     for problem in data["problems"]:
         more = f" (and {len(problem['where']) - 1} more)" if len(problem["where"]) > 1 else ""
         print(f"{problem['where'][0]}{more}: {problem['what']}", file=sys.stderr)
-    print(f"{output}: {len(data['arms'])} arms, {len(runs)} runs, {len(text) / 1e6:.1f} MB")
+    counts = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((len(data["arms"]), "arm"), (len(runs), "run"))]
+    print(f"{output}: {', '.join(counts)}, {len(text) / 1e6:.1f} MB")
     return 0
 
 
