@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from ..process import interrupt_once
 from . import page
 from .runs import ReportError, Run, find_runs
 
@@ -98,6 +99,7 @@ def serve(
         ) from None
     with server:
         try:
+            interrupt_once()  # also where Ctrl-C was ignored, as in a shell's background job
             print(f"http://{HOST}:{server.server_port}/ shows {', '.join(map(str, paths))}; Ctrl-C ends it", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:

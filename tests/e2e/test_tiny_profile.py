@@ -100,11 +100,13 @@ def test_bash_runs_the_script_too_and_passes_options_on(tmp_path):
     assert idle.status == 0 and len(run.records("metrics")) == 1
 
 
-def test_profiles_parse(tmp_path):
+def test_profiles_parse(tmp_path, monkeypatch):
     from lens_openrlhf.training import cpu, options
 
     if cpu.required():
         cpu.install()
+    # Models and data are not looked at; making them takes minutes and packages of their own.
+    monkeypatch.setattr(profiles, "FOLDERS", {name: lambda: str(tmp_path) for name in profiles.FOLDERS})
     for profile in sorted((ROOT / "examples" / "scripts" / "profiles").glob("*.args")):
         argv = profiles.expand(["--profile", profile.stem, "--logger.run_dir", str(tmp_path)])
         args = options.parse(argv)

@@ -29,7 +29,8 @@ def run(one_run, tmp_path) -> Path:
     return Path(shutil.copytree(one_run, tmp_path / "run"))
 
 
-@pytest.fixture(scope="session")
+# For one module: while Playwright is open, nothing else in this thread can run an event loop.
+@pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright (or make setup)"
