@@ -9,6 +9,19 @@ from .pass_at_k import mean_and_error, pass_at_k
 ALL = "all"
 SPLIT_COLUMNS = ("level", "source", "datasource", "type")  # of a data set, split by where it has them
 
+MAX_SPLIT_VALUES = 32  # a column with more of them (an address, say) names prompts rather than kinds of them
+
+
+def default_split_columns(columns: Mapping[str, Sequence]) -> list[str]:
+    """Those of SPLIT_COLUMNS that are there and hold texts or numbers, at most MAX_SPLIT_VALUES different ones."""
+    return [
+        name
+        for name in SPLIT_COLUMNS
+        if name in columns
+        and all(isinstance(value, str | int | float | None) for value in columns[name])
+        and len(set(columns[name])) <= MAX_SPLIT_VALUES
+    ]
+
 
 def default_ks(samples: int) -> list[int]:
     """The powers of two up to the number of samples."""

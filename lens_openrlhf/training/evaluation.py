@@ -10,7 +10,7 @@ from openrlhf.datasets import PromptDataset
 from openrlhf.datasets.utils import blending_datasets
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from ..evaluation.splits import SPLIT_COLUMNS, default_ks, pass_at_k_by_split
+from ..evaluation.splits import SPLIT_COLUMNS, default_ks, default_split_columns, pass_at_k_by_split
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def evaluation_set(strategy, tokenizer) -> EvaluationSet | None:
         rows = rows.select(range(min(args.eval.max_samples, len(rows))))
     dataset = PromptDataset(rows, tokenizer, strategy, input_template=args.data.input_template)
     loader = strategy.setup_dataloader(dataset, 1, True, False, dataset.collate_fn)
-    chosen = args.eval.split_by or [name for name in SPLIT_COLUMNS if name in rows.column_names]
-    return EvaluationSet(dataset, loader, {name: list(rows[name]) for name in chosen})
+    columns = {name: list(rows[name]) for name in args.eval.split_by or SPLIT_COLUMNS if name in rows.column_names}
+    chosen = args.eval.split_by or default_split_columns(columns)
+    return EvaluationSet(dataset, loader, {name: columns[name] for name in chosen})
 
 
 def evaluation_record(answers: Sequence[Sequence[Experience]], splits: dict, ks: Sequence[int] | None) -> dict:

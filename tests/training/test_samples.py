@@ -11,6 +11,7 @@ import torch
 
 from lens_openrlhf.advantages import LensConfig, lens_advantages
 from lens_openrlhf.evaluation import pass_at_k
+from lens_openrlhf.evaluation.splits import default_split_columns
 from lens_openrlhf.training.actor import Gathered, advantages_of_rows, pack_rows
 from lens_openrlhf.training.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.experience import LensExperienceMaker
@@ -117,3 +118,9 @@ def test_the_record_has_every_k_and_split():
     assert record["pass_at_k"]["level=5"]["2"][0] == pytest.approx((pass_at_k(2, 4, 2) + 1) / 2)
     assert tracked(record)["level=1/pass@4"] == 0 and tracked(record)["pass@1"] == 0.5
     assert list(evaluation_record(prompts, {}, [3])["pass_at_k"]["all"]) == ["3"]
+
+
+def test_columns_that_name_single_prompts_or_hold_lists_are_not_split_by():
+    columns = {"level": [1, 2, None] * 20, "source": [f"page {i}" for i in range(60)], "type": [["a", "b"]] * 60}
+    assert default_split_columns(columns) == ["level"]
+    assert default_split_columns({"datasource": ["x"], "other": ["y"]}) == ["datasource"]
