@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -54,8 +53,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_packages() -> None:
-    # A package that OpenRLHF asks for, and of no concern here.
-    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
     for name in PACKAGES:
         try:
             import_module(name)

@@ -8,18 +8,9 @@ import sys
 import pytest
 
 from lens_openrlhf.evaluation.grading import RewardError, grade, load_reward
-from lens_openrlhf.rewards import shutdown
 from lens_openrlhf.training.options import OptionError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def small_pool():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LENS_VERIFIER_WORKERS", "1")
-        patch.setenv("LENS_VERIFIER_TIMEOUT", "2")
-        shutdown()
-        yield
-        shutdown()
+pytestmark = pytest.mark.usefixtures("small_pool")
 
 
 def test_equal_answers_get_equal_numbers():

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lens_openrlhf.rewards
-from lens_openrlhf.rewards import math_verify_reward, reward_func, shutdown
+from lens_openrlhf.rewards import math_verify_reward, reward_func
 from lens_openrlhf.rewards.math_verify_reward import extract_response
 
 PATH = Path(math_verify_reward.__file__)
@@ -17,14 +17,7 @@ KEYS = {"verifier/timeout", "verifier/error", "verifier/no_answer", "verifier/pr
 PROMPT = "<|im_start|>user\nWhat is 6 times 7? Put it into \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_pool():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LENS_VERIFIER_WORKERS", "1")
-        patch.setenv("LENS_VERIFIER_TIMEOUT", "2")
-        shutdown()
-        yield
-        shutdown()
+pytestmark = pytest.mark.usefixtures("small_pool")
 
 
 def load_by_path():
