@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections import defaultdict, deque
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice, product
 from pathlib import Path
 
-from .tasks import Question, level, make_habits, make_questions
+from .tasks import ADDITION, LEVEL_BOUNDS, SUBTRACTION, Question, iter_questions, level, make_habits
 from .warm_start import WarmStart, train
 
 KEY_FILE = "warm_start_key.txt"
@@ -41,8 +43,8 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     settings = warm_start or WarmStart()
     paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
-    write_rows(paths.train, question_rows(make_questions(train_prompts, heldout=False, seed=seed), seed))
-    write_rows(paths.heldout, question_rows(make_questions(heldout_prompts, heldout=True, seed=seed), seed))
+    write_rows(paths.train, make_rows(train_prompts, heldout=False, seed=seed))
+    write_rows(paths.heldout, make_rows(heldout_prompts, heldout=True, seed=seed))
     key = cache_key(settings, seed)
     if not is_cached(paths.model, key):
         print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
@@ -78,10 +80,28 @@ def _train_and_move(model: Path, settings: WarmStart, seed: int, key: str) -> No
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def question_rows(questions: list[Question], seed: int) -> list[dict]:
-    """Under the keys that OpenRLHF's prompt dataset reads, and the level of difficulty to the warm-started model."""
+def make_rows(count: int, *, heldout: bool, seed: int) -> list[dict]:
+    """``count`` different questions under the keys that OpenRLHF's prompt dataset reads.
+
+    The five levels (difficulty to the warm-started model) and the two skills come in equal shares. As the generator
+    mixes them, the easiest level alone would be 40%, and soon too few groups of answers would be all wrong.
+    """
     habits = make_habits(seed)
-    return [{"prompt": q.prompt, "label": q.label, "datasource": q.skill, "level": level(q, habits)} for q in questions]
+    questions = iter_questions(heldout=heldout, seed=seed)
+    waiting: dict[tuple[int, str], deque[Question]] = defaultdict(deque)
+    seen: set[Question] = set()
+
+    def next_of(kind: tuple[int, str]) -> dict:
+        while not waiting[kind]:
+            question = next(questions)
+            if question not in seen:
+                seen.add(question)
+                waiting[level(question, habits), question.skill].append(question)
+        question = waiting[kind].popleft()
+        return {"prompt": question.prompt, "label": question.label, "datasource": question.skill, "level": kind[0]}
+
+    kinds = cycle(product(range(1, len(LEVEL_BOUNDS) + 2), (ADDITION, SUBTRACTION)))
+    return [next_of(kind) for kind in islice(kinds, count)]
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

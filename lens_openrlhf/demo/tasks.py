@@ -107,18 +107,6 @@ def iter_questions(*, heldout: bool, seed: int, batch: int = 2000) -> Iterator[Q
                 yield question
 
 
-def make_questions(count: int, *, heldout: bool, seed: int) -> list[Question]:
-    """``count`` different questions, additions and subtractions in turn."""
-    chosen: dict[Question, None] = {}
-    for question in iter_questions(heldout=heldout, seed=seed):
-        if len(chosen) == count:
-            break
-        wanted = (ADDITION, SUBTRACTION)[len(chosen) % 2]
-        if question.skill == wanted and question not in chosen:
-            chosen[question] = None
-    return list(chosen)
-
-
 def demonstrate(question: Question, habits: Habits, rng: random.Random) -> Demonstration:
     """Work ``question`` out, minding or forgetting each carry or borrow as the habits say."""
     work = _add if question.skill == ADDITION else _subtract

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -31,6 +32,35 @@ def test_question_files_have_the_keys_that_openrlhf_reads(prepared):
         assert len(rows) == count
         assert all(set(row) == {"prompt", "label", "datasource", "level"} for row in rows)
         assert all(row["label"] == str(int(row["label"])) and row["level"] in range(1, 6) for row in rows)
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+def test_labels_agree_with_python_and_no_question_comes_twice(heldout):
+    rows = build.make_rows(200, heldout=heldout, seed=3)
+    assert [row["label"] for row in rows] == [str(eval(row["prompt"].removesuffix("="))) for row in rows]
+    assert len({row["prompt"] for row in rows}) == 200
+
+
+def test_levels_and_skills_come_in_equal_shares():
+    rows = build.make_rows(40, heldout=False, seed=0)
+    kinds = Counter((row["level"], row["datasource"]) for row in rows)
+    assert len(kinds) == 10
+    assert set(kinds.values()) == {4}
+
+
+def test_train_and_heldout_operands_are_disjoint_even_across_seeds_and_skills():
+    def operands(seed, heldout):
+        rows = build.make_rows(300, heldout=heldout, seed=seed)
+        return {frozenset(row["prompt"].split()[:3:2]) for row in rows}
+
+    train = operands(0, False) | operands(1, False)
+    assert train.isdisjoint(operands(0, True) | operands(1, True))
+
+
+def test_rows_follow_the_seed():
+    assert build.make_rows(20, heldout=False, seed=1) == build.make_rows(20, heldout=False, seed=1)
+    assert build.make_rows(20, heldout=False, seed=1) != build.make_rows(20, heldout=False, seed=2)
+    assert build.make_rows(20, heldout=False, seed=1) == build.make_rows(30, heldout=False, seed=1)[:20]
 
 
 def test_saved_model_reloads_with_the_same_logits(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from lens_openrlhf.demo.tasks import (
     demonstrate,
     level,
     make_habits,
-    make_questions,
 )
 
 OPERANDS = st.integers(100, 999)
@@ -84,26 +83,7 @@ def test_the_two_mistakes():
     assert demonstrate(Question(852, 417, SUBTRACTION), never, rng).text == " 7-2=5 5-1=4 8-4=4 \\boxed{445}"
 
 
-@pytest.mark.parametrize("heldout", [False, True])
-def test_labels_agree_with_python(heldout):
-    chosen = make_questions(200, heldout=heldout, seed=3)
-    assert [question.label for question in chosen] == [str(eval(q.prompt.removesuffix("="))) for q in chosen]
-    assert {question.skill for question in chosen} == {ADDITION, SUBTRACTION}
-    assert len({question.prompt for question in chosen}) == 200
-
-
-def test_train_and_heldout_operands_are_disjoint_even_across_seeds_and_skills():
-    def operands(seed, heldout):
-        return {frozenset((q.first, q.second)) for q in make_questions(500, heldout=heldout, seed=seed)}
-
-    train = operands(0, False) | operands(1, False)
-    assert train.isdisjoint(operands(0, True) | operands(1, True))
-
-
-def test_questions_and_habits_follow_the_seed():
-    assert make_questions(50, heldout=False, seed=1) == make_questions(50, heldout=False, seed=1)
-    assert make_questions(50, heldout=False, seed=1) != make_questions(50, heldout=False, seed=2)
-    assert make_questions(50, heldout=False, seed=1) == make_questions(80, heldout=False, seed=1)[:50]
+def test_habits_follow_the_seed():
     assert make_habits(1) == make_habits(1) != make_habits(2)
 
 
