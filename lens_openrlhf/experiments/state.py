@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..training.run_log import EVALUATIONS, METRICS, read
-from .spec import Options, Run, Spec, SpecError
+from .spec import Options, Run, Spec, SpecError, meaning
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
 LOCK = ".lock"
@@ -116,6 +116,39 @@ class State:
             if self.record["arms"].get(run.arm, arms[run.arm]) != arms[run.arm]:
                 self.record["runs"].pop(run.key, None)  # nothing to go on from: its options were others
         self.record["arms"] |= arms
+
+    def take_over(self, other: State, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+        """Copy the finished runs of another comparison that compute what runs that have not begun here would.
+
+        Returns them with the arm that they were there.
+
+        Raises:
+            SpecError: the other comparison had another model or file at the same place.
+        """
+        for name, digest in other.record["inputs"].items():
+            if self.record["inputs"].get(name, digest) != digest:
+                raise SpecError(
+                    f"--reuse {other.folder}: {name} has changed since its runs were trained, so that they are not "
+                    "comparable; restore it, or leave --reuse out"
+                )
+        finished = {}
+        for label, options in other.record["arms"].items():
+            for seed in {run.seed for run in runs}:
+                theirs = Run(label, seed, options)
+                if other.is_finished(theirs):
+                    finished.setdefault(seed, []).append((theirs, meaning(theirs)))
+        taken = []
+        for run in runs:
+            if self.of(run) or run.seed not in finished:
+                continue
+            for theirs, options in finished[run.seed]:
+                if options == meaning(run):
+                    shutil.copytree(other.run_folder(theirs), self.run_folder(run), dirs_exist_ok=True)
+                    self.record["inputs"] = other.record["inputs"] | self.record["inputs"]
+                    self.set(run, **other.of(theirs))
+                    taken.append((run, theirs.arm))
+                    break
+        return taken
 
     def check_inputs(self, portable: Sequence[Run], actual: Sequence[Run]) -> None:
         """Models and data of all runs must be those of the runs that are finished.

@@ -72,6 +72,34 @@ def test_other_options_for_an_unfinished_arm_start_it_anew(begun, sound):
     assert changed.of(runs[1]) == {}, "there would be a checkpoint to go on from"
 
 
+@pytest.fixture
+def elsewhere(begun, sound, tmp_path):
+    """A new comparison beside `begun` whose first arm is the same under another label, said in other words."""
+    begun.record["inputs"] = {"data": "digest"}
+    (begun.folder / "runs" / "GRPO" / "seed-1").mkdir(parents=True)
+    (begun.folder / "runs" / "GRPO" / "seed-1" / "eval.jsonl").write_text("{}\n")
+    arms = {"baseline": {"algo.lens.scope": "none", "algo.lens.alpha": 0.25}, "LENS": {}}
+    found, _, runs = opened(tmp_path / "d", sound(name="elsewhere", arms=arms))
+    found.folder.mkdir()
+    return found, runs
+
+
+def test_finished_runs_of_another_comparison_are_taken_over(begun, elsewhere):
+    found, runs = elsewhere
+    assert [(run.key, label) for run, label in found.take_over(begun, runs)] == [("baseline/seed-1", "GRPO")]
+    assert [run.key for run in runs if found.is_finished(run)] == ["baseline/seed-1"]
+    assert (found.run_folder(runs[0]) / "eval.jsonl").is_file()
+    assert State(found.folder).record["inputs"] == {"data": "digest"}
+    assert found.take_over(begun, runs) == [], "it is here already"
+
+
+def test_runs_made_from_other_data_are_not_taken_over(begun, elsewhere):
+    found, runs = elsewhere
+    found.record["inputs"] = {"data": "another digest"}
+    with pytest.raises(SpecError, match="--reuse .*: data has changed since"):
+        found.take_over(begun, runs)
+
+
 def test_another_comparisons_folder_is_refused(begun, sound):
     with pytest.raises(SpecError, match="holds the comparison 'sound', not 'other'"):
         opened(begun.folder, sound(name="other"))
