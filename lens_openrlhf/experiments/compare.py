@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..process import write_atomically
 from . import archive, spec, tables
 from .spec import Run, Spec, SpecError
-from .state import RESULTS, SPEC, STATE, State, locked, write_atomically
+from .state import RESULTS, SPEC, STATE, State, locked
 
 DESCRIPTION = """\
 Trains every arm of a spec on every seed, one after another, and compares their final evaluations.

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..process import write_atomically
 from ..training.run_log import EVALUATIONS, METRICS, read
 from .spec import Options, Run, Spec, SpecError, meaning
 
@@ -20,16 +21,6 @@ FINISHED = "finished"
 LARGE = ("model", "checkpoints")  # of a run: not needed for any table or figure
 INPUTS = ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset")
 EDGE_BYTES = 1 << 20
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that no reader and no crash meets half of it."""
-    beside = path.with_name(f".{path.name}.new")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 @contextlib.contextmanager
@@ -214,21 +205,3 @@ def move_aside(folder: Path) -> Path | None:
 def delete_large(folder: Path) -> None:
     for name in LARGE:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def checkpoint_step(folder: Path) -> int | None:
-    """The step of a run's last whole DeepSpeed checkpoint, or None."""
-    latest = folder / "checkpoints" / "_actor" / "latest"
-    tag = latest.read_text().strip() if latest.is_file() else ""
-    step = tag.removeprefix("global_step")
-    return int(step) if step.isdigit() and (latest.parent / tag).is_dir() else None
-
-
-def rewind(folder: Path, step: int) -> None:
-    """Forget what a run recorded after `step`, where it will continue."""
-    for name in (METRICS, EVALUATIONS):
-        kept = [record for record in read(folder / name) if record["step"] <= step]
-        write_atomically(folder / name, "".join(json.dumps(record) + "\n" for record in kept))
-    for samples in (folder / "samples").glob("step-*.parquet"):
-        if int(samples.stem.removeprefix("step-")) > step:
-            samples.unlink()

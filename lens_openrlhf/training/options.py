@@ -75,6 +75,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="of so many prompts a step the texts of all answers are kept in samples/, numbers of every answer; "
         "-1 keeps nothing (default: 4)",
     )
+    group.add_argument(
+        "--reward.timeout",
+        type=float,
+        default=180,
+        help="seconds that a reward function or server may take for an answer; more ends the run (default: 180)",
+    )
     group.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
     group.add_argument("--eval.at_end", action="store_true", help="also evaluate after the last step")
     group.add_argument(
@@ -157,6 +163,21 @@ def _check_lens(get, given: set[str]) -> None:
         _fail(f"--algo.advantage.gamma {gamma}: the lens estimator has one advantage a response; use 1")
 
 
+def _check_lora(get) -> None:
+    """Adapters are merged into the weights that vLLM gets, which must be whole and unpacked for that."""
+    if get("ds.lora.rank") <= 0:
+        return
+    for spoiled, what in (
+        (get("ds.zero_stage") == 3, "--ds.zero_stage 3 splits every weight over the ranks; use 2"),
+        (get("ds.load_in_4bit"), "--ds.load_in_4bit packs them; leave it out"),
+        (get("ds.tensor_parallel_size") > 1, "--ds.tensor_parallel_size splits them; use 1"),
+    ):
+        if spoiled:
+            _fail(
+                f"--ds.lora.rank {get('ds.lora.rank')}: adapters are merged into the weights that vLLM gets, but {what}"
+            )
+
+
 def _check_cpu(get) -> None:
     """Refuse what cannot work without CUDA."""
     refusals = {
@@ -212,6 +233,7 @@ class LensArgumentParser(argparse.ArgumentParser):
                     f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}"
                 )
         values["algo.lens.enabled"] = lens
+        _check_lora(values.get)
         if on_cpu:
             _check_cpu(values.get)
         if not values["actor.model_name_or_path"]:
@@ -220,6 +242,8 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
         if not values["vllm.num_engines"]:
             _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
+        if not values["reward.timeout"] > 0:
+            _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
         self._check_batches(values)
         self._check_evaluation(values)
         self._name_run(values, given)
@@ -324,6 +348,14 @@ def lens_config(args: SimpleNamespace) -> LensConfig | None:
     if not args.algo.lens.enabled:
         return None
     return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in fields(LensConfig)})
+
+
+def chosen(args: SimpleNamespace) -> dict:
+    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF."""
+    flat = flatten(args)
+    if flat.pop("algo.lens.enabled"):
+        return flat | {"algo.advantage.estimator": LENS}
+    return {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict:
