@@ -22,7 +22,8 @@ class Agent(AgentInstanceBase):
 
     async def step(self, states, **kwargs):
         self.turn += 1
-        score = float("3" in states["action_text"]) if int(states["label"]) % 2 else 0.0
+        right = self.turn == 2 and int(states["label"]) % 2 and "3" in states["action_text"]
+        score = float(bool(right))
         return {{
             "rewards": torch.tensor(score),
             "scores": torch.tensor(score),
