@@ -13,7 +13,6 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NoReturn
@@ -47,7 +46,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
     estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
     group = parser.add_argument_group("LENS (with --algo.advantage.estimator lens)")
-    for option in fields(LensConfig):
+    for option in LensConfig.training_options():
         group.add_argument(
             f"--algo.lens.{option.name}",
             type=type(option.default),
@@ -123,7 +122,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
 def _check_lens(get, given: set[str]) -> None:
     """Refuse what would quietly spoil LENS. `get(name)` is an option's value by its dotted name."""
     try:
-        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in fields(LensConfig)})
+        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in LensConfig.training_options()})
     except ValueError as error:
         _fail(f"--algo.lens.{error}")
     samples = get("rollout.n_samples_per_prompt")
@@ -347,7 +346,7 @@ def lens_config(args: SimpleNamespace) -> LensConfig | None:
     """The LensConfig in parsed arguments, or None if another estimator was chosen."""
     if not args.algo.lens.enabled:
         return None
-    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in fields(LensConfig)})
+    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in LensConfig.training_options()})
 
 
 def chosen(args: SimpleNamespace) -> dict:
