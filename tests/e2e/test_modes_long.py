@@ -24,10 +24,10 @@ def llama(tiny, tmp_path_factory):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
+        hidden_size=128,
+        intermediate_size=192,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=4,  # of 32 dimensions: vLLM has no attention for fewer on CPU
         num_key_value_heads=2,
         max_position_embeddings=256,
         bos_token_id=None,
