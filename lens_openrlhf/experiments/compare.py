@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from . import archive, spec, tables
@@ -27,12 +28,13 @@ Stopped at any point, the same command goes on where it was; finished runs are n
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf compare",
-        usage="%(prog)s [-h] [-o FOLDER] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
+        usage="%(prog)s [-h] [-o FOLDER] [--gpus N] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC", help="YAML file; with --table also what it made")
     parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the comparison's folder (default: runs/NAME)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="size of the spec's profile, for every run (default: 8)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--table", action="store_true", help="only make the tables from what is there")
     what.add_argument("--dry_run", action="store_true", help="only check, and list the runs")
@@ -88,13 +90,17 @@ def describe(wanted: Spec, arms: Mapping[str, spec.Options], runs: Sequence[Run]
     return "\n".join(rows)
 
 
-def compare(path: Path, out: Path | None, dry_run: bool) -> int:
+def compare(path: Path, out: Path | None, dry_run: bool, gpus: int | None = None) -> int:
     """Check a spec, train what is missing, show the tables. Returns the exit status.
+
+    `gpus` goes before the spec's own.
 
     Raises:
         SpecError, TableError: before anything expensive where the fault can be known then.
     """
     wanted = spec.read(path)
+    if gpus is not None:
+        wanted = replace(wanted, gpus=gpus)
     folder = folder_of(wanted, out)
     arms = spec.check(wanted)
     named = runs = spec.runs_of(wanted, arms)
@@ -126,6 +132,7 @@ def compare(path: Path, out: Path | None, dry_run: bool) -> int:
         status = runner.run()
         if status == 130:
             words = ["lens-openrlhf", "compare", str(path), *(["-o", str(out)] if out else [])]
+            words += [] if gpus is None else ["--gpus", str(gpus)]
             left = sum(not state.is_finished(run) for run in runs)
             print(f"interrupted; {len(runs) - left} of {len(runs)} runs are finished. To go on: {shlex.join(words)}")
             return status
@@ -149,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return pack(*arguments.archive)
         if arguments.table:
             return show_tables(arguments.spec, arguments.out)
-        return compare(arguments.spec, arguments.out, arguments.dry_run)
+        return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.gpus)
     except (SpecError, tables.TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerA
 
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker
+from .plan import planned_steps
 from .rollout import LensSamplesGenerator
 from .run_log import RunLog
 from .samples import write_samples
@@ -218,11 +219,6 @@ class LensPPOAsync(_plain_class(PPOTrainerAsync)):
 def seed_data_order(seed: int) -> None:
     """OpenRLHF seeds the process that shuffles the prompts with nothing, so that every seed had the same order."""
     torch.manual_seed(seed)
-
-
-def planned_steps(args, prompts: int) -> int:
-    """Rollout steps of the whole run; dynamic filtering may need more prompts a step and so make fewer."""
-    return -(-prompts // args.rollout.batch_size) * args.train.num_episodes
 
 
 LensPPOTrainer = ray.remote(LensPPO)
