@@ -12,8 +12,9 @@ pip=("$scratch/venv/bin/python" -m pip --disable-pip-version-check)
 
 build=(ninja==1.13.2 setuptools==77.0.3 wheel packaging psutil)
 "${pip[@]}" install --quiet --extra-index-url "$cpu_index" "torch==2.13.0+cpu" "${build[@]}"
+# Three equals signs: not a build for the CPU, which pip takes for the same version.
 FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE "${pip[@]}" install --quiet --dry-run --ignore-installed --no-build-isolation \
-  --report "$scratch/report.json" "torch==2.13.0" "${build[@]}" -r gpu.txt
+  --report "$scratch/report.json" "torch===2.13.0" "${build[@]}" -r gpu.txt
 "$scratch/venv/bin/python" - "$scratch/report.json" > "$scratch/constraints.txt" << 'EOF'
 import json
 import sys

@@ -31,5 +31,6 @@ def pass_at_k(name: str) -> Mapping[str, Mapping[str, float]]:
     content = _content()
     arms = content["tables"][name]["arms"]
     return {
-        arm: {str(k): percent / 100 for k, percent in zip(content["k"], row, strict=True)} for arm, row in arms.items()
+        arm: {str(k): round(percent / 100, 4) for k, percent in zip(content["k"], row, strict=True)}
+        for arm, row in arms.items()
     }

@@ -184,7 +184,8 @@ def compute(folder: Path) -> dict:
             for row in TRAINING
         },
         "different_versions": _different_versions(one for _, one in every),
-        "paper": spec.paper and {
+        "paper": spec.paper
+        and {
             "table": spec.paper,
             "setting": paper.setting(spec.paper),
             "pass_at_k": paper.pass_at_k(spec.paper),

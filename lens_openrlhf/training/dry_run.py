@@ -85,8 +85,8 @@ def _step(args: SimpleNamespace) -> str:
     most = args.rollout.max_new_tokens or args.data.max_len
     return (
         f"{prompts} prompts x {answers} answers = {prompts * answers} samples of at most {most} new tokens, together "
-        f"{prompts * answers * most:,}; {_count(updates_a_step(args), 'update')} of {args.train.batch_size} samples; at "
-        f"most {micro_batch_tokens(args)} tokens in one pass of a rank"
+        f"{prompts * answers * most:,}; {_count(updates_a_step(args), 'update')} of {args.train.batch_size} samples; "
+        f"at most {micro_batch_tokens(args)} tokens in one pass of a rank"
     )
 
 
@@ -98,7 +98,8 @@ def _length(args: SimpleNamespace) -> str:
     each = -(-prompts // args.rollout.batch_size)
     return (
         f"{'' if known else 'at most '}{prompts} prompts: {_count(each, 'step')} x "
-        f"{_count(args.train.num_episodes, 'episode')} = {_count(steps, 'step')}, with {updates_a_step(args)} updates each"
+        f"{_count(args.train.num_episodes, 'episode')} = {_count(steps, 'step')}, with "
+        f"{_count(updates_a_step(args), 'update')} each"
     )
 
 
@@ -148,16 +149,16 @@ def _remarks(args: SimpleNamespace, found: Memory | None, gpu: int) -> list[str]
     prompts, known = count_prompts(args)
     odd = odd_samples(args, prompts) if prompts and known else 0
     if odd:
-        whole = prompts // args.rollout.batch_size * args.rollout.batch_size
+        batch = args.rollout.batch_size
         fate = "are left out" if args.train.dynamic_batch_enable else "are mixed into the next step's first update"
-        remarks.append(
-            f"{odd} samples of an episode's last step fill no update and {fate}; --data.max_samples {whole} avoids it"
-        )
+        whole = prompts // batch * batch
+        remedy = f"--data.max_samples {whole} avoids it" if whole else f"use a --data.max_samples of at least {batch}"
+        remarks.append(f"{odd} samples of an episode's last step fill no update and {fate}; {remedy}")
     if found and found.training_peak > gpu:
         remarks.append(
             f"training may not fit: about {found.training_peak / GIB:.0f} of {gpu / GIB:.0f} GiB; use more GPUs, "
-            "--ds.zero_stage 3, --actor.gradient_checkpointing_enable, fewer tokens at once (--train.max_tokens_per_gpu "
-            "or --train.micro_batch_size), or --ds.adam_offload"
+            "--ds.zero_stage 3, --actor.gradient_checkpointing_enable, fewer tokens at once "
+            "(--train.max_tokens_per_gpu or --train.micro_batch_size), or --ds.adam_offload"
         )
     if found and found.sampling_peak > gpu:
         remarks.append(
@@ -220,7 +221,11 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     lines = ["plan (nothing is started)"]
     for label, text in rows:
         lines += textwrap.wrap(
-            f"{label:{LABEL}}{text}", width, subsequent_indent=" " * LABEL, break_long_words=False, break_on_hyphens=False
+            f"{label:{LABEL}}{text}",
+            width,
+            subsequent_indent=" " * LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
     for title, texts in (("remarks", _remarks(args, found, gpu)), ("before it can run on this machine", missing)):
         if texts:

@@ -61,9 +61,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument_group(
         "profiles and dry runs",
-        "--profile NAME stands for the options in examples/scripts/profiles/NAME.args, or in a .args file; options that "
-        "follow win. --gpus N gives a profile its size. --dry_run checks everything, prints the plan with steps and "
-        "memory, and starts nothing; --gpu_memory_gib G plans it for GPUs of that size (default: this machine's, or 79).",
+        "--profile NAME stands for the options in examples/scripts/profiles/NAME.args, or in a .args file; options "
+        "that follow win. --gpus N gives a profile its size. --dry_run checks everything, prints the plan with steps "
+        "and memory, and starts nothing; --gpu_memory_gib G plans it for GPUs of that size (default: this machine's, "
+        "or 79).",
     )
     group = parser.add_argument_group("the run")
     group.add_argument(
@@ -185,6 +186,10 @@ def _check_cpu(get) -> None:
         )
     if get("vllm.sync_backend") != "gloo":
         raise NeedsCuda(f"--vllm.sync_backend {get('vllm.sync_backend')}: needs CUDA; leave the option out (gloo)")
+    if get("ds.enable_sleep") and get("ds.zero_stage") == 3:
+        raise NeedsCuda(
+            "--ds.enable_sleep with --ds.zero_stage 3: needs DeepSpeed's fused Adam, and that needs CUDA; leave one out"
+        )
     for name in ("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"):
         if get(name) > 1:
             raise NeedsCuda(f"--{name} {get(name)}: splitting a model over devices needs CUDA; use 1")
@@ -247,14 +252,15 @@ class LensArgumentParser(argparse.ArgumentParser):
         if size["actor"] < 1 or size["actor"] % copies:
             _fail(
                 f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
-                f"{values['actor.num_gpus_per_node']}: {size['actor']} GPUs are no multiple of the {copies} that share a "
-                "sequence (--ds.ring_attn_size x --ds.tensor_parallel_size)"
+                f"{values['actor.num_gpus_per_node']}: {size['actor']} GPUs are no multiple of the {copies} that share "
+                "a sequence (--ds.ring_attn_size x --ds.tensor_parallel_size)"
             )
         engines, parallel = values["vllm.num_engines"], values["vllm.tensor_parallel_size"]
         if values["train.colocate_all"] and not values["train.async_enable"] and engines * parallel != size["actor"]:
             _fail(
-                f"--vllm.num_engines {engines} x --vllm.tensor_parallel_size {parallel}: with --train.colocate_all vLLM "
-                f"uses the actor's GPUs, all {size['actor']} of them (--actor.num_nodes x --actor.num_gpus_per_node)"
+                f"--vllm.num_engines {engines} x --vllm.tensor_parallel_size {parallel}: with --train.colocate_all "
+                f"vLLM uses the actor's GPUs, all {size['actor']} of them (--actor.num_nodes x "
+                "--actor.num_gpus_per_node)"
             )
         shared = values["train.colocate_all"] or values["train.colocate_actor_ref"]
         if values["algo.kl.init_coef"] > 0 and shared:
@@ -266,8 +272,8 @@ class LensArgumentParser(argparse.ArgumentParser):
                     )
         if not 0 < values["vllm.gpu_memory_utilization"] <= 1:
             _fail(
-                f"--vllm.gpu_memory_utilization {values['vllm.gpu_memory_utilization']:g}: is a share of a GPU's memory; "
-                "use more than 0 and at most 1"
+                f"--vllm.gpu_memory_utilization {values['vllm.gpu_memory_utilization']:g}: is a share of a GPU's "
+                "memory; use more than 0 and at most 1"
             )
         new, both = values["rollout.max_new_tokens"], values["data.max_len"]
         if new is not None and new >= both:
@@ -300,13 +306,13 @@ class LensArgumentParser(argparse.ArgumentParser):
             return
         if batch % ranks:
             _fail(
-                f"--train.batch_size {batch}: is not a multiple of the {ranks} data-parallel ranks, so that samples would "
-                "be left out"
+                f"--train.batch_size {batch}: is not a multiple of the {ranks} data-parallel ranks, so that samples "
+                "would be left out; use another --train.batch_size, or other GPUs"
             )
         if values["ds.zero_stage"] < 3:
             _fail(
-                f"--train.dynamic_batch_enable with --ds.zero_stage {values['ds.zero_stage']}: DeepSpeed would keep the "
-                "gradient of an update's last micro-batch alone; use --ds.zero_stage 3"
+                f"--train.dynamic_batch_enable with --ds.zero_stage {values['ds.zero_stage']}: DeepSpeed would keep "
+                "the gradient of an update's last micro-batch alone; use --ds.zero_stage 3"
             )
 
     @staticmethod

@@ -1,7 +1,7 @@
 """What a run will do and need, from its options and the model's shape alone: GPUs, steps, memory.
 
-Memory is an estimate. Weights, gradients, optimizer state, keys and values are counted; what a forward and backward pass
-holds, and what CUDA, NCCL and a sleeping vLLM keep, follow from the rough formulas below.
+Memory is an estimate. Weights, gradients, optimizer state, keys and values are counted; what a forward and backward
+pass holds, and what CUDA, NCCL and a sleeping vLLM keep, follow from the rough formulas below.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def memory(args: SimpleNamespace, shape: ModelShape, gpu: int) -> Memory | None:
     parameters are not counted, and for LoRA and 4-bit weights.
 
     A pass over T tokens in 16 bits holds 2·T·h·L of checkpoints (the inputs of L layers) and one layer, computed again,
-    of about 2·T·(8·h + 4·i); without checkpoints L such layers. The logits over the vocabulary V take 10·T·V: in 32 bits
-    with their gradient, and its 16-bit copy.
+    of about 2·T·(8·h + 4·i); without checkpoints L such layers. The logits over the vocabulary V take 10·T·V: in 32
+    bits with their gradient, and its 16-bit copy.
     """
     if shape.parameters is None or args.ds.lora.rank or args.ds.load_in_4bit:
         return None

@@ -132,8 +132,8 @@ def check_shape(args: SimpleNamespace, shape: ModelShape) -> None:
     model = args.actor.model_name_or_path
     if args.data.max_len > shape.context:
         raise OptionError(
-            f"--data.max_len {args.data.max_len}: {model} takes {shape.context} tokens, prompt and answer together; use "
-            "at most that"
+            f"--data.max_len {args.data.max_len}: {model} takes {shape.context} tokens, prompt and answer together; "
+            "use at most that"
         )
     for option, parts in (
         ("--vllm.tensor_parallel_size", args.vllm.tensor_parallel_size),
@@ -154,8 +154,8 @@ def check_memory(args: SimpleNamespace, found: Memory, gpu: int) -> None:
     state = sum(found.state.values())
     if state > gpu:
         raise OptionError(
-            f"weights, gradients and Adam's state take {state / GIB:.0f} GiB on each GPU, which has {gpu / GIB:.0f}: use "
-            "more GPUs, --ds.zero_stage 3, or --ds.adam_offload, which keeps Adam's state in the machine's memory"
+            f"weights, gradients and Adam's state take {state / GIB:.0f} GiB on each GPU, which has {gpu / GIB:.0f}: "
+            "use more GPUs, --ds.zero_stage 3, or --ds.adam_offload, which keeps Adam's state in the machine's memory"
         )
     if found.cache <= 0:
         raise OptionError(
