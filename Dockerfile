@@ -9,7 +9,7 @@ FROM ghcr.io/astral-sh/uv:0.10.9 AS uv
 FROM nvidia/cuda:13.0.3-devel-ubuntu24.04
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# Versions of Debian packages come with the image's release.
+# Versions of these packages come with the image's release.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates g++ git make ninja-build \
@@ -23,7 +23,7 @@ ENV UV_PYTHON_INSTALL_DIR=/opt/python \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_CONSTRAINT=/opt/requirements/gpu_constraints.txt
-RUN uv python install 3.11 && uv venv --seed --python 3.11 "$VIRTUAL_ENV"
+RUN uv python install 3.11.14 && uv venv --seed --python 3.11.14 "$VIRTUAL_ENV"
 
 # Architectures to compile for, and how many compilers at once (flash-attn takes about 4 GB of memory each).
 ARG TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0;12.0+PTX"

@@ -109,10 +109,12 @@ def compare(path: Path, out: Path | None, dry_run: bool, gpus: int | None = None
     todo = [run for run in named if not state.is_finished(run)]
     if todo:
         runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
+    if dry_run:  # what would be run is of interest also where something is missing for it
+        print(describe(wanted, arms, runs, state), flush=True)
+    if todo:
         spec.check_inputs(wanted, [run for run in runs if not state.is_finished(run)], folder)
     state.check_inputs(named, runs)
     if dry_run:
-        print(describe(wanted, arms, runs, state))
         return 0
 
     from .runner import Runner, end_strays

@@ -56,7 +56,7 @@ def shares_gpus(args: SimpleNamespace) -> bool:
 class Memory:
     """Bytes, by what they are for.
 
-    state: what an actor's GPU holds all the time: weights, gradients and, unless on the host, Adam's state.
+    state: what an actor's GPU holds all the time: weights and, unless on the host, gradients and Adam's state.
     a_pass: what a forward and backward pass adds. step: what the optimizer's step adds, when the pass is over.
     beside_vllm: what an engine's GPU holds beside vLLM's share while it samples. cache: what vLLM's share leaves for
     keys and values, negative where it is too small. host: pinned memory of a machine.
@@ -103,7 +103,9 @@ def memory(args: SimpleNamespace, shape: ModelShape, gpu: int) -> Memory | None:
     adam, gradients, weights = (shard if stage >= least else whole for least in (1, 2, 3))
     gradient = FP32 if args.ds.grad_accum_dtype == "fp32" else GRADIENT
     on_host = args.ds.adam_offload
-    state = {"weights": WEIGHT * weights, "gradients": gradient * gradients, "Adam": 0 if on_host else ADAM * adam}
+    state = {"weights": WEIGHT * weights}
+    if not on_host:
+        state |= {"gradients": gradient * gradients, "Adam": ADAM * adam}
 
     tokens = micro_batch_tokens(args)
     layer = 2 * tokens * (8 * shape.hidden + 4 * shape.intermediate) // slices
@@ -128,7 +130,7 @@ def memory(args: SimpleNamespace, shape: ModelShape, gpu: int) -> Memory | None:
             "CUDA, NCCL": SURROUNDINGS,
         }
     if on_host:
-        host["Adam"] = (ADAM + FP32) * whole * slices // args.actor.num_nodes
+        host["Adam and gradients"] = (ADAM + FP32) * whole * slices // args.actor.num_nodes
     elif args.ds.enable_sleep:
         host["sleeping actor"] = (ADAM * adam + gradient * gradients) * args.actor.num_gpus_per_node
     if shares_gpus(args) and args.vllm.enable_sleep:

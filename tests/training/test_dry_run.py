@@ -116,7 +116,7 @@ def test_a_profile_goes_on_from_another(tmp_path):
 def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys):
     shown = planned(capsys, "qwen2.5-3b", "--gpus", "16")
     assert "3.09 billion parameters" in shown and "16 GPUs: the actor on 16 on 2 machines" in shown
-    assert "at most 25000 prompts: 196 steps x 6 episodes = 1176 steps, with 4 updates each" in shown
+    assert "at most 24576 prompts: 192 steps x 6 episodes = 1152 steps, with 4 updates each" in shown
     assert "train.parquet: no such file; make it with `lens-openrlhf data math+dapo`" in shown
     assert "Qwen/Qwen2.5-3B: is fetched from the hub" in shown and "- CUDA: " in shown
     rows = tmp_path / "data" / "math+dapo"
@@ -129,13 +129,15 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     shown = planned(capsys, "qwen2.5-3b")
     assert " 300 prompts: 3 steps x 6 episodes = 18 steps" in shown and "no such file" not in shown
     # 44 prompts are left for the third step: 704 samples, of which 512 fill an update.
-    assert "192 samples of an episode's last step fill no update and are left out; --data.max_samples 256" in shown
-    # Batches of a fixed size: OpenRLHF goes on adding up gradients where the episode ended.
-    (tmp_path / "fixed.args").write_text(
+    # OpenRLHF goes on adding up gradients where the episode ended.
+    assert "192 samples of an episode's last step fill no update and are mixed into the next step's first" in shown
+    assert "update; --data.max_samples 256 avoids it" in shown
+    assert "and are left out; --data.max_samples 256" in planned(capsys, "qwen2.5-3b", "--train.dynamic_batch_enable")
+    (tmp_path / "short.args").write_text(
         "--profile tiny\n--data.max_samples 24\n--data.prompt_dataset data/math+dapo/train.parquet\n"
     )
-    assert "128 samples of an episode's last step" in (shown := planned(capsys, "fixed.args"))
-    assert "mixed into the next step's first update; use a --data.max_samples of at least 32" in shown
+    assert "128 samples of an episode's last step" in (shown := planned(capsys, "short.args"))
+    assert "use a --data.max_samples of at least 32" in shown
 
 
 def test_parameters_are_those_of_the_real_models():
@@ -181,9 +183,9 @@ def test_memory_by_hand():
     found = plan.memory(args, shape, gpu)
     eighth = parameters // 8
     assert found.state == {"weights": 2 * eighth, "gradients": 2 * eighth, "Adam": 12 * eighth}
-    # 8,192 tokens: inputs of 32 layers, a layer again, and logits over 128,256 words.
-    activations = 2 * 8192 * 4096 * 32 + 2 * 8192 * (8 * 4096 + 4 * 14336)
-    assert found.a_pass["activations"] == activations and found.a_pass["logits"] == 10 * 8192 * 128256
+    # Two answers of 5,120 tokens: inputs of 32 layers, a layer again, and logits over 128,256 words.
+    activations = 2 * 10240 * 4096 * 32 + 2 * 10240 * (8 * 4096 + 4 * 14336)
+    assert found.a_pass["activations"] == activations and found.a_pass["logits"] == 10 * 10240 * 128256
     assert found.vllm == int(0.7 * gpu) and found.cache == found.vllm - 2 * parameters - plan.VLLM_BUFFERS
     assert plan.cached_tokens(args, shape, 131072 * 1000) == 1000  # 128 KiB a token
     assert found.beside_vllm["actor"] == 2 * eighth, "a sleeping actor keeps its weights"
@@ -197,7 +199,8 @@ def test_memory_by_hand():
     }
     args.ds.adam_offload = True
     offloaded = plan.memory(args, shape, gpu)
-    assert offloaded.state["Adam"] == 0 and offloaded.host["Adam"] == 16 * parameters
+    assert offloaded.state == {"weights": 2 * parameters}
+    assert offloaded.host["Adam and gradients"] == 16 * parameters
     args.vllm.tensor_parallel_size, args.vllm.num_engines = 4, 2
     split = plan.memory(args, shape, gpu)
     assert split.cache == split.vllm - 2 * parameters // 4 - plan.VLLM_BUFFERS
@@ -210,7 +213,8 @@ def test_memory_by_hand():
     ("words", "names"),
     [
         (["--gpus", "3"], ["--train.batch_size 512", "3 data-parallel ranks"]),
-        (["--ds.zero_stage", "2"], ["--train.dynamic_batch_enable", "--ds.zero_stage 2", "use --ds.zero_stage 3"]),
+        (["--gpus", "3", "--train.dynamic_batch_enable"], ["--train.batch_size 512", "would be left out"]),
+        (["--ds.zero_stage", "2", "--train.dynamic_batch_enable"], ["--train.dynamic_batch_enable", "--ds.zero_stage 2", "use --ds.zero_stage 3"]),
         (["--vllm.num_engines", "4"], ["--vllm.num_engines 4", "--train.colocate_all", "all 8"]),
         (["--ds.ring_attn_size", "3"], ["8 GPUs are no multiple of the 3", "--ds.ring_attn_size"]),
         (["--rollout.max_new_tokens", "5120"], ["--rollout.max_new_tokens 5120", "--data.max_len 5120", "6144"]),
