@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Trains on several machines under Slurm (docs/cluster.md): starts Ray on each of the job's machines, then the run.
-#   sbatch --nodes 2 examples/scripts/train_lens_slurm.sh --profile llama3.1-8b --gpus 16 --logger.run_dir /shared/runs/one
+#   sbatch --nodes 2 examples/scripts/train_lens_slurm.sh --profile llama3.1-8b --gpus 16 --logger.run_dir /shared/one
 # With COMMAND=compare it makes one of the paper's tables:
-#   COMMAND=compare sbatch --nodes 2 examples/scripts/train_lens_slurm.sh examples/compare/table1_llama3.1-8b.yaml --gpus 16
+#   export COMMAND=compare
+#   sbatch --nodes 2 examples/scripts/train_lens_slurm.sh examples/compare/table1_llama3.1-8b.yaml --gpus 16
 # Submitted again with the same run folder, a run goes on from its last checkpoint.
 #SBATCH --job-name=lens
 #SBATCH --nodes=2
@@ -40,7 +41,10 @@ for _ in $(seq 60); do
   ray health-check --address "$RAY_ADDRESS" 2> /dev/null && break
   sleep 2
 done
-ray health-check --address "$RAY_ADDRESS" || { echo "error: Ray did not start on $head within two minutes" >&2; exit 1; }
+ray health-check --address "$RAY_ADDRESS" || {
+  echo "error: Ray did not start on $head within two minutes" >&2
+  exit 1
+}
 for machine in "${machines[@]:1}"; do
   start_ray "$machine" --address "$RAY_ADDRESS"
 done
