@@ -130,7 +130,7 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((out / MANIFEST).read_text())
         ours = {MANIFEST, *manifest["files"]}
-        manifest["inputs"], manifest["summary"]
+        manifest["inputs"], manifest["counts"], manifest["notes"]
     except FileNotFoundError:
         raise OptionError(f"--out {out}: is not empty and holds no set of this command; name another folder") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -160,7 +160,7 @@ def _check_same(out: Path, there: dict[str, Any], inputs: dict[str, Any]) -> Non
             raise OptionError(f"--out {out}: {name} is not what {MANIFEST} says (sha256); {remedy}")
 
 
-def _write(path: Path, problems: Sequence[Any], template: str, is_test: bool) -> dict[str, Any]:
+def write(path: Path, problems: Sequence[Any], template: str, is_test: bool) -> dict[str, Any]:
     """Write a set as parquet; returns what the manifest says of the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -260,7 +260,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
             "bad_labels": made.bad_labels,
             "notes": made.notes,
             "files": {
-                f"{name}.parquet": _write(beside / f"{name}.parquet", problems, arguments.template, name != "train")
+                f"{name}.parquet": write(beside / f"{name}.parquet", problems, arguments.template, name != "train")
                 for name, problems in made.files.items()
             },
             "versions": versions(),

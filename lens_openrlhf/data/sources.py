@@ -26,6 +26,11 @@ class DataFile:
     name: str
     sha256: str
 
+    @property
+    def format(self) -> str:
+        """For `datasets`."""
+        return FORMATS[self.path.suffix]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -45,9 +50,10 @@ class Source:
         Raises:
             OptionError: a file that cannot be read.
         """
+        wanted = {name for names in self.kind.columns for name in names}
         for file in self.splits[split]:
-            for table in _tables(file):
-                wanted = {name for names in self.kind.columns for name in names}
+            columns = [name for name in _columns(file) if name in wanted]
+            for table in _tables(file, columns) if columns else ():
                 yield from table.select([name for name in table.column_names if name in wanted]).to_pylist()
 
     def record(self) -> dict[str, Any]:
@@ -66,21 +72,36 @@ def _readable(shown: str) -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, OSError, TypeError, DatasetGenerationError) as error:  # pyarrow's own are ValueErrors
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{shown}: cannot be read ({str(error).strip().splitlines()[0]})") from None
+    except OptionError:
+        raise
+    # pyarrow's own are ValueErrors; a file without rows makes `datasets` stop an iteration that has not begun.
+    except (ValueError, OSError, TypeError, StopIteration, DatasetGenerationError) as error:
+        reason = str(error).strip() or "there is no row in it"
+        raise OptionError(f"{shown}: cannot be read ({reason.splitlines()[0]})") from None
 
 
-def _tables(file: DataFile) -> Iterator[Any]:
-    """The rows of a file as pyarrow tables of at most BATCH rows."""
+def _tables(file: DataFile, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """The rows of a file as pyarrow tables of at most BATCH rows; of parquet only `columns` are read."""
     import datasets
 
+    options = {"columns": columns} if file.format == "parquet" else {}
     with _readable(file.shown):
         rows = datasets.load_dataset(
-            FORMATS[file.path.suffix], data_files=glob.escape(str(file.path)), split="train", streaming=True
+            file.format, data_files=glob.escape(str(file.path)), split="train", streaming=True, **options
         )
         yield from rows.with_format("arrow").iter(batch_size=BATCH)
+
+
+def _columns(file: DataFile) -> list[str]:
+    """Those of a file's first rows; none where there are no rows."""
+    if file.format == "parquet":
+        import pyarrow.parquet as pq
+
+        with _readable(file.shown):
+            metadata = pq.read_metadata(file.path)
+            return metadata.schema.to_arrow_schema().names if metadata.num_rows else []
+    first = next(_tables(file), None)
+    return first.column_names if first is not None and first.num_rows else []
 
 
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
@@ -160,13 +181,13 @@ def open_source(option: str, given: str | None, revision: str | None, wanted: Se
         found = _files_by_split(path)
     if len(wanted) == len(found) == 1:
         found = dict(zip(wanted, found.values(), strict=True))
+    if missing := [split for split in wanted if split not in found]:
+        raise OptionError(
+            f"{option} {origin}: has no split {missing[0]!r} (there are: {', '.join(found)}); {kind.name} is read from "
+            f"a folder with files for {' and '.join(wanted)}"
+        )
     splits: dict[str, list[DataFile]] = {}
     for split in wanted:
-        if split not in found:
-            raise OptionError(
-                f"{option} {origin}: has no split {split!r} (there are: {', '.join(found)}); {kind.name} is read from "
-                f"a folder with files for {' and '.join(wanted)}"
-            )
         for file in found[split]:
             if file.suffix not in FORMATS:
                 raise OptionError(f"{option} {file}: the file must be one of {', '.join(FORMATS)}")
@@ -177,18 +198,14 @@ def open_source(option: str, given: str | None, revision: str | None, wanted: Se
 
 
 def _check_columns(kind: Kind, files: Sequence[DataFile]) -> None:
-    """The first rows of every file have the columns, and there are rows."""
-    empty = True
-    for file in files:
-        first = next(_tables(file), None)
-        if first is None or not first.num_rows:
-            continue
-        empty = False
+    """Every file with rows has the columns, and there is one."""
+    found = {file: columns for file in files if (columns := _columns(file))}
+    for file, columns in found.items():
         for names in kind.columns:
-            if not set(names) & set(first.column_names):
+            if not set(names) & set(columns):
                 raise OptionError(
                     f"{file.shown}: has no column {' or '.join(map(repr, names))}, which {kind.name} has; its columns "
-                    f"are: {', '.join(first.column_names)}"
+                    f"are: {', '.join(columns)}"
                 )
-    if empty:
+    if not found:
         raise OptionError(f"{files[0].shown}: there is no row in it")
