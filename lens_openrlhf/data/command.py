@@ -24,6 +24,10 @@ RECIPES = {
 }
 SPLITS = {"math": ("train", "test"), "dapo": ("train",), "numina": ("train",), "math500": ("test",)}
 FROM_HUB = "hub"
+DESCRIPTION = """\
+Builds a training set and the MATH test set for lens-openrlhf train and evaluate. Labels are checked with Math-Verify,
+and problems of the test set are taken out of the training set. An interrupted build goes on with the same command.
+"""
 ROWS_PER_GROUP = 10_000
 
 
@@ -35,9 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lens-openrlhf data",
-        description="Builds a training set and the MATH test set for lens-openrlhf train and evaluate. Labels are "
-        "checked with Math-Verify; problems of the test set are taken out of the training set. An interrupted build "
-        "goes on with the same command.",
+        description=DESCRIPTION,
         epilog="recipes:\n" + "\n".join(f"  {name:<12} {what}" for name, (_, what) in RECIPES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dapo_problems", type=int, metavar="N", help="problems of DAPO (default: 17500, or all where fewer are left)"
     )
     group.add_argument(
-        "--template", default=TEMPLATE, help=f"the prompt around each problem, which takes the place of {PROBLEM}"
+        "--template",
+        default=TEMPLATE,
+        help=f"the prompt around each problem, which takes the place of {PROBLEM} (default: {TEMPLATE!r})",
     )
     group = parser.add_argument_group(
         "sources",
@@ -151,7 +155,8 @@ def _check_same(out: Path, there: dict[str, Any], inputs: dict[str, Any]) -> Non
     from .sources import digest
 
     remedy = "name another folder with --out, or replace it with --overwrite"
-    for name, value in inputs.items():
+    for name in dict.fromkeys([*inputs, *there["inputs"]]):
+        value = inputs.get(name)
         if (old := there["inputs"].get(name)) != value:
             shown = f"{old!r} and now it is {value!r}" if isinstance(value, str | int | None) else "other data than now"
             raise OptionError(f"--out {out}: holds a set that was made with {name} {shown}; {remedy}")
@@ -177,7 +182,7 @@ def write(path: Path, problems: Sequence[Any], template: str, is_test: bool) -> 
                     "label": problem.label,
                     "source": problem.source,
                     "level": problem.level,
-                    "type": problem.type,
+                    "type": problem.type or None,
                 }
                 for problem in problems[start : start + ROWS_PER_GROUP]
             ]
@@ -210,7 +215,7 @@ def summary(out: Path, manifest: Mapping[str, Any]) -> str:
     lines += [f"note: {note}" for note in manifest["notes"]]
     for name, file in manifest["files"].items():
         lines.append(f"{out / name}: {file['rows']:,} rows, sha256 {file['sha256'][:16]}…")
-    lines.append(f"{out / MANIFEST}: where every row came from")
+    lines.append(f"{out / MANIFEST}: how they were made")
     return "\n".join(lines)
 
 
@@ -268,6 +273,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
         }
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         if there:
+            shutil.rmtree(former, ignore_errors=True)
             os.replace(out, former)
         os.replace(beside, out)
         shutil.rmtree(former, ignore_errors=True)
@@ -282,11 +288,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(argv)
         from ..process import interrupt_once
-        from ..rewards.pool import MAX_WORKERS
+        from ..rewards.pool import MAX_WORKERS, Settings
 
         interrupt_once()
-        # Nothing else runs here.
+        # All cores, as nothing else runs here.
         os.environ.setdefault("LENS_VERIFIER_WORKERS", str(min(MAX_WORKERS, len(os.sched_getaffinity(0)))))
+        try:
+            Settings.from_env()
+        except ValueError as error:
+            raise OptionError(str(error)) from None
         print(make(arguments, argv))
         return 0
     except OptionError as error:

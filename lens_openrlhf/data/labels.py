@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
     """What decides whether a label is good, besides the label: packages and limits."""
     settings = pool.Settings.from_env()
     found = {package: metadata.version(package) for package in PACKAGES}
-    return {**found, "seconds": f"{settings.timeout:g}", "memory_gib": f"{settings.memory / pool.GIB:g}"}
+    return {**found, "verifier_seconds": f"{settings.timeout:g}", "verifier_gib": f"{settings.memory / pool.GIB:g}"}
 
 
 def cache_file(folder: Path) -> Path:
@@ -109,7 +109,7 @@ def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
         with open(file, "a", buffering=1) as kept:
             kept.write("\n")  # ends a line that a killed run has left
             for label, reason in tqdm(
-                _verdicts(missing), "checking labels", len(missing), leave=False, unit=" labels", disable=None
+                _verdicts(missing), "checking labels", len(missing), leave=False, unit="label", disable=None
             ):
                 verdicts[label] = reason
                 if reason != FATAL:  # which may have come from outside

@@ -46,12 +46,15 @@ _UNBRACED_BOX = re.compile(r"\\boxed\s+([^${}]+)\$")
 
 
 def boxed_answer(solution: str) -> str:
-    r"""What the last \boxed{} of a solution holds; a few solutions of MATH have \fbox{} instead, or no braces."""
+    r"""What the last \boxed{} of a solution holds, but for a full stop or comma at its end.
+
+    A few solutions of MATH have \fbox{} instead, or \boxed without braces.
+    """
     solution = solution.replace(r"\fbox", r"\boxed")
     answer = last_boxed(solution)
     if answer is None:
         answer = next(reversed(_UNBRACED_BOX.findall(solution)), "")
-    return answer.strip()
+    return answer.rstrip("., \n").lstrip()
 
 
 _DAPO_BEFORE = re.compile(

@@ -50,7 +50,7 @@ class Sets:
 def _problems(source: Source, split: str, name: str, counts: Counts) -> Iterator[Problem]:
     """The rows that are problems with an answer."""
     print(f"reading {name} …", flush=True)
-    for row in tqdm(source.rows(split), name, unit=" rows", unit_scale=True, leave=False, disable=None):
+    for row in tqdm(source.rows(split), name, unit="row", unit_scale=True, leave=False, disable=None):
         counts.rows += 1
         problem = source.kind.read(row)
         if isinstance(problem, str):

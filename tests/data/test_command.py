@@ -217,6 +217,8 @@ def test_what_cannot_work_is_refused_before_any_label_is_checked(capsys, tmp_pat
     refused(capsys, [*with_dapo(sources, out)[:-1], sources.dapo], "--out", "is no folder")
     refused(capsys, [*with_dapo(sources, out)[:-1], sources.dapo / "set"], "--out", "cannot be written")
     refused(capsys, [*with_dapo(sources, out)[:-1], sources.math], "--out", "holds no set")
+    monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "soon")
+    refused(capsys, with_dapo(sources, out), "LENS_VERIFIER_TIMEOUT='soon'")
     assert not out.exists()
 
 

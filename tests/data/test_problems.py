@@ -14,6 +14,7 @@ from . import rows
     [
         (r"First $\boxed{1}$, in the end $x = \boxed{\frac{1}{\sqrt{2}}}$.", r"\frac{1}{\sqrt{2}}"),
         (r"$\boxed{ 12 }$", "12"),
+        (r"$\boxed{30^\circ.}$", r"30^\circ"),
         (r"Here it is $\fbox{7}$.", "7"),
         (r"There are $\boxed 2$ of them.", "2"),
         (r"$\boxed {x+1}$", "x+1"),
