@@ -124,6 +124,9 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     import pandas
 
     table = pandas.DataFrame({"prompt": ["1 + 1?"] * 300, "label": ["2"] * 300, "level": [1] * 300})
+    (rows / "train.parquet").write_text("no parquet")
+    shown = planned(capsys, "qwen2.5-3b")
+    assert "train.parquet: cannot be read as .parquet" in shown and "at most 24576 prompts" in shown
     for name in ("train", "test"):
         table.to_parquet(rows / f"{name}.parquet")
     shown = planned(capsys, "qwen2.5-3b")
@@ -214,7 +217,10 @@ def test_memory_by_hand():
     [
         (["--gpus", "3"], ["--train.batch_size 512", "3 data-parallel ranks"]),
         (["--gpus", "3", "--train.dynamic_batch_enable"], ["--train.batch_size 512", "would be left out"]),
-        (["--ds.zero_stage", "2", "--train.dynamic_batch_enable"], ["--train.dynamic_batch_enable", "--ds.zero_stage 2", "use --ds.zero_stage 3"]),
+        (
+            ["--ds.zero_stage", "2", "--train.dynamic_batch_enable"],
+            ["--train.dynamic_batch_enable", "--ds.zero_stage 2", "use --ds.zero_stage 3"],
+        ),
         (["--vllm.num_engines", "4"], ["--vllm.num_engines 4", "--train.colocate_all", "all 8"]),
         (["--ds.ring_attn_size", "3"], ["8 GPUs are no multiple of the 3", "--ds.ring_attn_size"]),
         (["--rollout.max_new_tokens", "5120"], ["--rollout.max_new_tokens 5120", "--data.max_len 5120", "6144"]),
