@@ -135,6 +135,8 @@ def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] =
     others = [reused(other, folder) for other in reuse]
     todo = [run for run in named if not state.is_finished(run)]
     if todo:
+        if not dry_run:
+            spec.check_machine(todo)
         runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
     if dry_run:  # what would be run is of interest also where something is missing for it
         print(describe(wanted, arms, runs, state), flush=True)

@@ -335,6 +335,16 @@ def check(spec: Spec) -> dict[str, Options]:
     return arms
 
 
+def check_machine(runs: Sequence[Run]) -> None:
+    """Options that this machine cannot run, before a profile makes anything.
+
+    Raises:
+        SpecError: naming the arm and the option.
+    """
+    for run in runs:
+        parse(run, Path("run"), f"arm {run.arm!r}, seed {run.seed}")
+
+
 def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
     """Models, data and machine of the runs that are to be started.
 

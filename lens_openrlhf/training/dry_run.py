@@ -215,7 +215,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
             preflight.check_memory(args, found, gpu)
             rows += [("memory", "of a GPU at its peak, estimated, in GiB"), *_memory(args, shape, found, gpu, assumed)]
         else:
-            rows.append(("memory", "not estimated for this architecture, LoRA or 4-bit weights"))
+            rows.append(("memory", "not estimated for this architecture, LoRA, 4-bit weights or Muon"))
 
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     lines = ["plan (nothing is started)"]

@@ -89,13 +89,13 @@ def micro_batch_tokens(args: SimpleNamespace) -> int:
 
 def memory(args: SimpleNamespace, shape: ModelShape, gpu: int) -> Memory | None:
     """The memory of full training with Adam on GPUs of `gpu` bytes; None where it is not estimated: for a model whose
-    parameters are not counted, and for LoRA and 4-bit weights.
+    parameters are not counted, and for LoRA, 4-bit weights and Muon.
 
     A pass over T tokens in 16 bits holds 2·T·h·L of checkpoints (the inputs of L layers) and one layer, computed again,
     of about 2·T·(8·h + 4·i); without checkpoints L such layers. The logits over the vocabulary V take 10·T·V: in 32
     bits with their gradient, and its 16-bit copy.
     """
-    if shape.parameters is None or args.ds.lora.rank or args.ds.load_in_4bit:
+    if shape.parameters is None or args.ds.lora.rank or args.ds.load_in_4bit or args.actor.optim != "adam":
         return None
     slices, stage = args.ds.tensor_parallel_size, args.ds.zero_stage
     whole, shard = shape.parameters // slices, shape.parameters // actor_gpus(args)

@@ -40,14 +40,15 @@ def not_here(option: str, name: str) -> str:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a local file of prompts, without reading more than is needed; None for other formats than these."""
+    """Rows of a local file of prompts, without reading more than is needed; None for a file of another format, or none
+    at all."""
     if path.suffix == ".jsonl":
         with open(path, "rb") as file:
             return sum(1 for line in file if line.strip())
     if path.suffix == ".parquet":
         from pyarrow.parquet import ParquetFile
 
-        with ParquetFile(path) as file:
+        with contextlib.suppress(ValueError), ParquetFile(path) as file:  # ArrowInvalid: no parquet
             return file.metadata.num_rows
     return None
 

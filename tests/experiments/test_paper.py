@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from lens_openrlhf.experiments import paper, spec, tables
+from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.spec import SpecError
+from lens_openrlhf.training import cpu
 
 from ..e2e.conftest import ROOT
 from .folders import write_comparison
@@ -89,3 +91,16 @@ def test_what_a_spec_cannot_ask_for(content, write, change, words):
 def test_one_number_sizes_a_comparison():
     wanted = replace(spec.read(RECIPES[0]), gpus=4)
     assert {tuple(options["vllm.num_engines"]) for options in spec.arm_options(wanted).values()} == {("4",)}
+
+
+@pytest.mark.skipif(not cpu.required(), reason="this machine has CUDA")
+def test_without_cuda_a_recipe_is_described_and_refused_in_time(tmp_path, capsys):
+    """A dry run shows what would be run elsewhere; a real one ends before anything is made."""
+    words = [str(ROOT / "examples" / "compare" / "table1_qwen2.5-3b.yaml"), "--gpus", "4", "-o", str(tmp_path / "out")]
+    for more in ([], ["--dry_run"]):
+        assert main([*words, *more]) == 2
+        shown = capsys.readouterr()
+        assert "arm 'GRPO', seed 1: --vllm.enable_sleep" in shown.err and "this machine has none" in shown.err
+        assert ("--vllm.num_engines 4" in shown.out) == bool(more)
+    assert "table1_qwen2.5-3b: 2 arms on 2 seeds, 4 runs" in shown.out
+    assert not (tmp_path / "out").exists()
