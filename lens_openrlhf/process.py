@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -87,8 +88,13 @@ def explain(error: BaseException) -> str:
     while (cause := getattr(error, "cause", None)) is not None:
         error = cause
     text = str(error).strip()
+    if "EngineCore encountered an issue" in text:
+        return "vLLM's engine has died (EngineCore); the log has what it said"
     # A remote error that could not be unpickled carries its traceback; the last line is the message.
-    return (text.splitlines()[-1] if text else "") or type(error).__name__
+    message = (text.splitlines()[-1] if text else "") or type(error).__name__
+    # Ray's error for an actor that died names its class above the message.
+    died = re.search(r"^\s*class_name: (\S+)$", text, re.MULTILINE)
+    return f"{died[1]} has died: {message}" if died else message
 
 
 def interrupt_once() -> None:

@@ -68,7 +68,7 @@ class WatchedRewards:
                 self._hangs = self._hangs or bool(begun) and time.monotonic() - begun[0] > self._limit
                 if self._hangs:
                     raise TimeoutError(f"no reward within {self._limit:g} s (--reward.timeout)")
-            return [task.result()]
+            return checked([task.result()])
         except Exception as error:
             self._record(error)
             raise
@@ -76,13 +76,25 @@ class WatchedRewards:
     async def from_servers(self, *args) -> list[dict]:
         """OpenRLHF's own calls, which have a time limit and retries."""
         try:
-            return await self._ask_servers(*args)
+            return checked(await self._ask_servers(*args))
         except Exception as error:
             self._record(error)
             raise
 
     def _record(self, error: Exception) -> None:
         self._run_log.event(REWARD_FAILED, cause=str(error) or type(error).__name__)
+
+
+def checked(rewards: list) -> list[dict]:
+    """`rewards`, each of which must be what OpenRLHF expects of a reward function or server.
+
+    Raises:
+        ValueError: another form; OpenRLHF would stumble over it and lose the reward.
+    """
+    for reward in rewards:
+        if not isinstance(reward, dict) or reward.get("rewards") is None:
+            raise ValueError(f'expected {{"rewards": number, "scores": correctness in [0, 1]}}, got {reward!r:.200}')
+    return rewards
 
 
 class LensRolloutWithLogprobs(LensRollout):

@@ -37,10 +37,10 @@ def pid_of(folder, where: str) -> int:
 @pytest.mark.parametrize(
     ("victim", "words"),
     [
-        ("LensPolicyModel 0", "LensPolicyModel"),
-        ("LensRollout", "LensRollout"),
+        ("LensPolicyModel 0", "PolicyModelActor has died"),
+        ("LensRollout", "RolloutRayActor has died"),
         ("vLLM's engine", "EngineCore"),
-        ("LensPPO", "PPO"),
+        ("LensPPO", "PPOTrainer has died"),
     ],
 )
 def test_a_process_that_dies_ends_the_run(tiny, reward_file, tmp_path, victim, words):
@@ -101,7 +101,8 @@ def test_a_reward_server_that_goes_away(tiny, tmp_path):
                 self.close_connection = True
                 return
             self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps([{"rewards": 0.0, "scores": float(Server.answers % 2)}]).encode()
+            score = float(Server.answers % 2)
+            body = json.dumps({"rewards": score, "scores": score}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()

@@ -64,6 +64,12 @@ def test_a_call_that_hangs_fails_all_that_wait(watched, tmp_path):
     assert causes(tmp_path)[0] == "no reward within 0.1 s (--reward.timeout)"
 
 
+def test_a_reward_of_another_form_is_recorded(watched, tmp_path):
+    (result,) = asyncio.run(fetch_all(watched(lambda queries, prompts, labels: [0.5], limit=5), 1))
+    assert isinstance(result, ValueError)
+    assert causes(tmp_path) == ['expected {"rewards": number, "scores": correctness in [0, 1]}, got [0.5]']
+
+
 def test_what_a_function_raises_is_recorded(watched, tmp_path):
     def broken(queries, prompts, labels):
         raise KeyError("answer")
