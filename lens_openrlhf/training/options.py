@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import NoReturn
 
 from ..advantages.config import LensConfig
-from ..inputs import MATH_VERIFY, OptionError
+from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError
 from . import cpu
 
 LENS = "lens"
@@ -55,6 +55,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             choices=option.metadata["choices"],
             help=f"{option.metadata['help']} (default: {option.default})",
         )
+    group = parser.add_argument_group("trust")
+    group.add_argument(
+        CODE_OPTION,
+        action="store_true",
+        help="run Python code that a model brings along (auto_map in its config.json); without it such a model is "
+        "refused",
+    )
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--logger.run_dir",

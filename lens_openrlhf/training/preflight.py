@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +46,11 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
     text_key = args.data.label_key if str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) else None
     for name in names.split(","):
         path = Path(name.strip().split("@")[0])
+        for script in (path, path / f"{path.name}.py"):  # what OpenRLHF would load as a script
+            if script.suffix == ".py" and script.is_file():
+                raise OptionError(
+                    f"{option} {path}: {script} is Python code, and data is not run; save it as .jsonl or .parquet"
+                )
         if path.suffix in READABLE or path.is_absolute() or str(path).startswith("."):
             if not path.exists():
                 raise OptionError(f"{option} {path}: no such file")
@@ -91,11 +96,21 @@ def _check_gpus(args: SimpleNamespace) -> None:
         )
 
 
+def _models(args: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """Options that name the models that OpenRLHF's `train` loads; the reference model is the actor's."""
+    yield "--actor.model_name_or_path", args.actor.model_name_or_path
+    if args.critic.model_name_or_path:
+        yield "--critic.model_name_or_path", args.critic.model_name_or_path
+    if args.reward.model_name_or_path and not args.reward.remote_url:
+        yield "--reward.model_name_or_path", args.reward.model_name_or_path
+
+
 def check_surroundings(args: SimpleNamespace) -> None:
     """Raise OptionError, naming the option and the remedy, for a model, dataset, reward file, disk or network that
     cannot work."""
     _check_gpus(args)
-    check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
+    for option, name in _models(args):
+        check_model(option, name, args.model.allow_remote_code)
     _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
     if args.eval.dataset:
         _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())

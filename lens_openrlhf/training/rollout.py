@@ -10,7 +10,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
-from . import cpu
+from . import cpu, remote_code
 from .experience import require_scores
 from .run_log import RUN_DIR_VARIABLE, RunLog
 
@@ -18,9 +18,10 @@ CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
 
 class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
-    """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync."""
+    """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync. A model's code runs only if allowed."""
 
     async def __init__(self, *args, **kwargs):
+        kwargs["trust_remote_code"] = not remote_code.forbidden()
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
