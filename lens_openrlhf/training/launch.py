@@ -50,8 +50,30 @@ def install_hooks(args: SimpleNamespace) -> None:
     ppo_trainer_async.PPOTrainerAsync = LensPPOTrainerAsync
 
 
+def joins_cluster() -> bool:
+    """Whether `ray.init` will join a cluster: that of RAY_ADDRESS, or one that `ray start` left on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address(None) is not None
+
+
+def stay_on_localhost() -> dict[str, str]:
+    """Have a cluster that is about to be started listen on 127.0.0.1 alone: whoever reaches Ray's ports can run code.
+
+    Ray does so where it takes the machine for a laptop, and has this switch for it (`_node_ip_address="127.0.0.1"` it
+    replaces by the machine's address). Returns what the cluster's processes need beside it.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's processes, which are started from this one
+    ray_constants.ENABLE_RAY_CLUSTER = False  # it was read when Ray was imported
+    # vLLM and gloo would take the address of a network card.
+    return {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
 def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
-    """Start or join Ray. Without CUDA a local cluster is started, with one logical GPU for each process that asks."""
+    """Join a cluster, or start one that listens on localhost; without CUDA with one logical GPU for each process that
+    asks."""
     import ray
 
     # OpenRLHF's own settings, which its `train` makes only where Ray is not running yet.
@@ -64,6 +86,9 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()
     resources = {}
+    local = not joins_cluster()
+    if local:
+        variables |= {name: os.environ.get(name, value) for name, value in stay_on_localhost().items()}
     runtime_env = {"env_vars": variables}
     if cpu.required():
         ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
@@ -75,9 +100,10 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         runtime_env["worker_process_setup_hook"] = cpu.install
         # The deepspeed launcher names a device even here, and Ray would take it for a limit.
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        logical = gpus_needed(args)
-        # A CPU for each of them, and for the trainers and queues.
-        resources = {"num_gpus": logical, "num_cpus": max(os.cpu_count() or 1, logical + 4)}
+        if local:
+            logical = gpus_needed(args)
+            # A CPU for each of them, and for the trainers and queues.
+            resources = {"num_gpus": logical, "num_cpus": max(os.cpu_count() or 1, logical + 4)}
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 

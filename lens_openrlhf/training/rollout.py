@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import ray
@@ -10,8 +11,10 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
+from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
 from .experience import require_scores
+from .options import MATH_VERIFY_FILE
 from .run_log import RUN_DIR_VARIABLE, RunLog
 
 CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
@@ -25,7 +28,10 @@ class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
-        RunLog(os.environ[RUN_DIR_VARIABLE]).event("ready", where=type(self).__name__, pid=os.getpid())
+        facts = {}
+        if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
+            facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
+        RunLog(os.environ[RUN_DIR_VARIABLE]).event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
 
 
 class LensRolloutWithLogprobs(LensRollout):
