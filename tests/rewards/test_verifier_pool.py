@@ -226,7 +226,12 @@ def test_warnings_are_rate_limited(caplog, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("LENS_VERIFIER_TIMEOUT", "0"), ("LENS_VERIFIER_WORKERS", "1.5"), ("LENS_VERIFIER_MEMORY_GB", "inf")],
+    [
+        ("LENS_VERIFIER_TIMEOUT", "0"),
+        ("LENS_VERIFIER_WORKERS", "1.5"),
+        ("LENS_VERIFIER_MEMORY_GB", "inf"),
+        ("LENS_VERIFIER_ISOLATION", "yes"),
+    ],
 )
 def test_wrong_settings(new_pool, name, value):
     new_pool.setenv(name, value)
