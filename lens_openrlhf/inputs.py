@@ -118,12 +118,14 @@ def _model_named(file: str, content: Any, of_hub: bool) -> str | None:
 def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
     """Where each row of a local file is, for messages, and the row."""
     if path.suffix == ".jsonl":
-        with open(path) as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
+                except (ValueError, RecursionError) as error:
+                    raise OptionError(
+                        f"{option} {path}: line {number} is not JSON ({getattr(error, 'msg', error)})"
+                    ) from None
                 yield f"line {number}", row if isinstance(row, dict) else {}
         return
     from datasets import load_dataset

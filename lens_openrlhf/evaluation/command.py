@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 from tqdm import tqdm
 
 from ..inputs import MATH_VERIFY, OptionError, check_model
+from ..process import complain, printable
 from . import figures, folder
 from .grading import RewardFunction, load_reward
 from .prompts import Prompt, check_keys, check_labels, load, make_prompts, split_columns
@@ -362,13 +363,12 @@ def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
             problem, status = f"error: {explain(error)}; the log is {log}", 1
     if problem:
         finished = sum(len(prompts) for part, prompts in job.parts if folder.part_path(job.out, part).exists())
-        print(
+        complain(
             f"{problem}; {finished} of {len(job.prompts)} prompts are finished, the same command with --out {job.out} "
-            "goes on",
-            file=sys.stderr,
+            "goes on"
         )
         return status
-    print(summarise(job.out, settings["k"], settings["split_by"]))
+    print(printable(summarise(job.out, settings["k"], settings["split_by"])))
     return 0
 
 
@@ -378,20 +378,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = parse(argv)
         if "recompute" in settings:
-            print(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"]))
+            print(printable(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"])))
             return 0
         from ..process import interrupt_once
 
         interrupt_once()
         return _evaluate(argv, settings)
     except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted before anything was sampled", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..process import complain, printable
 from . import archive, spec, tables
 from .spec import Run, Spec, SpecError
 from .state import RESULTS, SPEC, State, locked, write_atomically
@@ -50,7 +51,7 @@ def make_tables(folder: Path) -> str:
     """Write results.json and return the tables as text."""
     results = tables.compute(folder)
     write_atomically(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    return tables.show(results)
+    return printable(tables.show(results))
 
 
 def show_tables(path: Path, out: Path | None) -> int:
@@ -151,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return show_tables(arguments.spec, arguments.out)
         return compare(arguments.spec, arguments.out, arguments.dry_run)
     except (SpecError, tables.TableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -15,6 +15,7 @@ from types import FrameType
 
 import psutil
 
+from ..process import printable
 from .spec import Run
 from .state import FINISHED, State, checkpoint_step, delete_large, has_final_evaluation, move_aside, rewind
 from .tables import final_pass_at_1
@@ -29,7 +30,7 @@ STOP_SECONDS = 90  # a run that is told to stop ends Ray and vLLM in a few; afte
 def say(text: str) -> None:
     """A line for the terminal, which may be gone (SIGHUP)."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..process import explain, git_commit, interrupt_once, log_traceback, output_to, versions
+from ..process import complain, explain, git_commit, interrupt_once, log_traceback, output_to, versions
 from . import cpu, options, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed
@@ -163,13 +163,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_surroundings(args)
         write_config(args, argv)
     except options.OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted before the run began", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: cannot write the run folder: {error}", file=sys.stderr)
+        complain(f"error: cannot write the run folder: {error}")
         return 1
 
     folder = Path(args.logger.run_dir)
@@ -191,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop_everything(but=watcher.pid)
             watcher.stdin.close()
     if problem:
-        print(f"error: {problem}" if status == 1 else problem, file=sys.stderr)
-        print(f"what was written is in {folder}; the full log is {folder / 'train.log'}", file=sys.stderr)
+        complain(f"error: {problem}" if status == 1 else problem)
+        complain(f"what was written is in {folder}; the full log is {folder / 'train.log'}")
         return status
     print(summary_table(folder, time.monotonic() - started, shutil.get_terminal_size().columns))
     return 0
