@@ -3,6 +3,7 @@
 #   make setup    .venv with the pinned stack that fits the machine, and the compiled extension
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
+#   make test-long   more modes, faults, a run killed at random moments, a soak (hours)
 #   make bench    the operator against what else computes the same
 #   make bench-step  the share of a training step that LENS takes
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test bench bench-step mutants fuzz lint lock
+.PHONY: setup train test test-long bench bench-step mutants fuzz lint lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -36,6 +37,9 @@ train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 test: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 	@$(RUN) python -m pytest $(ARGS)
+
+test-long: setup
+	@$(RUN) python -m pytest -m long $(ARGS)
 
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)

@@ -36,6 +36,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole, so that no reader and no crash meets half of it."""
+    beside = path.with_name(f".{path.name}.new")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[IO[str]]:
     """Send this process's output, and its children's, to a file; yields the terminal."""

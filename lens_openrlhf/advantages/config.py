@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import IntEnum
 from typing import Any
 
@@ -16,8 +16,9 @@ class GroupKind(IntEnum):
     MIXED = 2
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, trains: bool = True) -> Any:
+    """`trains`: the compiled operators know it, so training offers it as an option."""
+    return field(default=default, metadata={"help": help, "choices": choices, "trains": trains})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class LensConfig:
     """Switches of LENS (Feng et al. 2025); the defaults are the paper's.
 
     Raises:
-        ValueError: an unknown choice, or an alpha that is negative or not finite.
+        ValueError: an unknown choice, an alpha or gamma that is negative or not finite, or a gamma or confidence that
+            does not go with the preference.
     """
 
     scope: str = _option(
@@ -51,6 +53,18 @@ class LensConfig:
         "difficulty D of a group with a right answer: max(D_imp, 2 max confidence) (eq. 14), or 2 max confidence alone",
         ("importance", "max"),
     )
+    preference: str = _option(
+        "none",
+        "which right answers are preferred (appendix C): none; short ones (length, with gamma); or those the policy "
+        "prefers, under which all wrong answers weigh the same, as in GRPO (policy)",
+        ("none", "length", "policy"),
+        trains=False,
+    )
+    gamma: float = _option(
+        0.0,
+        "of preference length: what stands in D's place, where it is more than twice the group's largest confidence",
+        trains=False,
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -58,9 +72,20 @@ class LensConfig:
             value = getattr(self, option.name)
             if choices is not None and value not in choices:
                 raise ValueError(f"{option.name}={value!r}: expected one of {', '.join(choices)}")
-        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not (number and math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0 (the paper uses 0.25)")
+        for name, hint in {"alpha": "the paper uses 0.25", "gamma": "on the scale of confidences"}.items():
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value!r}: expected a finite number >= 0 ({hint})")
+        if self.gamma and self.preference != "length":
+            raise ValueError(f"gamma={self.gamma!r}: has no effect without preference='length'")
+        if self.preference == "length" and self.confidence == "sequence":
+            raise ValueError("confidence='sequence': preference='length' is made for 'geometric', which it then needs")
+
+    @classmethod
+    def training_options(cls) -> list[Field]:
+        """The fields that training offers as options `--algo.lens.*`."""
+        return [option for option in fields(cls) if option.metadata["trains"]]
 
     @property
     def penalises_mixed(self) -> bool:

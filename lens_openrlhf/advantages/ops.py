@@ -178,6 +178,11 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
 
 
 def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: LensConfig, rewards):
+    if config.preference != "none":
+        raise ValueError(
+            f"preference={config.preference!r}: the compiled operators know 'none' alone; "
+            "lens_openrlhf.advantages.reference computes the others"
+        )
     n = mean_logprob.shape[0]
     floats = (*FLOAT_DTYPES, torch.bool, torch.int8, torch.int32, torch.int64)
     correctness = _check(correctness, "correctness", floats, mean_logprob, n).double()
@@ -222,7 +227,8 @@ def group_advantages(
 
     Raises:
         ValueError: naming the tensor, the response or group and the value, for correctness outside [0, 1],
-            rewards that are not finite, and what :func:`segment_mean` rejects.
+            rewards that are not finite, and what :func:`segment_mean` rejects; and for a config with a preference,
+            which reference.py alone computes.
     """
     mean_logprob = _check(mean_logprob, "mean_logprob", FLOAT_DTYPES).double()
     integers = (torch.int32, torch.int64)

@@ -3,6 +3,8 @@
 Formulas follow Feng et al. 2025, section 5.1. Only ratios of confidences inside a group matter, so with
 m = max mean_logprob and q = exp(mean_logprob - m) the penalty is q / (d - q), d = D / max confidence: the
 same number, but it neither underflows for long responses nor divides 0 by 0.
+
+Appendix C's preferences are here alone; the compiled operators refuse them.
 """
 
 from __future__ import annotations
@@ -36,24 +38,36 @@ def group_kind(correctness: list[float]) -> GroupKind:
     return GroupKind.POSITIVE if set(correctness) == {1} else GroupKind.NEGATIVE
 
 
-def _one_group(logprob: list[float], empty: list[bool], c: list[float], s: list[float], config: LensConfig):
+def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list[float], config: LensConfig):
     """One group: (advantages, calibrated rewards, D_imp, D, kind). `logprob` is the log of the confidence."""
     size = len(c)
     kind = group_kind(c)
-    present = [i for i in range(size) if not empty[i]]
+    present = [i for i in range(size) if lengths[i] > 0]
     m = max((logprob[i] for i in present), default=math.nan)
-    q = [0.0 if empty[i] else 1.0 if m == -math.inf else math.exp(logprob[i] - m) for i in range(size)]
+    q = [0.0 if lengths[i] == 0 else 1.0 if m == -math.inf else math.exp(logprob[i] - m) for i in range(size)]
 
     # Eq. 14 relative to the group's maximum: d_imp = D_imp / max confidence.
     terms = [c[i] / q[i] if q[i] > 0 else math.inf for i in present if c[i] > 0]
     d_imp = size / math.fsum(terms) if terms and math.isfinite(sum(terms)) else 0.0 if terms else math.nan
     d = max(d_imp, 2.0) if terms and config.difficulty == "importance" else 2.0
+    largest = math.inf if m > 709 else math.exp(m)  # a preference near 0 may be anything
+    importance, difficulty = d_imp * largest, d * largest
+    penalty = [q[i] / (d - q[i]) / size for i in range(size)]
+
+    if config.preference == "length":
+        # rho = gamma^|o|: what stands in D's place is bounded as D is, and |o| divides (appendix C, at the end).
+        difficulty = max(config.gamma, 2 * largest)
+        d = difficulty / largest if largest > 0 else math.inf if config.gamma > 0 else 2.0
+        penalty = [q[i] / (d - q[i]) / size / max(lengths[i], 1) for i in range(size)]
+    elif config.preference == "policy":
+        # rho = pi: D is one over the share of right answers, and pi / (D rho - pi) = 1 / (D - 1) for every answer, an
+        # empty one too. The factor 1/G is not needed where all wrong answers weigh the same.
+        right = math.fsum(c)
+        importance = difficulty = size / right if right > 0 else math.inf
+        penalty = [right / (size - right) if right < size else 0.0] * size
 
     lens = config.penalises_mixed if kind is GroupKind.MIXED else config.penalises_uniform
-    if lens:
-        r = [s[i] - (1 - c[i]) / size * q[i] / (d - q[i]) for i in range(size)]
-    else:
-        r = list(s)
+    r = [s[i] - (1 - c[i]) * penalty[i] if lens else s[i] for i in range(size)]
 
     if len(set(r)) <= 1:
         advantages = [0.0] * size
@@ -65,7 +79,21 @@ def _one_group(logprob: list[float], empty: list[bool], c: list[float], s: list[
         else:
             std = math.sqrt(math.fsum(a * a for a in advantages) / (size - 1))
             advantages = [a / (std + STD_EPS) for a in advantages]
-    return advantages, r, d_imp * math.exp(m), d * math.exp(m), kind
+    return advantages, r, importance, difficulty, kind
+
+
+def _log_preference(preference: Tensor, config: LensConfig, like: Tensor) -> Tensor:
+    if config.preference != "none":
+        raise ValueError(f"preference: is a tensor, but the config has preference={config.preference!r}; use 'none'")
+    if preference.shape != like.shape:
+        raise ValueError(f"preference: expected shape {tuple(like.shape)}, got {tuple(preference.shape)}")
+    preference = preference.double()
+    bad = (~(preference > 0) | preference.isinf()).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"preference: response {bad[0].item()} is {preference[bad[0]].item()!r}, expected a finite number > 0"
+        )
+    return preference.log()
 
 
 def group_advantages(
@@ -76,19 +104,34 @@ def group_advantages(
     config: LensConfig,
     *,
     rewards: Tensor | None = None,
+    preference: Tensor | None = None,
 ) -> GroupAdvantages:
-    """Advantages of every group; see :func:`lens_openrlhf.advantages.ops.group_advantages`."""
+    """Advantages of every group; see :func:`lens_openrlhf.advantages.ops.group_advantages`.
+
+    Args:
+        preference: [N] rho > 0 (appendix C), which of the right answers are preferred: pi / rho stands in pi's place
+            in D and in the penalty, pi / (D rho - pi). Its scale does not matter, as D takes it up. None: all equally.
+
+    With `config.preference` "length" `difficulty` is max(gamma, 2 max confidence), which stands in D's place; with
+    "policy" both difficulties are G / sum of c, infinite where nothing is right.
+
+    Raises:
+        ValueError: a preference that is not positive and finite, of another shape than mean_logprob, or beside one in
+            the config.
+    """
     log_confidence = mean_logprob.double().clamp(max=0)
     if config.confidence == "sequence":
         log_confidence = torch.where(lengths > 0, log_confidence * lengths, log_confidence)
-    empty = (lengths == 0).tolist()
+    log_ratio = log_confidence
+    if preference is not None:
+        log_ratio = log_confidence - _log_preference(preference, config, mean_logprob)
     c = correctness.double().tolist()
     s = c if rewards is None else rewards.double().tolist()
     advantages, calibrated, importance, difficulty, kinds = [], [], [], [], []
     bounds = cu_groups.tolist()
     for start, end in zip(bounds[:-1], bounds[1:], strict=True):
         part = slice(start, end)
-        a, r, d_imp, d, kind = _one_group(log_confidence[part].tolist(), empty[part], c[part], s[part], config)
+        a, r, d_imp, d, kind = _one_group(log_ratio[part].tolist(), lengths[part].tolist(), c[part], s[part], config)
         advantages += a
         calibrated += r
         importance.append(d_imp)
@@ -113,8 +156,13 @@ def lens_advantages(
     *,
     rewards: Tensor | None = None,
     mask: Tensor | None = None,
+    preference: Tensor | None = None,
 ) -> LensAdvantages:
-    """Packed log-probabilities to advantages; see :func:`lens_openrlhf.advantages.ops.lens_advantages`."""
+    """Packed log-probabilities to advantages; see :func:`lens_openrlhf.advantages.ops.lens_advantages`.
+
+    `preference` is that of :func:`group_advantages`.
+    """
     segments = segment_mean(logprobs, cu_seqlens, mask)
-    groups = group_advantages(*segments, correctness, cu_groups, config or LensConfig(), rewards=rewards)
+    config = config or LensConfig()
+    groups = group_advantages(*segments, correctness, cu_groups, config, rewards=rewards, preference=preference)
     return LensAdvantages(*groups, *segments)

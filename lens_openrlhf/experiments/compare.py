@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..process import complain, printable
+from ..process import complain, printable, write_atomically
 from . import archive, spec, tables
 from .spec import Run, Spec, SpecError
-from .state import RESULTS, SPEC, State, locked, write_atomically
+from .state import RESULTS, SPEC, STATE, State, locked
 
 DESCRIPTION = """\
 Trains every arm of a spec on every seed, one after another, and compares their final evaluations.
@@ -20,6 +20,7 @@ Stopped at any point, the same command goes on where it was; finished runs are n
 
   lens-openrlhf compare SPEC.yaml                     train what is missing, then show the tables
   lens-openrlhf compare SPEC.yaml --dry_run           check everything and say what would be run
+  lens-openrlhf compare SPEC.yaml --reuse FOLDER      take what another comparison has trained already
   lens-openrlhf compare --table FOLDER                the tables again, from the folder or an archive of it
   lens-openrlhf compare --archive FOLDER FILE.tar.xz  pack records and tables, without models and logs
 """
@@ -28,12 +29,20 @@ Stopped at any point, the same command goes on where it was; finished runs are n
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf compare",
-        usage="%(prog)s [-h] [-o FOLDER] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
+        usage="%(prog)s [-h] [-o FOLDER] [--reuse FOLDER ...] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC", help="YAML file; with --table also what it made")
     parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the comparison's folder (default: runs/NAME)")
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="another comparison: its finished runs with the same options, seed and inputs are copied, not repeated",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--table", action="store_true", help="only make the tables from what is there")
     what.add_argument("--dry_run", action="store_true", help="only check, and list the runs")
@@ -45,6 +54,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def folder_of(wanted: Spec, out: Path | None) -> Path:
     return out or Path("runs") / wanted.name
+
+
+def reused(other: Path, folder: Path) -> State:
+    """The comparison to take finished runs from.
+
+    Raises:
+        SpecError: a folder without a comparison, or the very one that is trained.
+    """
+    if not (other / STATE).is_file():
+        raise SpecError(f"--reuse {other}: holds no comparison (no {STATE})")
+    if other.resolve() == folder.resolve():
+        raise SpecError(f"--reuse {other}: is the comparison's own folder, whose finished runs are kept anyway")
+    return State(other)
 
 
 def make_tables(folder: Path) -> str:
@@ -89,8 +111,10 @@ def describe(wanted: Spec, arms: Mapping[str, spec.Options], runs: Sequence[Run]
     return "\n".join(rows)
 
 
-def compare(path: Path, out: Path | None, dry_run: bool) -> int:
-    """Check a spec, train what is missing, show the tables. Returns the exit status.
+def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] = ()) -> int:
+    """Check a spec, train what is missing and not in the comparisons to `reuse`, show the tables.
+
+    Returns the exit status.
 
     Raises:
         SpecError, TableError: before anything expensive where the fault can be known then.
@@ -101,6 +125,7 @@ def compare(path: Path, out: Path | None, dry_run: bool) -> int:
     named = runs = spec.runs_of(wanted, arms)
     state = State(folder)
     state.adopt(wanted, arms, named)
+    others = [reused(other, folder) for other in reuse]
     todo = [run for run in named if not state.is_finished(run)]
     if todo:
         runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
@@ -119,6 +144,10 @@ def compare(path: Path, out: Path | None, dry_run: bool) -> int:
         state.check_inputs(named, runs)
         state.save()
         write_atomically(folder / SPEC, path.read_text())
+        for other in others:
+            for run, label in state.take_over(other, named):
+                print(f"{run.key} is {label}/seed-{run.seed} of {other.folder}")
+        todo = [run for run in named if not state.is_finished(run)]
         done = len(runs) - len(todo)
         print(f"{wanted.name}: {len(runs)} runs" + (f", {done} of them finished" if done else "") + f", in {folder}")
         if todo:
@@ -127,6 +156,7 @@ def compare(path: Path, out: Path | None, dry_run: bool) -> int:
         status = runner.run()
         if status == 130:
             words = ["lens-openrlhf", "compare", str(path), *(["-o", str(out)] if out else [])]
+            words += [word for other in reuse for word in ("--reuse", str(other))]
             left = sum(not state.is_finished(run) for run in runs)
             print(f"interrupted; {len(runs) - left} of {len(runs)} runs are finished. To go on: {shlex.join(words)}")
             return status
@@ -150,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return pack(*arguments.archive)
         if arguments.table:
             return show_tables(arguments.spec, arguments.out)
-        return compare(arguments.spec, arguments.out, arguments.dry_run)
+        return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse)
     except (SpecError, tables.TableError) as error:
         complain(f"error: {error}")
         return 2

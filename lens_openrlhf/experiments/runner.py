@@ -15,9 +15,11 @@ from types import FrameType
 
 import psutil
 
+from ..inputs import OptionError
 from ..process import printable
+from ..training import checkpoints
 from .spec import Run
-from .state import FINISHED, State, checkpoint_step, delete_large, has_final_evaluation, move_aside, rewind
+from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
 from .tables import final_pass_at_1
 
 LOG = "train.log"
@@ -170,11 +172,11 @@ class Runner:
         """
         record = self.state.of(run)
         interrupted = record.get("state") in ("running", "interrupted")
-        step = checkpoint_step(folder) if interrupted and "ckpt.load_enable" in run.options else None
-        if step is not None:
-            say(f"{run.key} goes on after step {step}")
-            rewind(folder, step)
-            return record["seconds"]
+        if interrupted and "ckpt.load_enable" in run.options:
+            with contextlib.suppress(OptionError):  # none of its checkpoints is whole
+                if found := checkpoints.newest(folder / "checkpoints"):
+                    say(f"{run.key} goes on after step {found.step}")
+                    return record["seconds"]
         aside = move_aside(folder)
         if aside:
             say(f"{run.key} begins anew; what it had is in {aside.name}")

@@ -379,6 +379,11 @@ def parse(run: Run, folder: Path, place: str) -> SimpleNamespace:
         _fail(f"{place}: {said.getvalue().strip().rpartition('error: ')[2]}")
 
 
+def meaning(run: Run) -> dict:
+    """Every option of a run with its value, given or default: equal for runs that compute the same."""
+    return _flat(parse(run, Path("run"), run.key))
+
+
 def _flat(args: SimpleNamespace) -> dict:
     from ..training.options import flatten
 

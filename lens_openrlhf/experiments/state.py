@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..process import write_atomically
 from ..training.run_log import EVALUATIONS, METRICS, read
-from .spec import Options, Run, Spec, SpecError
+from .spec import Options, Run, Spec, SpecError, meaning
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
 LOCK = ".lock"
@@ -20,16 +21,6 @@ FINISHED = "finished"
 LARGE = ("model", "checkpoints")  # of a run: not needed for any table or figure
 INPUTS = ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset")
 EDGE_BYTES = 1 << 20
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that no reader and no crash meets half of it."""
-    beside = path.with_name(f".{path.name}.new")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 @contextlib.contextmanager
@@ -117,6 +108,39 @@ class State:
                 self.record["runs"].pop(run.key, None)  # nothing to go on from: its options were others
         self.record["arms"] |= arms
 
+    def take_over(self, other: State, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+        """Copy the finished runs of another comparison that compute what runs that have not begun here would.
+
+        Returns them with the arm that they were there.
+
+        Raises:
+            SpecError: the other comparison had another model or file at the same place.
+        """
+        for name, digest in other.record["inputs"].items():
+            if self.record["inputs"].get(name, digest) != digest:
+                raise SpecError(
+                    f"--reuse {other.folder}: {name} has changed since its runs were trained, so that they are not "
+                    "comparable; restore it, or leave --reuse out"
+                )
+        finished = {}
+        for label, options in other.record["arms"].items():
+            for seed in {run.seed for run in runs}:
+                theirs = Run(label, seed, options)
+                if other.is_finished(theirs):
+                    finished.setdefault(seed, []).append((theirs, meaning(theirs)))
+        taken = []
+        for run in runs:
+            if self.of(run) or run.seed not in finished:
+                continue
+            for theirs, options in finished[run.seed]:
+                if options == meaning(run):
+                    shutil.copytree(other.run_folder(theirs), self.run_folder(run), dirs_exist_ok=True)
+                    self.record["inputs"] = other.record["inputs"] | self.record["inputs"]
+                    self.set(run, **other.of(theirs))
+                    taken.append((run, theirs.arm))
+                    break
+        return taken
+
     def check_inputs(self, portable: Sequence[Run], actual: Sequence[Run]) -> None:
         """Models and data of all runs must be those of the runs that are finished.
 
@@ -181,21 +205,3 @@ def move_aside(folder: Path) -> Path | None:
 def delete_large(folder: Path) -> None:
     for name in LARGE:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def checkpoint_step(folder: Path) -> int | None:
-    """The step of a run's last whole DeepSpeed checkpoint, or None."""
-    latest = folder / "checkpoints" / "_actor" / "latest"
-    tag = latest.read_text().strip() if latest.is_file() else ""
-    step = tag.removeprefix("global_step")
-    return int(step) if step.isdigit() and (latest.parent / tag).is_dir() else None
-
-
-def rewind(folder: Path, step: int) -> None:
-    """Forget what a run recorded after `step`, where it will continue."""
-    for name in (METRICS, EVALUATIONS):
-        kept = [record for record in read(folder / name) if record["step"] <= step]
-        write_atomically(folder / name, "".join(json.dumps(record) + "\n" for record in kept))
-    for samples in (folder / "samples").glob("step-*.parquet"):
-        if int(samples.stem.removeprefix("step-")) > step:
-            samples.unlink()

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ..advantages import GroupAdvantages, GroupKind, LensConfig, group_advantages
+from ..advantages import GroupAdvantages, GroupKind, LensConfig, group_advantages, theory
 from ..training.metrics import group_metrics
 from .arms import Arm
 from .runs import Problem, Run
@@ -185,10 +185,8 @@ def reliability_data(arms: Sequence[Sequence[dict[int, StepSamples]]], parts: di
 
 
 def weight(z: ArrayLike) -> np.ndarray:
-    """The weight function w(z) = (1/z) log(1/(1-z)) - 1 of Feng et al. 2025, eq. 13, for 0 <= z < 1; w(0) = 0."""
-    z = np.asarray(z, dtype=float)
-    safe = np.where(z > 0, z, 0.5)
-    return np.where(z > 0, -np.log1p(-safe) / safe - 1, 0.0)
+    """The weight function w of :func:`lens_openrlhf.advantages.theory.weight`, on numpy's numbers."""
+    return theory.weight(torch.from_numpy(np.asarray(z, dtype=float))).numpy()
 
 
 def penalty_data(arms: Sequence[Sequence[dict[int, StepSamples]]], parts: dict[str, range]) -> dict[str, Any]:

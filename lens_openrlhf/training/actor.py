@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import torch
@@ -19,10 +20,10 @@ from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from torch import Tensor
 
 from ..advantages import LensConfig, group_advantages, segment_mean
-from . import cpu
+from . import checkpoints, cpu, lora
 from .experience import ROLLOUT_INDEX
 from .metrics import group_metrics
-from .options import lens_config
+from .options import chosen, lens_config
 from .run_log import RunLog
 from .samples import advantage_columns
 
@@ -192,6 +193,25 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     def fit(self, kl_ctl: float = 0):
         metrics = self.compute_advantages() if self.config else {}
         return super().fit(kl_ctl) | metrics
+
+    def broadcast_to_vllm(self):
+        with lora.under_vllm_names(self.actor.model.module):
+            super().broadcast_to_vllm()
+
+    def save_checkpoint(self, tag, client_states=None, metric_value=None, metric_key=None):
+        args, folder = self.strategy.args, Path(self.strategy.args.ckpt.path)
+        if self.strategy.is_rank_0():
+            checkpoints.sweep(folder)
+        with checkpoints.nothing_deleted(args.ckpt):
+            super().save_checkpoint(checkpoints.UNFINISHED + tag, client_states, metric_value, metric_key)
+        if self.strategy.is_rank_0():
+            facts = {
+                "step": (client_states or {}).get("global_step", 0),
+                "options": chosen(args),
+                "architecture": checkpoints.architecture(args.actor.model_name_or_path),
+            }
+            checkpoints.finish(folder, tag, facts, args.ckpt)
+        dist.barrier()
 
     def take_columns(self) -> dict[str, list] | None:
         """What samples/ keeps of the last update's answers, the same on every rank; None without LENS."""

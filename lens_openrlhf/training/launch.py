@@ -12,11 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..process import complain, explain, git_commit, interrupt_once, log_traceback, output_to, versions
-from . import cpu, options, reaper, remote_code
+from ..process import (
+    complain,
+    explain,
+    git_commit,
+    interrupt_once,
+    log_traceback,
+    output_to,
+    versions,
+    write_atomically,
+)
+from . import checkpoints, cpu, options, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed
-from .run_log import RUN_DIR_VARIABLE
+from .run_log import REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE
 from .summary import summary_table
 
 # Set by the deepspeed launcher and torchrun; Ray's actors set their own.
@@ -83,6 +92,7 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
+    variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()
     resources = {}
@@ -107,17 +117,18 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 
-def write_config(args: SimpleNamespace, argv: Sequence[str]) -> None:
-    """config.json: what the user chose, every option, and what it runs on."""
-    flat = options.flatten(args)
-    if flat.pop("algo.lens.enabled"):
-        flat["algo.advantage.estimator"] = options.LENS
-    else:
-        flat = {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
-    record = {"command": list(argv), "options": flat, "versions": versions(), "git_commit": git_commit()}
+def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None) -> None:
+    """config.json: what the user chose, every option, what it runs on, and when the run went on from a checkpoint."""
     folder = Path(args.logger.run_dir)
+    record = {
+        "command": list(argv),
+        "options": options.chosen(args),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "resumed": checkpoints.history(folder, resume),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    write_atomically(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
 
 
 def stop_everything(but: int | None = None) -> None:
@@ -161,7 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = options.parse(argv)
         check_surroundings(args)
-        write_config(args, argv)
+        resume = checkpoints.check(args, options.chosen(args))
+        write_config(args, argv, resume)
+        for line in checkpoints.go_on(args, resume):
+            print(line, flush=True)
     except options.OptionError as error:
         complain(f"error: {error}")
         return 2

@@ -13,7 +13,6 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NoReturn
@@ -47,7 +46,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
     estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
     group = parser.add_argument_group("LENS (with --algo.advantage.estimator lens)")
-    for option in fields(LensConfig):
+    for option in LensConfig.training_options():
         group.add_argument(
             f"--algo.lens.{option.name}",
             type=type(option.default),
@@ -81,6 +80,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=4,
         help="of so many prompts a step the texts of all answers are kept in samples/, numbers of every answer; "
         "-1 keeps nothing (default: 4)",
+    )
+    group.add_argument(
+        "--reward.timeout",
+        type=float,
+        default=180,
+        help="seconds that a reward function or server may take for an answer; more ends the run (default: 180)",
     )
     group.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
     group.add_argument("--eval.at_end", action="store_true", help="also evaluate after the last step")
@@ -124,7 +129,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
 def _check_lens(get, given: set[str]) -> None:
     """Refuse what would quietly spoil LENS. `get(name)` is an option's value by its dotted name."""
     try:
-        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in fields(LensConfig)})
+        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in LensConfig.training_options()})
     except ValueError as error:
         _fail(f"--algo.lens.{error}")
     samples = get("rollout.n_samples_per_prompt")
@@ -162,6 +167,21 @@ def _check_lens(get, given: set[str]) -> None:
     gamma = get("algo.advantage.gamma")
     if "algo.advantage.gamma" in given and gamma != 1.0:
         _fail(f"--algo.advantage.gamma {gamma}: the lens estimator has one advantage a response; use 1")
+
+
+def _check_lora(get) -> None:
+    """Adapters are merged into the weights that vLLM gets, which must be whole and unpacked for that."""
+    if get("ds.lora.rank") <= 0:
+        return
+    for spoiled, what in (
+        (get("ds.zero_stage") == 3, "--ds.zero_stage 3 splits every weight over the ranks; use 2"),
+        (get("ds.load_in_4bit"), "--ds.load_in_4bit packs them; leave it out"),
+        (get("ds.tensor_parallel_size") > 1, "--ds.tensor_parallel_size splits them; use 1"),
+    ):
+        if spoiled:
+            _fail(
+                f"--ds.lora.rank {get('ds.lora.rank')}: adapters are merged into the weights that vLLM gets, but {what}"
+            )
 
 
 def _check_cpu(get) -> None:
@@ -219,6 +239,7 @@ class LensArgumentParser(argparse.ArgumentParser):
                     f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}"
                 )
         values["algo.lens.enabled"] = lens
+        _check_lora(values.get)
         if on_cpu:
             _check_cpu(values.get)
         if not values["actor.model_name_or_path"]:
@@ -227,6 +248,8 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
         if not values["vllm.num_engines"]:
             _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
+        if not values["reward.timeout"] > 0:
+            _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
         self._check_batches(values)
         self._check_evaluation(values)
         self._name_run(values, given)
@@ -330,7 +353,15 @@ def lens_config(args: SimpleNamespace) -> LensConfig | None:
     """The LensConfig in parsed arguments, or None if another estimator was chosen."""
     if not args.algo.lens.enabled:
         return None
-    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in fields(LensConfig)})
+    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in LensConfig.training_options()})
+
+
+def chosen(args: SimpleNamespace) -> dict:
+    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF."""
+    flat = flatten(args)
+    if flat.pop("algo.lens.enabled"):
+        return flat | {"algo.advantage.estimator": LENS}
+    return {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import torch
 
@@ -17,6 +19,7 @@ from .options import MATH_VERIFY_FILE
 from .run_log import METRICS
 
 MIN_FREE_BYTES = 1 << 30
+SERVER_SECONDS = 5
 
 
 def _check_rows(option: str, path: Path, keys: dict[str, str], text_key: str | None) -> None:
@@ -56,6 +59,24 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
                 raise OptionError(f"{option} {path}: no such file")
             if path.suffix in READABLE:
                 _check_rows(option, path, keys, text_key)
+
+
+def _check_server(url: str) -> None:
+    """A reward server that is down would be found out by the first answers, after minutes of starting up."""
+    parts, port = urlsplit(url), None
+    with contextlib.suppress(ValueError):
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if not parts.hostname or not port:
+        raise OptionError(
+            f"--reward.remote_url {url}: expected {MATH_VERIFY}, a .py file with a reward_func, or an address such as "
+            "http://host:port/path"
+        )
+    try:
+        socket.create_connection((parts.hostname, port), SERVER_SECONDS).close()
+    except OSError as error:
+        raise OptionError(
+            f"--reward.remote_url {url}: the reward server cannot be reached ({error}); start it, or mend the address"
+        ) from None
 
 
 def _check_port() -> None:
@@ -114,9 +135,12 @@ def check_surroundings(args: SimpleNamespace) -> None:
     _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
     if args.eval.dataset:
         _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())
-    for url in args.reward.remote_url or []:
-        if url.endswith(".py") and not Path(url).is_file():
-            raise OptionError(f"--reward.remote_url {url}: no such file")
+    for url in args.reward.remote_url if args.reward.remote_url and not args.train.agent_func_path else []:
+        if url.endswith(".py"):
+            if not Path(url).is_file():
+                raise OptionError(f"--reward.remote_url {url}: no such file")
+        else:
+            _check_server(url)
     if args.train.agent_func_path and not Path(args.train.agent_func_path).is_file():
         raise OptionError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
     folder = Path(args.logger.run_dir)

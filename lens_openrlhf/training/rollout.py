@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
 from .experience import require_scores
 from .options import MATH_VERIFY_FILE
-from .run_log import RUN_DIR_VARIABLE, RunLog
+from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
 
+POLL_SECONDS = 2.0
 CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
 
@@ -28,10 +31,64 @@ class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
+        self.run_log = RunLog(os.environ[RUN_DIR_VARIABLE])
+        if isinstance(self.executor, SingleTurnAgentExecutor):
+            limit = float(os.environ[REWARD_TIMEOUT_VARIABLE])
+            rewards = WatchedRewards(self.executor, limit, self.run_log)
+            self.executor._fetch_rewards_via_func = rewards.from_function
+            self.executor._fetch_rewards_via_http = rewards.from_servers
         facts = {}
         if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
             facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
-        RunLog(os.environ[RUN_DIR_VARIABLE]).event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
+        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
+
+
+class WatchedRewards:
+    """The rewards of OpenRLHF's executor, with a time limit for a function and a record of failures.
+
+    OpenRLHF logs a failure and goes on without the reward; the record is for the error that ends the run
+    (experience.require_scores).
+    """
+
+    def __init__(self, executor: SingleTurnAgentExecutor, limit: float, run_log: RunLog):
+        self._executor, self._limit, self._run_log = executor, limit, run_log
+        self._ask_servers = executor._fetch_rewards_via_http
+        self._hangs = False
+
+    async def from_function(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[dict]:
+        """The function's result for one answer.
+
+        Raises:
+            TimeoutError: it took longer than the limit, or another call did: its thread cannot be had back, and soon
+                all of them would wait.
+        """
+        begun = []
+
+        def call() -> dict:
+            begun.append(time.monotonic())  # until then the call waits for a thread, which is not its fault
+            return self._executor.reward_func(queries, prompts, labels)
+
+        task = asyncio.ensure_future(asyncio.to_thread(call))
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+                self._hangs = self._hangs or bool(begun) and time.monotonic() - begun[0] > self._limit
+                if self._hangs:
+                    raise TimeoutError(f"no reward within {self._limit:g} s (--reward.timeout)")
+            return [task.result()]
+        except Exception as error:
+            self._record(error)
+            raise
+
+    async def from_servers(self, *args) -> list[dict]:
+        """OpenRLHF's own calls, which have a time limit and retries."""
+        try:
+            return await self._ask_servers(*args)
+        except Exception as error:
+            self._record(error)
+            raise
+
+    def _record(self, error: Exception) -> None:
+        self._run_log.event(REWARD_FAILED, cause=str(error) or type(error).__name__)
 
 
 class LensRolloutWithLogprobs(LensRollout):
@@ -56,7 +113,7 @@ class LensSamplesGenerator(SamplesGenerator):
     @torch.no_grad()
     def generate_eval_samples(self, **generate_kwargs) -> list[Experience]:
         self._last_eval = super().generate_eval_samples(**generate_kwargs)
-        require_scores(self._last_eval)
+        require_scores(self._last_eval, self.args.logger.run_dir)
         return self._last_eval
 
     def take_eval_samples(self) -> list[Experience]:

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Tells processes that OpenRLHF gives no options where the run folder is.
+# Tell processes that OpenRLHF gives no options where the run folder is, and how long a reward may take.
 RUN_DIR_VARIABLE = "LENS_RUN_DIR"
+REWARD_TIMEOUT_VARIABLE = "LENS_REWARD_TIMEOUT"
+REWARD_FAILED = "reward_failed"  # an event
 METRICS, EVALUATIONS, EVENTS = "metrics.jsonl", "eval.jsonl", "events.jsonl"
 
 
@@ -47,6 +49,10 @@ class RunLog:
     def evaluation(self, step: int, record: dict, logs: dict) -> None:
         """An evaluation (evaluation.evaluation_record), and OpenRLHF's evaluation metrics."""
         self._append(EVALUATIONS, {"step": step, "time": time.time(), **record, **logs})
+
+    def evaluated(self, step: int) -> bool:
+        """Whether an evaluation after `step` is recorded."""
+        return any(record["step"] == step for record in read(self.folder / EVALUATIONS))
 
     def event(self, name: str, **facts: Any) -> None:
         """Something that happened: a process that took up its work, the beginning of an evaluation.

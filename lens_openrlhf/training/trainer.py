@@ -12,6 +12,7 @@ import torch
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
 
+from .checkpoints import resumable
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker
 from .rollout import LensSamplesGenerator
@@ -63,7 +64,10 @@ class _Recorded:
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         self.last_step = global_step
         self.run_log.step(global_step, logs_dict or {})
-        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+        super().save_logs_and_checkpoints(global_step, logs_dict, resumable(client_states))
+
+    def save_best_checkpoint(self, eval_metrics, global_step, client_states=None):
+        super().save_best_checkpoint(eval_metrics, global_step, resumable(client_states))
 
     def _keep_trackers_open(self) -> None:
         """OpenRLHF closes its trackers at the end of fit, before our last evaluation."""
@@ -140,10 +144,12 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
     def fit(self, global_step: int = 0) -> None:
         self._keep_trackers_open()
         self.last_step = self.init_checkpoint_states()["global_step"]  # a resumed run may have no step left
-        if self.args.eval.at_start and self.eval_dataloader and not self.last_step:
-            self._evaluate_now(0)
+        if self.eval_dataloader and evaluation_due(self.args, self.run_log, self.last_step):
+            if self.last_step:
+                self.broadcast_to_vllm()
+            self._evaluate_now(self.last_step)
         super().fit(global_step)
-        if self.args.eval.at_end and self.eval_dataloader and self.last_step % self.args.eval.steps:
+        if self.args.eval.at_end and self.eval_dataloader and not self.run_log.evaluated(self.last_step):
             self._evaluate_now(self.last_step)
         self._finish_trackers()
 
@@ -199,7 +205,8 @@ class LensPPOAsync(_plain_class(PPOTrainerAsync)):
         async_module.GenerateSamplesActor = ray.remote(LensGenerateSamples)
         async_module.TrainingActor = ray.remote(LensTraining)
         super().__init__(pretrain, strategy, *groups, **generate_kwargs)
-        RunLog(self.settings.logger.run_dir).event("ready", where=type(self).__name__, pid=os.getpid())
+        self.run_log = RunLog(self.settings.logger.run_dir)
+        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
     def _evaluate_now(self, step: int) -> None:
         logs = ray.get(self.generator_actor.evaluate.remote(step))
@@ -207,17 +214,27 @@ class LensPPOAsync(_plain_class(PPOTrainerAsync)):
 
     def fit(self) -> None:
         resumed = ray.get(self.trainer_actor.init_checkpoint_states.remote())["global_step"]
-        if self.settings.eval.at_start and not resumed:
-            self._evaluate_now(0)
+        if self.settings.eval.dataset and evaluation_due(self.settings, self.run_log, resumed):
+            if resumed:
+                ray.get(self.trainer_actor.broadcast_to_vllm.remote())
+            self._evaluate_now(resumed)
         super().fit()
-        if self.settings.eval.at_end:
-            self._evaluate_now(ray.get(self.trainer_actor.get_last_step.remote()))
+        last_step = ray.get(self.trainer_actor.get_last_step.remote())
+        if self.settings.eval.at_end and not self.run_log.evaluated(last_step):
+            self._evaluate_now(last_step)
         ray.get(self.trainer_actor.finish.remote())
 
 
 def seed_data_order(seed: int) -> None:
     """OpenRLHF seeds the process that shuffles the prompts with nothing, so that every seed had the same order."""
     torch.manual_seed(seed)
+
+
+def evaluation_due(args, run_log: RunLog, step: int) -> bool:
+    """Whether a run that begins after `step` has an evaluation to make first: of the untrained model, or one that was
+    due when it was interrupted."""
+    wanted = step % args.eval.steps == 0 if step else args.eval.at_start
+    return wanted and not run_log.evaluated(step)
 
 
 def planned_steps(args, prompts: int) -> int:

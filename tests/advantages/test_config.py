@@ -13,6 +13,8 @@ def test_the_defaults_are_the_papers():
         "confidence": "geometric",
         "confidence_from": "actor",
         "difficulty": "importance",
+        "preference": "none",
+        "gamma": 0.0,
     }
 
 
@@ -30,6 +32,9 @@ def test_the_defaults_are_the_papers():
         ("alpha", -1e-300),
         ("alpha", math.nan),
         ("alpha", math.inf),
+        ("preference", "uniform"),
+        ("gamma", -0.5),
+        ("gamma", math.nan),
     ],
 )
 def test_a_bad_value_is_named_with_its_option(option, value):
@@ -52,11 +57,31 @@ def test_an_alpha_that_is_no_number_is_named(value):
         ("confidence_from", ["actor", "rollout"]),
         ("difficulty", ["importance", "max"]),
         ("alpha", [0, 0.0, 1, 4.5]),
+        ("preference", ["none", "length", "policy"]),
     ],
 )
 def test_every_documented_value_is_accepted(option, values):
     for value in values:
         assert getattr(LensConfig(**{option: value}), option) == value
+
+
+def test_what_the_length_preference_goes_with():
+    assert LensConfig(preference="length", gamma=0.9).gamma == 0.9
+    for preference in ("none", "policy"):
+        with pytest.raises(ValueError, match="gamma=0.9: has no effect without preference='length'"):
+            LensConfig(preference=preference, gamma=0.9)
+    with pytest.raises(ValueError, match="confidence='sequence'.*'geometric'"):
+        LensConfig(preference="length", confidence="sequence")
+
+
+def test_training_offers_what_the_compiled_operators_know():
+    assert [option.name for option in LensConfig.training_options()] == [
+        "scope",
+        "alpha",
+        "confidence",
+        "confidence_from",
+        "difficulty",
+    ]
 
 
 def test_options_are_given_by_name_and_stay():

@@ -1,180 +1,313 @@
 """The paper's theorems on small discrete policies, where every expectation is a sum that can be written out.
 
 Several questions, each with its own softmax over the same few answers; autograd differentiates the
-objectives, the paper's right-hand sides are summed term by term.
+objectives of theory.py, the paper's right-hand sides are summed term by term.
 """
 
+import itertools
+import math
+import re
+from decimal import Context, Decimal, localcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from lens_openrlhf.advantages import LensConfig
+from lens_openrlhf.advantages import LensConfig, theory
 
-from .comparison import EPS
-
-QUESTIONS, ANSWERS = 3, 5
-seeds = pytest.mark.parametrize("seed", range(8))
-
-
-class Problem(NamedTuple):
-    logits: torch.Tensor  # (questions, answers), the policy's parameters theta
-    correct: torch.Tensor  # (questions, answers), r* in {0, 1}; every question has a wrong answer
-    weights: torch.Tensor  # (questions,), xi
-    difficulty: torch.Tensor  # (questions, 1), larger than the probability of any wrong answer
-
-    @property
-    def log_policy(self):
-        return self.logits.log_softmax(-1)
-
-
-def random_problem(seed: int, impossible_answer: bool = False) -> tuple[Problem, torch.Generator]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape):
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    logits = 3 * uniform(QUESTIONS, ANSWERS)
-    if impossible_answer:
-        logits[:, 1] = -torch.inf
-    logits.requires_grad_()
-    correct = (uniform(QUESTIONS, ANSWERS) < 0.4).double()
-    correct[:, 0] = 0
-    most_confident_error = (logits.softmax(-1) * (1 - correct)).amax(-1, keepdim=True).detach()
-    difficulty = most_confident_error * (1.05 + 2 * uniform(QUESTIONS, 1))
-    weights = uniform(QUESTIONS)
-    return Problem(logits, correct, weights / weights.sum(), difficulty), generator
-
-
-def gradient(objective: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return torch.autograd.grad(objective, logits, retain_graph=True)[0]
-
-
-def weighted_score(weights: torch.Tensor, problem: Problem) -> torch.Tensor:
-    """The sum of weight * grad log pi over all questions and answers; an impossible answer weighs nothing."""
-    possible = problem.log_policy.detach() > -torch.inf
-    return gradient((weights.detach() * problem.log_policy)[possible].sum(), problem.logits)
-
-
-def log_likelihood(r, log_pi, scale):
-    """One term of eq. 8 or 22, scale being D or D * rho: r log pi + (1 - r) log(1 - pi / scale).
-
-    The wrong branch is taken where r < 1 only, since pi may exceed D for right answers.
-    """
-    wrong = torch.log1p(-torch.where(r < 1, log_pi.exp() / scale, 0.0))
-    return r * log_pi + (1 - r) * wrong
-
-
-def odds(pi, scale):
-    return pi / (scale - pi)
+DOCUMENT = Path(__file__).parents[2] / "docs/theory.md"
 
 
 def close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-13)
+    # Wrong answers come as close to D as 1.05 pi = D, so that odds reach 20 and sums lose little.
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-def dataset(problem: Problem, generator: torch.Generator, size: int = 12):
-    """n questions, one answer each from any distribution, and their outcomes."""
-    q = torch.randint(QUESTIONS, (size,), generator=generator)
-    o = torch.randint(ANSWERS, (size,), generator=generator)
-    return q, o, problem.correct[q, o]
+def doubles(values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-@seeds
-def test_theorem_1(seed):
-    problem, generator = random_problem(seed)
-    q, o, r = dataset(problem, generator)
-    log_pi, scale = problem.log_policy[q, o], problem.difficulty[q, 0]
-    loss = -log_likelihood(r, log_pi, scale).mean()  # eq. 8
-    factor = r - (1 - r) * odds(log_pi.exp(), scale)
-    expected = -gradient((factor.detach() * log_pi).mean(), problem.logits)  # eq. 9
-    close(gradient(loss, problem.logits), expected)
+class Problem(NamedTuple):
+    logits: Tensor  # [questions, answers] the policy's parameters theta; -inf for an impossible answer
+    correctness: Tensor  # [questions, answers] r* in [0, 1]
+    xi: Tensor  # [questions, 1] the distribution of questions
+    preference: Tensor  # [questions, answers] rho > 0
+    margin: Tensor  # [questions, 1] > 1
+
+    @property
+    def log_pi(self) -> Tensor:
+        return self.logits.log_softmax(-1)
+
+    def scale(self, preferences: bool) -> Tensor:
+        """D rho, D being `margin` times what it must exceed: the largest pi / rho of an answer that may be wrong."""
+        rho = self.preference if preferences else 1.0
+        fallible = self.correctness < 1
+        largest = torch.where(fallible, self.log_pi.exp() / rho, 0.0).amax(-1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 0.1)  # all answers are right: any D will do
+        return (self.margin * largest * rho).expand_as(self.logits).detach()
 
 
-def w(z):
-    """Eq. 13; w(0) = 0. The inner `where` keeps autograd off the quotient at 0."""
-    safe = torch.where(z > 0, z, 0.5)
-    return torch.where(z > 0, -torch.log1p(-safe) / safe - 1, 0.0)
+@st.composite
+def problems(draw) -> Problem:
+    questions, answers = draw(st.integers(1, 3)), draw(st.integers(2, 5))
+
+    def table(elements, columns=answers) -> Tensor:
+        row = st.lists(elements, min_size=columns, max_size=columns)
+        return doubles(draw(st.lists(row, min_size=questions, max_size=questions)))
+
+    logits = table(st.one_of(st.floats(-3, 3), st.floats(-3, 3), st.just(-math.inf)))
+    logits[:, 0] = logits[:, 0].clamp(min=-3)
+    correctness = table(st.sampled_from([0.0, 0.0, 1.0, 0.3]))
+    xi = table(st.floats(0.1, 1), 1)
+    rho, margin = table(st.floats(0.1, 2)), table(st.floats(1.05, 5), 1)
+    return Problem(logits.requires_grad_(), correctness, xi / xi.sum(), rho, margin)
 
 
-def test_weight_function():
-    z = torch.cat([torch.tensor([0.0]), torch.linspace(0.01, 0.99, 50)]).double().requires_grad_()
-    (slope,) = torch.autograd.grad(w(z).sum(), z)
-    close((w(z) + z * slope).detach(), (z / (1 - z)).detach())
-    assert w(torch.zeros(1, dtype=torch.float64)).item() == 0
-    assert (w(z).diff() > 0).all()
+def gradient(objective: Tensor, logits: Tensor) -> Tensor:
+    return torch.autograd.grad(objective, logits, retain_graph=True)[0]
 
 
-@seeds
-@pytest.mark.parametrize("impossible", [False, True], ids=["full support", "an impossible answer"])
-def test_theorem_2(seed, impossible):
-    problem, _ = random_problem(seed, impossible)
-    xi, r, pi = problem.weights[:, None], problem.correct, problem.log_policy.exp()
-    z = torch.where(r < 1, pi / problem.difficulty, 0.0)
-    j_plus = (xi * pi * r).sum()
-    j_minus = (xi * pi * w(z) * (1 - r)).sum()
-    factor = r - (1 - r) * odds(pi, problem.difficulty)
-    expected = weighted_score(xi * pi * factor, problem)  # eq. 15
-    close(gradient(j_plus - j_minus, problem.logits), expected)
-    # Without the penalty the gradient is another one, so that the equality above says something.
-    plain = weighted_score(xi * pi * r, problem)
-    assert (plain - expected).abs().max() > 1e-3
+def policy_gradient(factor: Tensor, log_pi: Tensor, logits: Tensor) -> Tensor:
+    """The sum of factor * grad log pi, the factor being constant; impossible answers, which are not drawn, left out."""
+    possible = log_pi > -math.inf
+    return gradient((factor.detach() * log_pi)[possible].sum(), logits)
 
 
-@seeds
-def test_the_true_policy_is_stationary_and_best(seed):
-    # p* in (0, 1), D its inverse sum, pi* = D p*, answers from any distribution mu.
-    generator = torch.Generator().manual_seed(seed)
-    p = 0.02 + 0.96 * torch.rand(QUESTIONS, ANSWERS, generator=generator, dtype=torch.float64)
-    scale = 1 / p.sum(-1, keepdim=True)
-    pi = scale * p
-    assert (p - (1 - p) * odds(pi, scale)).abs().max() <= 8 * EPS
+with_and_without_preferences = pytest.mark.parametrize("preferences", [False, True], ids=["all alike", "preferences"])
 
-    mu = torch.rand(QUESTIONS, ANSWERS, generator=generator, dtype=torch.float64).softmax(-1)
+
+# The weight function
+
+
+def exact_weight(z: float) -> float:
+    with localcontext(Context(prec=250)):
+        exact = Decimal(z)
+        return float(-(1 - exact).ln() / exact - 1)
+
+
+@given(z=st.one_of(st.floats(1e-100, 1 - 2**-53), st.floats(0.05, 0.08), st.floats(1e-9, 1e-3)))
+def test_the_weight_function_is_exact_near_0_and_near_1(z):
+    assert theory.weight(doubles(z)).item() == pytest.approx(exact_weight(z), rel=2e-14, abs=0)
+
+
+@given(z=st.one_of(st.floats(0, 1 - 2**-40), st.floats(0.05, 0.08), st.floats(0, 1e-9)))
+def test_w_and_its_slope_make_the_odds(z):
+    z = doubles([z]).requires_grad_()
+    w = theory.weight(z)
+    torch.testing.assert_close(w + z * gradient(w, z), theory.odds(z), rtol=1e-13, atol=1e-300)
+
+
+def test_the_weight_function_is_0_at_0_and_grows_without_bound():
+    z = torch.linspace(0, 1, 1001).double()
+    w = theory.weight(z)
+    assert w[0] == 0 and (w.diff() > 0).all() and w[-1] == math.inf
+    assert theory.weight(doubles(1.5)).isnan()
+
+
+@given(z=st.floats(0.01, 0.99), difficulty=st.floats(0.01, 0.9))
+def test_the_stray_d_of_b2_is_a_misprint(z, difficulty):
+    """B.2 prints w' = (z/(1-z) + D log(1-z)) / z^2, which is w' for D = 1 alone: (D-1) log(1-z) / z too much."""
+    z = doubles(z)
+    printed = (z / (1 - z) + difficulty * torch.log1p(-z)) / z**2
+    off = (difficulty - 1) * torch.log1p(-z) / z
+    assert off > 1e-3
+    close(theory.weight(z) + z * printed, theory.odds(z) + off)
+
+
+# The theorems
+
+
+@with_and_without_preferences
+@settings(max_examples=40)
+@given(problem=problems(), data=st.data())
+def test_theorem_1(preferences, problem, data):
+    """The gradient of eq. 8 (22) is eq. 9 (23), for any data set: n answers of any origin, and their outcomes."""
+    loggable = (problem.log_pi.isfinite() | (problem.correctness == 0)).nonzero().tolist()
+    q, o = torch.tensor(data.draw(st.lists(st.sampled_from(loggable), min_size=1, max_size=12))).T
+    outcome = problem.correctness[q, o]
+    drawn = data.draw(st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=len(q), max_size=len(q)))
+    outcome = torch.where((outcome > 0) & (outcome < 1), doubles(drawn), outcome)
+    log_pi, scale = problem.log_pi[q, o], problem.scale(preferences)[q, o]
+
+    loss = -theory.log_likelihood(log_pi, outcome, scale).mean()
+    factor = outcome - (1 - outcome) * torch.where(outcome < 1, log_pi.exp() / (scale - log_pi.exp()), 0.0)
+    close(gradient(loss, problem.logits), -policy_gradient(factor / len(q), log_pi, problem.logits))
+    close(theory.calibrated_reward(log_pi.exp(), outcome, scale), factor)  # eq. 10
+
+    # Eq. 7 in full: it differs by a constant, so eq. 8 may leave log D out.
+    p = torch.where(outcome < 1, log_pi.exp() / scale, 0.5)
+    log_p = torch.where(outcome > 0, log_pi - scale.log(), 0.0)
+    in_full = -(outcome * log_p + (1 - outcome) * (1 - p).log()).mean()
+    close(in_full - loss, (outcome * scale.log()).mean())
+
+
+@with_and_without_preferences
+@settings(max_examples=40)
+@given(problem=problems())
+def test_theorem_2(preferences, problem):
+    """The gradient of J_MLE = J+ - J- (eq. 11 to 13) is eq. 15, where answers come from the policy itself."""
+    log_pi, r, scale = problem.log_pi, problem.correctness, problem.scale(preferences)
+    pi = log_pi.exp()
+    j_mle = (problem.xi[:, 0] * theory.value(pi, r, scale)).sum()
+    factor = theory.calibrated_reward(pi, r, scale)
+    close(gradient(j_mle, problem.logits), policy_gradient(problem.xi * pi * factor, log_pi, problem.logits))
+
+    # Term by term as in eq. 12, w spelled out.
+    z = torch.where(r < 1, pi / scale, 0.0)
+    w = torch.where(z > 1e-3, (1 / (1 - z)).log() / z - 1, theory.weight(z))
+    j_plus, j_minus = (problem.xi * pi * r).sum(), (problem.xi * pi * w * (1 - r)).sum()
+    close(j_mle, j_plus - j_minus)
+
+
+def test_the_penalty_is_the_odds_and_not_w():
+    """With -w, or nothing, as the reward of a wrong answer the gradient is another: w changes with the policy too."""
+    logits = doubles([[0.5, 0.0, -1.0]]).requires_grad_()
+    log_pi, r = logits.log_softmax(-1), doubles([[0.0, 0.0, 1.0]])
+    pi, scale = log_pi.exp(), doubles(1.0)
+    right = gradient(theory.value(pi, r, scale).sum(), logits)
+    for reward in (r - (1 - r) * theory.weight(pi / scale), r):
+        assert (policy_gradient(pi * reward, log_pi, logits) - right).abs().max() > 0.02
+
+
+# Consistency
+
+
+def tables(elements, size: int = 4):
+    return st.lists(elements, min_size=size, max_size=size).map(doubles)
+
+
+@given(p=tables(st.floats(0.02, 0.98)), rho=tables(st.floats(0.1, 2)), mu=tables(st.floats(0.01, 1)), data=st.data())
+def test_the_true_policy_is_stationary_and_best(p, rho, mu, data):
+    """At pi* = D rho p* the factor of every answer has conditional expectation 0 (B.1), and no policy is likelier."""
+    scale = theory.difficulty(p, rho) * rho
+    truth = scale * p
+    close(truth.sum(), doubles(1.0))
+    given_right, given_wrong = (theory.calibrated_reward(truth, doubles(r), scale) for r in (1.0, 0.0))
+    close(p * given_right + (1 - p) * given_wrong, torch.zeros(4).double())
 
     def population(logits):
         log_pi = logits.log_softmax(-1)
-        return (mu * (p * log_pi + (1 - p) * torch.log1p(-log_pi.exp() / scale))).sum()
+        likelihoods = [theory.log_likelihood(log_pi, doubles(r), scale) for r in (1.0, 0.0)]
+        return (mu / mu.sum() * (p * likelihoods[0] + (1 - p) * likelihoods[1])).sum()
 
-    logits = pi.log().requires_grad_()
+    logits = truth.log().requires_grad_()
     best = population(logits)
-    assert gradient(best, logits).abs().max() < 1e-13
-    for size in (1e-3, 1e-2):
-        for _ in range(10):
-            step = size * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
-            assert population(logits + step) < best
+    close(gradient(best, logits), torch.zeros(4).double())
+    other = truth.log() + data.draw(tables(st.floats(-2, 2)))
+    if (other.softmax(-1) < scale).all():  # elsewhere the model is not a probability
+        assert population(other) <= best + 1e-12
 
 
-@seeds
-def test_appendix_c(seed):
-    problem, generator = random_problem(seed)
-    q, o, r = dataset(problem, generator)
-    preference = 0.2 + torch.rand(QUESTIONS, ANSWERS, generator=generator, dtype=torch.float64)
-    wrong = (problem.log_policy.exp() / preference * (1 - problem.correct)).amax(-1).detach()
-    scale = 1.1 * wrong[q] * preference[q, o]  # D * rho, larger than pi for wrong answers
-    log_pi = problem.log_policy[q, o]
-    loss = -log_likelihood(r, log_pi, scale).mean()  # eq. 22
-    factor = r - (1 - r) * odds(log_pi.exp(), scale)
-    expected = -gradient((factor.detach() * log_pi).mean(), problem.logits)  # eq. 23
-    close(gradient(loss, problem.logits), expected)
+# Difficulty (section 4.1, eq. 14)
 
 
-@pytest.mark.parametrize("size, right", [(4, 1), (16, 3), (16, 15), (7, 4)])
-def test_the_policy_as_preference_is_grpo(size, right):
-    # With rho = pi every wrong answer weighs 1/(D - 1), D = G/k: k/(G - k). Normalised, two values are
-    # two values.
-    r = (torch.arange(size) < right).double()
-    close(torch.tensor(1 / (size / right - 1)), torch.tensor(right / (size - right)))
-    weighted = r - (1 - r) * right / (size - right)
-    close((weighted - weighted.mean()) / weighted.std(), (r - r.mean()) / r.std())
+def test_the_multiple_choice_question_of_section_4_1():
+    right = doubles([1.0, 1, 0, 0, 0, 0])
+    assert theory.difficulty(right).item() == 0.5
+    assert (theory.difficulty(right) * right).tolist() == [0.5, 0.5, 0, 0, 0, 0]  # eq. 4
+    rho = doubles([0.9, 0.1, 1, 1, 1, 1])  # appendix C's example
+    close(theory.difficulty(right, rho) * rho * right, doubles([0.9, 0.1, 0, 0, 0, 0]))
+    assert theory.difficulty(torch.zeros(6).double()).item() == math.inf
 
 
-@seeds
-def test_the_calibrated_reward_is_theorem_1s_factor_scaled_by_the_group(implementation, seed):
-    # One-token answers of one question, at the group's own D; the paper scales the penalties by 1/G.
-    problem, generator = random_problem(seed)
-    o = torch.randint(ANSWERS, (16,), generator=generator)
-    log_pi, r = problem.log_policy.detach()[0, o], problem.correct[0, o]
-    result = implementation.group_advantages(log_pi, torch.ones(16).long(), r, torch.tensor([0, 16]), LensConfig())
-    factor = r - (1 - r) * odds(log_pi.exp(), result.difficulty)
-    close(torch.where(r < 1, 16 * result.calibrated_reward, result.calibrated_reward), factor)
+@given(pi=tables(st.floats(0.05, 1), 3), right=tables(st.sampled_from([0.0, 0.3, 1.0]), 3), size=st.integers(1, 4))
+def test_one_over_d_imp_is_unbiased(implementation, pi, right, size):
+    """Over all groups that the policy may draw, 1 / D_imp (0 where nothing is right) has the expectation 1 / D."""
+    pi = pi / pi.sum()
+    drawn = torch.tensor(list(itertools.product(range(3), repeat=size)))
+    groups = len(drawn)
+    result = implementation.group_advantages(
+        pi.log()[drawn].flatten(),
+        torch.ones(groups * size).long(),  # of one token, so that the confidence is pi
+        right[drawn].flatten(),
+        torch.arange(groups + 1) * size,
+        LensConfig(),
+    )
+    inverse = torch.where(result.importance_difficulty.isnan(), 0.0, 1 / result.importance_difficulty)
+    close((pi[drawn].prod(-1) * inverse).sum(), 1 / theory.difficulty(right)[0])
+
+
+# From the theory to the rewards of a group (section 5.1)
+
+
+@settings(max_examples=30)
+@given(problem=problems(), data=st.data())
+def test_the_calibrated_reward_is_theorem_1s_factor_scaled_by_the_group(implementation, problem, data):
+    possible = problem.log_pi[0].isfinite().nonzero()[:, 0].tolist()
+    o = torch.tensor(data.draw(st.lists(st.sampled_from(possible), min_size=2, max_size=16)))
+    log_pi, r, size = problem.log_pi.detach()[0, o], problem.correctness[0, o], len(o)
+    result = implementation.group_advantages(log_pi, torch.ones(size).long(), r, torch.tensor([0, size]), LensConfig())
+    factor = theory.calibrated_reward(log_pi.exp(), r, result.difficulty)
+    close(r - (r - result.calibrated_reward) * size, factor)
+    assert (theory.odds(log_pi.exp() / result.difficulty) <= 1 + 1e-12).all()  # D is at least twice every confidence
+    assert (factor >= -1 - 1e-12).all() and (factor <= 1).all()
+
+
+@given(odds=st.lists(st.floats(0, 1), min_size=1, max_size=20), right=st.integers(1, 20))
+def test_one_over_g_keeps_the_signs(odds, right):
+    """One right answer among many wrong ones: without 1/G the least confident wrong one would be rewarded."""
+    size = right + len(odds)
+    rewards = torch.cat([torch.ones(right).double(), -doubles(odds) / size])
+    centred = rewards - rewards.mean()
+    assert (centred[:right] > 0).all() and (centred[right:] < 0).all()
+    unscaled = doubles([1.0, 0.0] + [-1.0] * 14)  # the example of section 5.1
+    assert (unscaled - unscaled.mean())[1] > 0
+
+
+# Appendix C
+
+
+@given(logits=tables(st.floats(-3, 3)), right=tables(st.sampled_from([0.0, 0.3, 1.0])))
+def test_uniform_negative_weights_are_the_preference_for_what_the_policy_prefers(logits, right):
+    """With rho = pi every wrong answer weighs 1/(D-1) = a/(1-a), a being the accuracy: the odds of a right answer. (The
+    paper says "exactly the correction rate", which is a.) The gradient is that of a itself, over 1-a, and a is its
+    baseline. rho is held: were it to follow pi, the model would be 1/D for every answer and have no gradient."""
+    logits.requires_grad_()
+    log_pi = logits.log_softmax(-1)
+    pi, rho = log_pi.exp(), log_pi.exp().detach()
+    accuracy = (pi * right).sum()
+    if not 0.01 < accuracy < 0.99:
+        return
+    scale = theory.difficulty(right, rho).detach() * rho
+    close(theory.odds(pi / scale), (accuracy / (1 - accuracy)).expand(4))
+    factor = theory.calibrated_reward(pi, right, scale)
+    close(factor, torch.where(right < 1, (right - accuracy) / (1 - accuracy), 1.0))
+    gradient_mle = policy_gradient(pi * factor, log_pi, logits)
+    close(gradient_mle, gradient(accuracy, logits) / (1 - accuracy).detach())
+
+
+@given(confidence=st.floats(0.5, 0.99), ratio=st.floats(1.0001, 1.05), length=st.integers(1, 200))
+def test_the_length_preference_bounds_the_exact_penalty(confidence, ratio, length):
+    """Appendix C's x^L - 1 ~ L (x - 1), x = D^(1/L) gamma / confidence: a larger penalty, by x^(L-1) at most."""
+    scale = (confidence * ratio) ** length  # D gamma^L
+    exact = theory.odds(doubles(confidence**length / scale))
+    approximate = theory.odds(doubles(1 / ratio)) / length
+    assert exact <= approximate * (1 + 1e-9)
+    assert approximate <= exact * ratio ** (length - 1) * (1 + 1e-9)
+
+
+# The document
+
+
+def test_the_examples_of_the_document_run():
+    text = DOCUMENT.read_text()
+    names: dict = {}
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    assert len(blocks) >= 4
+    for block in blocks:
+        line = text[: block.start(1)].count("\n")
+        exec(compile("\n" * line + block[1], str(DOCUMENT), "exec"), names)  # errors name the document's line
+
+
+def test_the_table_of_the_document_is_w():
+    z, w, odds = zip(
+        *re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", DOCUMENT.read_text(), re.MULTILINE), strict=True
+    )
+    assert len(z) >= 5
+    numbers = doubles([float(x) for x in z])
+    assert list(w) == [f"{x:.3f}" for x in theory.weight(numbers).tolist()]
+    assert list(odds) == [f"{x:.3f}" for x in theory.odds(numbers).tolist()]

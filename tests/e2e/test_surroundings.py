@@ -136,6 +136,19 @@ def test_no_free_port(tiny, tmp_path):
     refused(run, "no network port is free")
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://localhost:9/reward", "the reward server cannot be reached"),
+        ("http://localhost:99999999", "http://host:port/path"),
+        ("math_verify", "expected math-verify"),
+    ],
+)
+def test_reward_server_that_is_down(tiny, tmp_path, url, words):
+    run = finish(command_line(tmp_path / "run", tiny, url, *LENS), tmp_path / "run")
+    refused(run, f"--reward.remote_url {url}", words)
+
+
 def test_reward_function_that_raises(tiny, tmp_path):
     reward = tmp_path / "reward.py"
     reward.write_text("def reward_func(queries, prompts, labels):\n    raise RuntimeError('the grader is broken')\n")

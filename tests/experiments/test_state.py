@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -70,6 +69,34 @@ def test_other_options_for_an_unfinished_arm_start_it_anew(begun, sound):
         begun.folder, sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {"algo.lens.alpha": 1}})
     )
     assert changed.of(runs[1]) == {}, "there would be a checkpoint to go on from"
+
+
+@pytest.fixture
+def elsewhere(begun, sound, tmp_path):
+    """A new comparison beside `begun` whose first arm is the same under another label, said in other words."""
+    begun.record["inputs"] = {"data": "digest"}
+    (begun.folder / "runs" / "GRPO" / "seed-1").mkdir(parents=True)
+    (begun.folder / "runs" / "GRPO" / "seed-1" / "eval.jsonl").write_text("{}\n")
+    arms = {"baseline": {"algo.lens.scope": "none", "algo.lens.alpha": 0.25}, "LENS": {}}
+    found, _, runs = opened(tmp_path / "d", sound(name="elsewhere", arms=arms))
+    found.folder.mkdir()
+    return found, runs
+
+
+def test_finished_runs_of_another_comparison_are_taken_over(begun, elsewhere):
+    found, runs = elsewhere
+    assert [(run.key, label) for run, label in found.take_over(begun, runs)] == [("baseline/seed-1", "GRPO")]
+    assert [run.key for run in runs if found.is_finished(run)] == ["baseline/seed-1"]
+    assert (found.run_folder(runs[0]) / "eval.jsonl").is_file()
+    assert State(found.folder).record["inputs"] == {"data": "digest"}
+    assert found.take_over(begun, runs) == [], "it is here already"
+
+
+def test_runs_made_from_other_data_are_not_taken_over(begun, elsewhere):
+    found, runs = elsewhere
+    found.record["inputs"] = {"data": "another digest"}
+    with pytest.raises(SpecError, match="--reuse .*: data has changed since"):
+        found.take_over(begun, runs)
 
 
 def test_another_comparisons_folder_is_refused(begun, sound):
@@ -185,30 +212,3 @@ def test_unfinished_folders_are_kept_aside_without_what_is_large(tmp_path):
         assert aside == tmp_path / f"seed-1.unfinished-{number}" and not folder.exists()
         assert (aside / "metrics.jsonl").exists() and not any((aside / name).exists() for name in state.LARGE)
     assert state.move_aside(folder) is None
-
-
-def test_rewinding_forgets_what_came_after_the_checkpoint(tmp_path):
-    folder = tmp_path / "run"
-    write_run(folder, [[1, 0]], negative=[0.1, 0.2, 0.3])
-    for step in (1, 2, 3):
-        (folder / "samples" / f"step-{step:06}.parquet").write_bytes(b"")
-    with open(folder / "metrics.jsonl", "a") as metrics:
-        metrics.write('{"step": 4, "ti')  # cut off by the crash
-    state.rewind(folder, 2)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 2] and records[1]["lens/negative_groups"] == 0.2
-    assert [json.loads(line)["step"] for line in (folder / "eval.jsonl").read_text().splitlines()] == [0]
-    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
-        *("step-000001.parquet", "step-000002.parquet")
-    ]
-
-
-def test_the_checkpoint_is_the_last_whole_one(tmp_path):
-    assert state.checkpoint_step(tmp_path) is None
-    actor = tmp_path / "checkpoints" / "_actor"
-    (actor / "global_step4").mkdir(parents=True)
-    assert state.checkpoint_step(tmp_path) is None
-    (actor / "latest").write_text("global_step4")
-    assert state.checkpoint_step(tmp_path) == 4
-    (actor / "latest").write_text("global_step6")
-    assert state.checkpoint_step(tmp_path) is None

@@ -55,6 +55,7 @@ def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
         (["--vllm.num_engines", "0"], ["--vllm.num_engines"]),
         (["--actor.model_name_or_path", ""], ["--actor.model_name_or_path"]),
         (["--data.prompt_dataset", ""], ["--data.prompt_dataset"]),
+        (["--ds.lora.rank", "4", "--ds.zero_stage", "3"], ["--ds.lora.rank 4", "--ds.zero_stage 3", "use 2"]),
         (["--eval.at_end"], ["--eval.at_end", "--eval.dataset"]),
         (["--eval.dataset", "e.jsonl", "--eval.k", "1", "8"], ["--eval.k 8", "4 answers", "n_samples_per_prompt"]),
         (["--eval.dataset", "e.jsonl", "--eval.max_samples", "0"], ["--eval.max_samples 0", "at least 1"]),

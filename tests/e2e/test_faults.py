@@ -1,0 +1,119 @@
+"""What a long run meets: processes that die, numbers that are none, rewards that never come (make test-long)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lens_openrlhf.training.run_log import read
+
+from .conftest import command_line, explained, finish, started
+
+pytestmark = pytest.mark.long
+
+LENS = ["--algo.advantage.estimator", "lens"]
+
+
+def ended(process, folder) -> str:
+    """The error that a run ended with, within a minute."""
+    output, _ = process.communicate(timeout=60)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert process.returncode == 1 and len(errors) == 1 and "Traceback" not in output, output
+    assert str(folder) in output, "where what was written is"
+    return errors[0]
+
+
+def pid_of(folder, where: str) -> int:
+    (event,) = [e for e in read(folder / "events.jsonl") if e["event"] == "ready" and e["where"] == where]
+    return event["pid"]
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [
+        ("LensPolicyModel 0", "LensPolicyModel"),
+        ("LensRollout", "LensRollout"),
+        ("vLLM's engine", "EngineCore"),
+        ("LensPPO", "PPO"),
+    ],
+)
+def test_a_process_that_dies_ends_the_run(tiny, reward_file, tmp_path, victim, words):
+    folder = tmp_path / "run"
+    with started(command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000"), folder) as process:
+        pid = pid_of(folder, "LensRollout" if victim == "vLLM's engine" else victim)
+        if victim == "vLLM's engine":
+            pid = next(c.pid for c in psutil.Process(pid).children(recursive=True) if "EngineCore" in c.name())
+        os.kill(pid, signal.SIGKILL)
+        assert words in ended(process, folder)
+    assert (folder / "metrics.jsonl").read_text().endswith("}\n")
+
+
+def test_weights_that_are_nan(tiny, reward_file, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny.model, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    command = command_line(tmp_path / "run", tiny, reward_file, *LENS)
+    command[command.index("--actor.model_name_or_path") + 1] = str(model)
+    run = finish(command, tmp_path / "run")
+    assert run.status == 1 and "nan" in run.output.lower(), explained(run)
+    assert run.output.count("error:") == 1
+
+
+def test_one_rank_of_two_meets_a_score_that_is_none(tiny, tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "def reward_func(queries, prompts, labels):\n"
+        "    score = 2.0 if labels[0].endswith('7') else 0.0\n"
+        "    return {'rewards': score, 'scores': score}\n"
+    )
+    command = command_line(tmp_path / "run", tiny, reward, *LENS, "--actor.num_gpus_per_node", "2")
+    run = finish(command, tmp_path / "run")
+    assert run.status == 1 and "correctness" in run.output and "2.0" in run.output, explained(run)
+
+
+def test_a_reward_that_never_comes(tiny, tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text("import time\n\n\ndef reward_func(queries, prompts, labels):\n    time.sleep(10**6)\n")
+    command = command_line(tmp_path / "run", tiny, reward, *LENS, "--reward.timeout", "5")
+    run = finish(command, tmp_path / "run")
+    assert run.status == 1 and "no reward within 5 s (--reward.timeout)" in run.output, explained(run)
+
+
+def test_a_reward_server_that_goes_away(tiny, tmp_path):
+    import http.server
+    import json
+    import threading
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        answers = 0
+
+        def do_POST(self):
+            Server.answers += 1
+            if Server.answers > 40:
+                self.close_connection = True
+                return
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps([{"rewards": 0.0, "scores": float(Server.answers % 2)}]).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/reward"
+        run = finish(command_line(tmp_path / "run", tiny, url, *LENS), tmp_path / "run")
+        server.shutdown()
+    assert run.status == 1 and "Request error for 5 times" in run.output, explained(run)
+    assert [record["step"] for record in run.records("metrics")] == [1]

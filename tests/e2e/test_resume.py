@@ -1,0 +1,108 @@
+"""Runs that are killed and go on from their last whole checkpoint, trained for real."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pandas as pd
+import psutil
+import pytest
+
+from lens_openrlhf.training.run_log import read
+
+from .conftest import ROOT, command_line, explained, finish, no_strays, started
+
+STEPS, SAVED_EVERY = 6, 2
+OPTIONS = [
+    *("--algo.advantage.estimator", "lens", "--data.max_samples", str(8 * STEPS)),
+    *("--ckpt.save_steps", str(SAVED_EVERY), "--ckpt.max_num", "1", "--ckpt.load_enable"),
+    *("--eval.steps", "2", "--eval.n_samples_per_prompt", "2"),
+]
+
+
+def prompts_of(folder, step: int) -> list[str]:
+    kept = pd.read_parquet(folder / "samples" / f"step-{step:06}.parquet")
+    return sorted(kept["prompt"].dropna().unique())
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny, reward_file, tmp_path):
+    folder = tmp_path / "run"
+    command = command_line(folder, tiny, reward_file, *OPTIONS, "--logger.sample_prompts", "8")
+    command += ["--eval.dataset", str(tiny.heldout)]
+    with started(command, folder) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "samples" / f"step-{SAVED_EVERY + 1:06}.parquet").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+    seen = prompts_of(folder, SAVED_EVERY + 1)
+
+    run = finish(command, folder)
+    assert run.status == 0, explained(run)
+    assert f"goes on after step {SAVED_EVERY}, from the checkpoint" in run.output
+    assert [record["step"] for record in run.records("metrics")] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in run.records("eval")] == [2, 4, 6]
+    assert prompts_of(folder, SAVED_EVERY + 1) == seen
+    every_prompt = [prompt for step in range(1, STEPS + 1) for prompt in prompts_of(folder, step)]
+    assert len(set(every_prompt)) == len(every_prompt) == 8 * STEPS
+    assert [entry["step"] for entry in run.config["resumed"]] == [SAVED_EVERY]
+    kept = {path.name for path in (folder / "checkpoints" / "_actor").iterdir() if path.is_dir()}
+    assert {name for name in kept if not name.startswith("best")} == {f"global_step{STEPS}"}
+
+    # A finished run has no step left, and says so by its records.
+    again = finish(command, folder)
+    assert again.status == 0, explained(again)
+    assert [record["step"] for record in again.records("metrics")] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in again.records("eval")] == [2, 4, 6]
+
+
+def victims(folder, driver: int) -> dict[str, list[int]]:
+    """Processes of a run by what they do; only those that are there yet."""
+    ready = [event for event in read(folder / "events.jsonl") if event["event"] == "ready"]
+    alive = {child.pid: child.name() for child in psutil.Process(driver).children(recursive=True)}
+    found = {"the driver": [driver], "the process group": [-driver]}
+    for event in ready:
+        if event["pid"] in alive:
+            found[event["where"]] = [event["pid"]]
+    engines = [pid for pid, name in alive.items() if "EngineCore" in name]
+    return found | ({"vLLM's engine": engines} if engines else {})
+
+
+@pytest.mark.long
+def test_killed_at_ten_random_moments(tiny, reward_file, tmp_path):
+    """Two episodes, whose boundary is met too, against a run that was never killed: the same prompts step by step."""
+    rng = random.Random(20)
+    options = ["--algo.advantage.estimator", "lens", "--logger.sample_prompts", "8", "--train.num_episodes", "2"]
+    options += ["--ckpt.save_steps", "1", "--ckpt.max_num", "2", "--data.max_samples", "60"]  # an odd batch at the end
+    whole = finish(command_line(tmp_path / "whole", tiny, reward_file, *options), tmp_path / "whole")
+    assert whole.status == 0, explained(whole)
+    steps = [record["step"] for record in whole.records("metrics")]
+    assert len(steps) == 16
+
+    folder = tmp_path / "killed"
+    command = command_line(folder, tiny, reward_file, *options, "--ckpt.load_enable")
+    killed = []
+    while len(killed) < 10:
+        with no_strays():
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, cwd=ROOT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(5, 60))
+            if process.poll() is None:
+                victim, pids = rng.choice(sorted(victims(folder, process.pid).items()))
+                for pid in pids:
+                    os.killpg(-pid, signal.SIGKILL) if pid < 0 else os.kill(pid, signal.SIGKILL)
+                killed.append((victim, len(read(folder / "metrics.jsonl"))))
+            assert process.wait(timeout=60) != 0, f"it came to its end before it was killed ten times: {killed}"
+    run = finish(command, folder)
+    assert run.status == 0, explained(run)
+    assert [record["step"] for record in run.records("metrics")] == steps, killed
+    for step in steps:
+        assert prompts_of(folder, step) == prompts_of(whole.folder, step), (step, killed)
+    assert set(run.records("metrics")[-1]) == set(whole.records("metrics")[-1])
+    print(f"killed: {killed}; {len(run.records('superseded'))} steps came again")
