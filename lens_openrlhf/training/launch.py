@@ -117,11 +117,11 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
 
 
-def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None) -> None:
+def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None = None) -> None:
     """config.json: what the user chose, every option, what it runs on, and when the run went on from a checkpoint."""
     folder = Path(args.logger.run_dir)
     record = {
-        "command": list(argv),
+        "command": options.without_secrets(argv, args),
         "options": options.chosen(args),
         "versions": versions(),
         "git_commit": git_commit(),

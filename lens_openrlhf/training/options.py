@@ -26,6 +26,9 @@ MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_rewar
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
 PLACEHOLDER_ESTIMATOR = "group_norm"
 
+SECRETS = ("logger.wandb.key",)
+HIDDEN = "(not recorded)"
+
 # OpenRLHF's defaults that mean CUDA, and what they become without it.
 CPU_DEFAULTS = {
     "ds.attn_implementation": "sdpa",
@@ -357,11 +360,22 @@ def lens_config(args: SimpleNamespace) -> LensConfig | None:
 
 
 def chosen(args: SimpleNamespace) -> dict:
-    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF."""
+    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF.
+
+    For records, which are handed on: a secret is HIDDEN.
+    """
     flat = flatten(args)
+    flat |= {name: HIDDEN for name in SECRETS if flat.get(name)}
     if flat.pop("algo.lens.enabled"):
         return flat | {"algo.advantage.estimator": LENS}
     return {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
+
+
+def without_secrets(argv: Sequence[str], args: SimpleNamespace) -> list[str]:
+    """The words of a command line, for records."""
+    flat = flatten(args)
+    hidden = {flat[name] for name in SECRETS if flat.get(name)}
+    return [HIDDEN if word.rpartition("=")[2] in hidden else word for word in argv]
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict:

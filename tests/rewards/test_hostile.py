@@ -19,7 +19,7 @@ from .workers import workers_of
 LIMIT = 1.0
 PATIENCE = 300.0  # a case that is not decided by then hangs, on whatever machine
 WORKERS = 2
-ALL, PART = 1000, 80
+ALL, PART = 1000, 160
 SET = f"{VARIABLE!r} in __import__('os').environ"
 
 
