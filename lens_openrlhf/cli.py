@@ -39,6 +39,7 @@ PYNVML_WARNING = "The pynvml package"
 
 COMMANDS = {
     "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
+    "data": (_command(".data.command"), "the paper's training and test sets: MATH with DAPO or NuminaMath 1.5"),
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
     "compare": (_command(".experiments.compare"), "train arms over seeds on equal terms, and their table"),
     "report": (_command(".reporting.command"), "figures of one or many runs as a page, or live"),

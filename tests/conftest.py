@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 
@@ -16,3 +18,12 @@ def small_pool():
         shutdown()
         yield
         shutdown()
+
+
+@pytest.fixture
+def own_signals():
+    """The command takes over SIGINT and SIGTERM; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..process import complain, printable, write_atomically
@@ -29,7 +30,8 @@ Stopped at any point, the same command goes on where it was; finished runs are n
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf compare",
-        usage="%(prog)s [-h] [-o FOLDER] [--reuse FOLDER ...] [--table] [--dry_run] [--archive FOLDER FILE] [SPEC]",
+        usage="%(prog)s [-h] [-o FOLDER] [--gpus N] [--reuse FOLDER ...] [--table] [--dry_run] [--archive FOLDER FILE] "
+        "[SPEC]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="another comparison: its finished runs with the same options, seed and inputs are copied, not repeated",
     )
+    parser.add_argument("--gpus", type=int, metavar="N", help="size of the spec's profile, for every run (default: 8)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--table", action="store_true", help="only make the tables from what is there")
     what.add_argument("--dry_run", action="store_true", help="only check, and list the runs")
@@ -111,15 +114,19 @@ def describe(wanted: Spec, arms: Mapping[str, spec.Options], runs: Sequence[Run]
     return "\n".join(rows)
 
 
-def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] = ()) -> int:
+def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] = (), gpus: int | None = None) -> int:
     """Check a spec, train what is missing and not in the comparisons to `reuse`, show the tables.
 
     Returns the exit status.
+
+    `gpus` goes before the spec's own.
 
     Raises:
         SpecError, TableError: before anything expensive where the fault can be known then.
     """
     wanted = spec.read(path)
+    if gpus is not None:
+        wanted = replace(wanted, gpus=gpus)
     folder = folder_of(wanted, out)
     arms = spec.check(wanted)
     named = runs = spec.runs_of(wanted, arms)
@@ -128,11 +135,15 @@ def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] =
     others = [reused(other, folder) for other in reuse]
     todo = [run for run in named if not state.is_finished(run)]
     if todo:
+        if not dry_run:
+            spec.check_machine(todo)
         runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
+    if dry_run:  # what would be run is of interest also where something is missing for it
+        print(describe(wanted, arms, runs, state), flush=True)
+    if todo:
         spec.check_inputs(wanted, [run for run in runs if not state.is_finished(run)], folder)
     state.check_inputs(named, runs)
     if dry_run:
-        print(describe(wanted, arms, runs, state))
         return 0
 
     from .runner import Runner, end_strays
@@ -157,6 +168,7 @@ def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] =
         if status == 130:
             words = ["lens-openrlhf", "compare", str(path), *(["-o", str(out)] if out else [])]
             words += [word for other in reuse for word in ("--reuse", str(other))]
+            words += [] if gpus is None else ["--gpus", str(gpus)]
             left = sum(not state.is_finished(run) for run in runs)
             print(f"interrupted; {len(runs) - left} of {len(runs)} runs are finished. To go on: {shlex.join(words)}")
             return status
@@ -180,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return pack(*arguments.archive)
         if arguments.table:
             return show_tables(arguments.spec, arguments.out)
-        return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse)
+        return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse, arguments.gpus)
     except (SpecError, tables.TableError) as error:
         complain(f"error: {error}")
         return 2

@@ -64,6 +64,8 @@ class Spec:
 
     name: str
     profile: str | None = None
+    gpus: int | None = None  # the profile's size; None: its own
+    paper: str | None = None  # which of the paper's tables to lay beside, see paper.yaml
     options: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
     seeds: Sequence[int]
@@ -157,6 +159,7 @@ def _check_types(content: Any) -> Spec:
     for key, kind, expected in (
         ("name", str, "text"),
         ("profile", str, "the name of a profile"),
+        ("paper", str, "the name of one of the paper's tables"),
         ("keep_models", bool, "true or false"),
     ):
         if key in content and not isinstance(content[key], kind):
@@ -179,9 +182,10 @@ def _check_types(content: Any) -> Spec:
         for value in content.get(key, []):
             if value < (key == "k"):
                 _fail(f"{key}: {value} is too small: expected at least {int(key == 'k')}")
-    parallel = content.get("parallel", 1)
-    if type(parallel) is not int or parallel < 1:
-        _fail(f"parallel is {parallel!r}: expected how many runs at once, at least 1")
+    for key, expected in (("parallel", "how many runs at once"), ("gpus", "how many GPUs the profile is for")):
+        number = content.get(key, 1)
+        if type(number) is not int or number < 1:
+            _fail(f"{key} is {number!r}: expected {expected}, at least 1")
     _check_label("name", content["name"])
 
     arms = content["arms"]
@@ -196,8 +200,20 @@ def _check_types(content: Any) -> Spec:
         if other != label:
             _fail(f"arms {other!r} and {label!r} differ by case alone, and some disks take their folders for one")
     content["arms"] = {label: _check_options(f"arm {label!r}", given) for label, given in arms.items()}
+    if "paper" in content:
+        _check_paper(content["paper"], arms)
     content["options"] = _check_options("options", content["options"])
     return Spec(**content)
+
+
+def _check_paper(table: str, arms: Iterable[str]) -> None:
+    from . import paper
+
+    if table not in paper.names():
+        _fail(f"paper is {table!r}: expected one of {'; '.join(paper.names())}")
+    theirs = paper.pass_at_k(table)
+    if not set(arms) & set(theirs):
+        _fail(f"paper: none of the arms is called as those of {table} ({', '.join(theirs)})")
 
 
 def _check_label(place: str, label: str) -> None:
@@ -250,13 +266,16 @@ def split_words(words: Sequence[str]) -> Options:
 def _profile_options(spec: Spec, make: bool) -> Options:
     """Options of the spec's profile. What a profile makes on first use is made, or named: ${demo}."""
     if spec.profile is None:
+        if spec.gpus is not None:
+            _fail("gpus gives a profile its size, and no profile is named; set actor.num_gpus_per_node in options")
         return {}
     from ..training.profiles import ProfileError, expand
 
     # With --help a profile is read and nothing is made.
+    size = [] if spec.gpus is None else ["--gpus", str(spec.gpus)]
     more = ["--logger.run_dir", ""] + ([] if make else ["--help"])
     try:
-        words = expand(["--profile", spec.profile, *more])
+        words = expand(["--profile", spec.profile, *size, *more])
     except ProfileError as error:
         _fail(f"profile: {str(error).removeprefix('--profile ')}")
     return split_words(words[: -len(more)])
@@ -308,7 +327,7 @@ def check(spec: Spec) -> dict[str, Options]:
     baseline: dict[int, dict] = {}
     for run in runs_of(spec, arms):
         place = f"arm {run.arm!r}, seed {run.seed}"
-        args = parse(run, Path("run"), place)
+        args = parse(run, Path("run"), place, anywhere=True)
         _check_fairness(run, args, baseline.setdefault(run.seed, _flat(args)), spec)
         if not (args.eval.dataset and args.eval.at_end):
             missing = "--eval.at_end" if args.eval.dataset else "--eval.dataset"
@@ -330,6 +349,16 @@ def check(spec: Spec) -> dict[str, Options]:
                     f"({place}); ask for a smaller k, or set eval.n_samples_per_prompt: {k}"
                 )
     return arms
+
+
+def check_machine(runs: Sequence[Run]) -> None:
+    """Options that this machine cannot run, before a profile makes anything.
+
+    Raises:
+        SpecError: naming the arm and the option.
+    """
+    for run in runs:
+        parse(run, Path("run"), f"arm {run.arm!r}, seed {run.seed}")
 
 
 def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
@@ -361,8 +390,8 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
                 )
 
 
-def parse(run: Run, folder: Path, place: str) -> SimpleNamespace:
-    """The run's options as the training command understands them.
+def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleNamespace:
+    """The run's options as the training command understands them, on this machine or on any.
 
     Raises:
         SpecError: what that command refuses, with its own message.
@@ -372,7 +401,7 @@ def parse(run: Run, folder: Path, place: str) -> SimpleNamespace:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            return parse(run.command(folder))
+            return parse(run.command(folder), anywhere)
     except OptionError as error:
         _fail(f"{place}: {error}")
     except SystemExit:

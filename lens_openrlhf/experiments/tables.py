@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..evaluation import mean_and_error
 from ..evaluation.splits import ALL, default_ks, pass_at_k_by_split
 from ..training.run_log import EVALUATIONS, METRICS, read
+from . import paper
 from .spec import Spec
 from .spec import read as read_spec
 from .state import FINISHED, RUNS, SPEC, load
@@ -183,6 +184,12 @@ def compute(folder: Path) -> dict:
             for row in TRAINING
         },
         "different_versions": _different_versions(one for _, one in every),
+        "paper": spec.paper
+        and {
+            "table": spec.paper,
+            "setting": paper.setting(spec.paper),
+            "pass_at_k": paper.pass_at_k(spec.paper),
+        },
     }
 
 
@@ -236,11 +243,33 @@ def show(results: Mapping) -> str:
                     if any(f and f["low"] is not None for f in found):
                         rows.append(_row("  95% interval", first, map(_interval, found)))
                     rows.append(_row("  in favour", first, map(_favoured, found)))
+    if results.get("paper"):
+        rows += ["", *_beside_the_paper(results, first)]
     rows += ["", f"{'training':{first}}" + "".join(f"{row:>{COLUMN}}" for row in TRAINING)]
     for label in arms:
         cells = [_mean(results["training"][row].get(label), "{:.3f}") for row in TRAINING]
         rows.append(_row(label, first, cells))
     return "\n".join(line.rstrip() for line in [*rows, *_notes(results)])
+
+
+def _beside_the_paper(results: Mapping, first: int) -> list[str]:
+    """The paper's Pass@k over ours, arm by arm, and the differences to the baseline likewise."""
+    table, theirs = results["paper"]["table"], results["paper"]["pass_at_k"]
+    ours, differences = results["pass_at_k"]["all"], results["differences"]["all"]
+    baseline = results["arms"][0]
+    arms = [arm for arm in results["arms"] if arm in theirs]
+    ks = [str(k) for k in results["k"] if str(k) in theirs[arms[0]]]
+    rows = [f"the paper's {table}: {results['paper']['setting']}"]
+    rows.append(_row("", first, [f"Pass@{k}" for k in ks]))
+    for arm in arms:
+        rows.append(arm)
+        rows.append(_row("  the paper", first, [f"{theirs[arm][k]:.3f}" for k in ks]))
+        rows.append(_row("  here", first, [_mean(ours[k].get(arm), "{:.3f}") for k in ks]))
+        if arm != baseline and baseline in theirs:
+            rows.append(f"{arm} less {baseline}")
+            rows.append(_row("  the paper", first, [f"{theirs[arm][k] - theirs[baseline][k]:+.3f}" for k in ks]))
+            rows.append(_row("  here", first, [_mean(differences[k].get(arm), "{:+.3f}") for k in ks]))
+    return rows
 
 
 def _row(label: str, first: int, cells: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
         The outcome, never "timeout", and a line for a log that says what was compared or what went wrong.
     """
     try:
-        gold = _parse_label(label)
+        gold = parse_label(label)
     except BadLabel as error:
         return "error", f"bad label: {error}"
     try:
@@ -105,7 +105,7 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
 def check_label(label: str) -> str | None:
     """Why no answer could ever be compared with `label`; None for a good label."""
     try:
-        gold = _parse_label(label)
+        gold = parse_label(label)
         if not verify(gold[0], gold[0], timeout_seconds=None, raise_on_error=True):
             return f"the label {_short(label)} is not equal to itself"
         # Equal forms are recognised at once; only another answer shows what a comparison costs.
@@ -118,8 +118,12 @@ def check_label(label: str) -> str | None:
 
 
 @lru_cache(maxsize=256)  # all samples of a prompt share its label
-def _parse_label(label: str) -> tuple:
-    """The forms of the label: first the SymPy object, then the text it was read from."""
+def parse_label(label: str) -> tuple:
+    """The forms of the label: first the SymPy object, then the text it was read from.
+
+    Raises:
+        BadLabel: where no answer could ever be compared with it.
+    """
     if not label.strip():
         raise BadLabel("the label is empty")
     boxed = last_boxed(label)

@@ -22,9 +22,10 @@ from ..process import (
     versions,
     write_atomically,
 )
-from . import checkpoints, cpu, options, reaper, remote_code
+from . import checkpoints, cpu, dry_run, options, reaper, remote_code
 from .console import Console
-from .preflight import check_surroundings, gpus_needed
+from .preflight import check_surroundings, gpus_needed, ray_cluster
+from .profiles import DRY_RUN
 from .run_log import REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE
 from .summary import summary_table
 
@@ -33,6 +34,8 @@ LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
 )
+# How long a cluster's machines may take to join it.
+CLUSTER_SECONDS, CLUSTER_POLL_SECONDS = 300, 1
 
 
 def drives() -> bool:
@@ -59,13 +62,6 @@ def install_hooks(args: SimpleNamespace) -> None:
     ppo_trainer_async.PPOTrainerAsync = LensPPOTrainerAsync
 
 
-def joins_cluster() -> bool:
-    """Whether `ray.init` will join a cluster: that of RAY_ADDRESS, or one that `ray start` left on this machine."""
-    from ray._private.services import canonicalize_bootstrap_address
-
-    return canonicalize_bootstrap_address(None) is not None
-
-
 def stay_on_localhost() -> dict[str, str]:
     """Have a cluster that is about to be started listen on 127.0.0.1 alone: whoever reaches Ray's ports can run code.
 
@@ -81,9 +77,15 @@ def stay_on_localhost() -> dict[str, str]:
 
 
 def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
-    """Join a cluster, or start one that listens on localhost; without CUDA with one logical GPU for each process that
-    asks."""
+    """Start a Ray of the run's own, which listens on localhost, or join the cluster at RAY_ADDRESS. Without CUDA its
+    own has one logical GPU for each process that asks.
+
+    Raises:
+        OptionError: a cluster that has too few GPUs.
+    """
     import ray
+
+    cluster = ray_cluster()
 
     # OpenRLHF's own settings, which its `train` makes only where Ray is not running yet.
     variables = {
@@ -96,10 +98,11 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()
     resources = {}
-    local = not joins_cluster()
-    if local:
+    if not cluster:
         variables |= {name: os.environ.get(name, value) for name, value in stay_on_localhost().items()}
     runtime_env = {"env_vars": variables}
+    # A job may have been submitted with some of these; they are in our environment and so above already.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if cpu.required():
         ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
         variables |= {
@@ -110,11 +113,37 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         runtime_env["worker_process_setup_hook"] = cpu.install
         # The deepspeed launcher names a device even here, and Ray would take it for a limit.
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        if local:
+        if not cluster:  # which brings its own
             logical = gpus_needed(args)
             # A CPU for each of them, and for the trainers and queues.
             resources = {"num_gpus": logical, "num_cpus": max(os.cpu_count() or 1, logical + 4)}
-    ray.init(runtime_env=runtime_env, include_dashboard=False, log_to_driver=log_to_driver, **resources)
+    ray.init(
+        cluster or "local",
+        runtime_env=runtime_env,
+        include_dashboard=False,
+        log_to_driver=log_to_driver,
+        **resources,
+    )
+    if cluster:
+        _wait_for_gpus(gpus_needed(args), cluster)
+
+
+def _wait_for_gpus(needed: int, cluster: str) -> None:
+    """The machines of a cluster may still be joining; without an end Ray would wait for ever.
+
+    Raises:
+        OptionError: after CLUSTER_SECONDS.
+    """
+    import ray
+
+    deadline = time.monotonic() + CLUSTER_SECONDS
+    while (there := int(ray.cluster_resources().get("GPU", 0))) < needed:
+        if time.monotonic() > deadline:
+            raise options.OptionError(
+                f"the options ask for {needed} GPUs and the Ray cluster at {cluster} has {there}: start Ray on more "
+                "machines (`ray status` lists them), or ask for fewer"
+            )
+        time.sleep(CLUSTER_POLL_SECONDS)
 
 
 def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None = None) -> None:
@@ -170,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt_once()
     started = time.monotonic()
     try:
+        if DRY_RUN in argv:
+            print(dry_run.main(argv))
+            return 0
         args = options.parse(argv)
         check_surroundings(args)
         resume = checkpoints.check(args, options.chosen(args))

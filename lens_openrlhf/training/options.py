@@ -38,6 +38,10 @@ CPU_DEFAULTS = {
 }
 
 
+class NeedsCuda(OptionError):
+    """Options that can work, but not on a machine without CUDA."""
+
+
 def _fail(message: str) -> NoReturn:
     raise OptionError(message)
 
@@ -63,6 +67,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run Python code that a model brings along (auto_map in its config.json); without it such a model is "
         "refused",
+    )
+    parser.add_argument_group(
+        "profiles and dry runs",
+        "--profile NAME stands for the options in examples/scripts/profiles/NAME.args, or in a .args file; options "
+        "that follow win. --gpus N gives a profile its size. --dry_run checks everything, prints the plan with steps "
+        "and memory, and starts nothing; --gpu_memory_gib G plans it for GPUs of that size (default: this machine's, "
+        "or 79).",
     )
     group = parser.add_argument_group("the run")
     group.add_argument(
@@ -198,30 +209,34 @@ def _check_cpu(get) -> None:
     }
     for name, reason in refusals.items():
         if get(name):
-            _fail(f"--{name}: {reason}, and this machine has none; leave the option out")
+            raise NeedsCuda(f"--{name}: {reason}, and this machine has none; leave the option out")
     if "flash" in get("ds.attn_implementation"):
-        _fail(
+        raise NeedsCuda(
             f"--ds.attn_implementation {get('ds.attn_implementation')}: flash attention needs CUDA; leave it out (sdpa)"
         )
     if get("vllm.sync_backend") != "gloo":
-        _fail(f"--vllm.sync_backend {get('vllm.sync_backend')}: needs CUDA; leave the option out (gloo)")
+        raise NeedsCuda(f"--vllm.sync_backend {get('vllm.sync_backend')}: needs CUDA; leave the option out (gloo)")
+    if get("ds.enable_sleep") and get("ds.zero_stage") == 3:
+        raise NeedsCuda(
+            "--ds.enable_sleep with --ds.zero_stage 3: needs DeepSpeed's fused Adam, and that needs CUDA; leave one out"
+        )
     for name in ("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"):
         if get(name) > 1:
-            _fail(f"--{name} {get(name)}: splitting a model over devices needs CUDA; use 1")
+            raise NeedsCuda(f"--{name} {get(name)}: splitting a model over devices needs CUDA; use 1")
     for name in ("actor.num_nodes", "ref.num_nodes", "reward.num_nodes", "critic.num_nodes"):
         if get(name, 1) > 1:
-            _fail(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
+            raise NeedsCuda(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
 
 
 class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
     argv: Sequence[str] = ()
+    on_cpu = False
 
     def parse_args(self, args=None, namespace=None):
         _add_options(self)
-        on_cpu = cpu.required()
-        if on_cpu:
+        if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)
         given = _given(self, self.argv)
         parsed = super().parse_args(self.argv)
@@ -243,7 +258,7 @@ class LensArgumentParser(argparse.ArgumentParser):
                 )
         values["algo.lens.enabled"] = lens
         _check_lora(values.get)
-        if on_cpu:
+        if self.on_cpu:
             _check_cpu(values.get)
         if not values["actor.model_name_or_path"]:
             _fail("--actor.model_name_or_path is missing: a Hugging Face model name or a folder")
@@ -253,12 +268,52 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
         if not values["reward.timeout"] > 0:
             _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
+        self._check_devices(values)
         self._check_batches(values)
         self._check_evaluation(values)
+        self._name_places(values)
         self._name_run(values, given)
         # Ray gives every process its device; the launcher's rank says nothing about them.
         values["local_rank"] = -1
         return parsed
+
+    @staticmethod
+    def _check_devices(values: dict) -> None:
+        """What OpenRLHF finds only when Ray runs and vLLM loads, or not at all."""
+        size = {part: values[f"{part}.num_nodes"] * values[f"{part}.num_gpus_per_node"] for part in ("actor", "ref")}
+        copies = values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]
+        if size["actor"] < 1 or size["actor"] % copies:
+            _fail(
+                f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
+                f"{values['actor.num_gpus_per_node']}: {size['actor']} GPUs are no multiple of the {copies} that share "
+                "a sequence (--ds.ring_attn_size x --ds.tensor_parallel_size)"
+            )
+        engines, parallel = values["vllm.num_engines"], values["vllm.tensor_parallel_size"]
+        if values["train.colocate_all"] and not values["train.async_enable"] and engines * parallel != size["actor"]:
+            _fail(
+                f"--vllm.num_engines {engines} x --vllm.tensor_parallel_size {parallel}: with --train.colocate_all "
+                f"vLLM uses the actor's GPUs, all {size['actor']} of them (--actor.num_nodes x "
+                "--actor.num_gpus_per_node)"
+            )
+        shared = values["train.colocate_all"] or values["train.colocate_actor_ref"]
+        if values["algo.kl.init_coef"] > 0 and shared:
+            for name in ("num_nodes", "num_gpus_per_node"):
+                if values[f"ref.{name}"] != values[f"actor.{name}"]:
+                    _fail(
+                        f"--ref.{name} {values[f'ref.{name}']}: the reference model shares the actor's GPUs; use "
+                        f"--actor.{name}'s {values[f'actor.{name}']}, or --algo.kl.init_coef 0 for none"
+                    )
+        if not 0 < values["vllm.gpu_memory_utilization"] <= 1:
+            _fail(
+                f"--vllm.gpu_memory_utilization {values['vllm.gpu_memory_utilization']:g}: is a share of a GPU's "
+                "memory; use more than 0 and at most 1"
+            )
+        new, both = values["rollout.max_new_tokens"], values["data.max_len"]
+        if new is not None and new >= both:
+            _fail(
+                f"--rollout.max_new_tokens {new}: leaves no room for a prompt in --data.max_len {both}, which counts "
+                f"prompt and answer; use a larger --data.max_len, such as {new + 1024}"
+            )
 
     @staticmethod
     def _check_batches(values: dict) -> None:
@@ -275,10 +330,22 @@ class LensArgumentParser(argparse.ArgumentParser):
                 f"--train.batch_size {batch}: does not divide the {prompts * samples} samples of a step "
                 f"(--rollout.batch_size {prompts} x --rollout.n_samples_per_prompt {samples})"
             )
-        if not values["train.dynamic_batch_enable"] and batch % (micro * ranks):
+        if not values["train.dynamic_batch_enable"]:
+            if batch % (micro * ranks):
+                _fail(
+                    f"--train.batch_size {batch}: is not a multiple of --train.micro_batch_size {micro} x {ranks} "
+                    "data-parallel ranks"
+                )
+            return
+        if batch % ranks:
             _fail(
-                f"--train.batch_size {batch}: is not a multiple of --train.micro_batch_size {micro} x {ranks} "
-                "data-parallel ranks"
+                f"--train.batch_size {batch}: is not a multiple of the {ranks} data-parallel ranks, so that samples "
+                "would be left out; use another --train.batch_size, or other GPUs"
+            )
+        if values["ds.zero_stage"] < 3:
+            _fail(
+                f"--train.dynamic_batch_enable with --ds.zero_stage {values['ds.zero_stage']}: DeepSpeed would keep "
+                "the gradient of an update's last micro-batch alone; use --ds.zero_stage 3"
             )
 
     @staticmethod
@@ -296,6 +363,20 @@ class LensArgumentParser(argparse.ArgumentParser):
             for name in ("eval.at_start", "eval.at_end", "eval.k", "eval.split_by", "eval.max_samples"):
                 if values[name]:
                     _fail(f"--{name}: has no effect without --eval.dataset; name the held-out prompts")
+
+    @staticmethod
+    def _name_places(values: dict) -> None:
+        """Ray's workers may have another working folder, so what lies here gets its absolute path."""
+
+        def absolute(place: str) -> str:
+            path, at, more = place.strip().partition("@")
+            return os.path.abspath(path) + at + more if os.path.exists(path) else place
+
+        for name in ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset", "reward.remote_url"):
+            if values[name]:
+                values[name] = ",".join(map(absolute, values[name].split(",")))
+        if values["train.agent_func_path"]:
+            values["train.agent_func_path"] = os.path.abspath(values["train.agent_func_path"])
 
     @staticmethod
     def _name_run(values: dict, given: set[str]) -> None:
@@ -327,18 +408,21 @@ def main_block(module: ModuleType) -> ast.Module:
     return ast.Module(body=blocks[0].body[:-1], type_ignores=[])
 
 
-def parse(argv: Sequence[str]) -> SimpleNamespace:
+def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
     """`argv` to OpenRLHF's nested arguments, checked; what is LENS's lies in `.algo.lens`.
 
+    With `anywhere` they are for a machine with CUDA, whether or not this one has it.
+
     Raises:
-        OptionError: a value that cannot work, naming the option and the remedy.
+        OptionError: a value that cannot work, naming the option and the remedy; NeedsCuda where it works elsewhere.
         SystemExit: --help, or what argparse refuses.
     """
     if cpu.required():
         cpu.install()
     import openrlhf.cli.train_ppo_ray as command
 
-    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv)})
+    on_cpu = cpu.required() and not anywhere
+    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "on_cpu": on_cpu})
     namespace = {**vars(command), "argparse": SimpleNamespace(ArgumentParser=parser)}
     code = compile(main_block(command), command.__file__, "exec")
     try:
@@ -346,7 +430,7 @@ def parse(argv: Sequence[str]) -> SimpleNamespace:
     except AssertionError as error:
         _fail(str(error))
     args = namespace["args"]
-    if cpu.required() and args.ds.packing_samples:
+    if on_cpu and args.ds.packing_samples:
         # OpenRLHF sets flash attention for packed samples; sdpa keeps them apart by their position ids.
         args.ds.attn_implementation = "sdpa"
     return args

@@ -2,8 +2,9 @@
 
 A file holds options as they stand on a command line, over as many lines as one likes; # begins a comment.
 `${package}` is the folder of lens_openrlhf; `${demo}` and `${smollm2}` hold the model and the questions of these
-profiles, made on first use.
-Options given after --profile come later and so win.
+profiles, made on first use; `${gpus}`, `${nodes}` and `${gpus_per_node}` follow from `--gpus N`.
+A profile may begin with `--profile OTHER`. What comes later wins: a profile's options over those of the one that it
+names, and options on the command line over all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from string import Template
 
 PACKAGE = Path(__file__).parent.parent
 FOLDER = PACKAGE.parent / "examples" / "scripts" / "profiles"
+DEFAULT_GPUS = GPUS_PER_NODE = 8
+HELP = {"-h", "--help"}
+DRY_RUN = "--dry_run"
 
 
 class ProfileError(ValueError):
@@ -47,7 +51,7 @@ def _smollm2() -> str:
     return str(folder)
 
 
-# ${name} in a profile: the folder that its function makes on first use.
+# ${name} in a profile: the folder in cache_folder() that its function makes on first use.
 FOLDERS = {"demo": _demo, "smollm2": _smollm2}
 
 
@@ -60,34 +64,82 @@ def find(name: str) -> Path:
     return path
 
 
-def expand(argv: Sequence[str]) -> list[str]:
-    """`argv` with `--profile NAME` replaced by the profile's options.
+def _take(argv: list[str], option: str) -> str | None:
+    """Remove an option and its value from `argv`; returns the value, or None where the option is not there."""
+    if option not in argv:
+        return None
+    at = argv.index(option)
+    if at + 1 == len(argv):
+        raise ProfileError(f"{option}: the {'name' if option == '--profile' else 'value'} is missing")
+    value = argv[at + 1]
+    del argv[at : at + 2]
+    return value
+
+
+def _sizes(gpus: str | None) -> dict[str, int]:
+    """The values of the variables that `--gpus` decides.
 
     Raises:
-        ProfileError: an unknown profile, or one with an unknown ${variable}.
+        ProfileError: a number of GPUs that is no machine's nor a whole number of machines'.
     """
-    argv = list(argv)
-    if "--profile" not in argv:
-        return argv
-    at = argv.index("--profile")
-    if at + 1 == len(argv):
-        raise ProfileError("--profile: the name is missing")
-    name = argv[at + 1]
-    rest = argv[:at] + argv[at + 2 :]
-    text = find(name).read_text()
-    values = {"package": str(PACKAGE)}
-    for variable, make in FOLDERS.items():
-        placeholder = f"${{{variable}}}"
-        # --help needs no model.
-        needed = placeholder in text and not {"-h", "--help"} & set(rest)
-        values[variable] = make() if needed else placeholder
+    number = DEFAULT_GPUS if gpus is None else int(gpus) if gpus.isdecimal() else 0
+    nodes = max(1, number // GPUS_PER_NODE)
+    if number < 1 or number % nodes or number // nodes > GPUS_PER_NODE:
+        raise ProfileError(
+            f"--gpus {gpus}: expected 1 to {GPUS_PER_NODE}, or a multiple of {GPUS_PER_NODE} for several machines; for "
+            "machines of another size set --actor.num_nodes, --actor.num_gpus_per_node and --vllm.num_engines"
+        )
+    return {"gpus": number, "nodes": nodes, "gpus_per_node": number // nodes}
+
+
+def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str]]]:
+    """Files and words of a profile, after those of the profile that it names."""
+    if name in within:
+        raise ProfileError(f"--profile {name}: {' names '.join((*within, name))}, which has no end")
+    file = find(name)
     try:
-        words = shlex.split(Template(text).substitute(values), comments=True)
-    except (KeyError, ValueError) as error:
-        raise ProfileError(f"--profile {name}: {find(name)}: cannot be read ({error})") from None
+        words = shlex.split(file.read_text(), comments=True)
+    except ValueError as error:
+        raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
+    base = _take(words, "--profile")
+    return [*([] if base is None else _chain(base, (*within, name))), (file, words)]
+
+
+def _folder(variable: str, rest: Sequence[str]) -> str:
+    """A folder of FOLDERS: made, but for a dry run, or as a placeholder."""
+    if HELP & set(rest):
+        return f"${{{variable}}}"
+    return str(cache_folder() / variable) if DRY_RUN in rest else FOLDERS[variable]()
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """`argv` with `--profile NAME`, and `--gpus N` where it stands, replaced by the profile's options.
+
+    With --help or --dry_run in `argv` nothing is made.
+
+    Raises:
+        ProfileError: an unknown profile, one that cannot be read, or a size that it cannot take.
+    """
+    rest = list(argv)
+    name, gpus = _take(rest, "--profile"), _take(rest, "--gpus")
+    remedy = "set --actor.num_gpus_per_node and --vllm.num_engines"
+    if name is None:
+        if gpus is not None:
+            raise ProfileError(f"--gpus {gpus}: gives a profile its size, and no profile is named; {remedy}")
+        return rest
+    chain, sizes = _chain(name), _sizes(gpus)
+    everything = " ".join(word for _, words in chain for word in words)
+    if gpus is not None and not any(f"${{{variable}}}" in everything for variable in sizes):
+        raise ProfileError(f"--gpus {gpus}: the profile {name} has a fixed size; {remedy}")
+    values = {variable: _folder(variable, rest) for variable in FOLDERS if f"${{{variable}}}" in everything}
+    values |= {"package": str(PACKAGE), **sizes}
+    expanded = []
+    for file, words in chain:
+        try:
+            expanded += [Template(word).substitute(values) for word in words]
+        except (KeyError, ValueError) as error:
+            raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
     if "--logger.run_dir" not in rest:
-        words += [
-            "--logger.run_dir",
-            os.path.join("runs", f"{time.strftime('%Y%m%d-%H%M%S')}-{find(name).stem}"),
-        ]
-    return words + rest
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{find(name).stem}"
+        expanded += ["--logger.run_dir", os.path.join("runs", run)]
+    return expanded + rest

@@ -15,6 +15,7 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerA
 from .checkpoints import resumable
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker
+from .plan import planned_steps
 from .rollout import LensSamplesGenerator
 from .run_log import RunLog
 from .samples import write_samples
@@ -235,11 +236,6 @@ def evaluation_due(args, run_log: RunLog, step: int) -> bool:
     due when it was interrupted."""
     wanted = step % args.eval.steps == 0 if step else args.eval.at_start
     return wanted and not run_log.evaluated(step)
-
-
-def planned_steps(args, prompts: int) -> int:
-    """Rollout steps of the whole run; dynamic filtering may need more prompts a step and so make fewer."""
-    return -(-prompts // args.rollout.batch_size) * args.train.num_episodes
 
 
 LensPPOTrainer = ray.remote(LensPPO)

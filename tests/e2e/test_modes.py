@@ -83,8 +83,8 @@ def test_async_with_confidence_from_the_rollout(tiny, reward_file, tmp_path):
 
 
 def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
-    more = ["--train.colocate_all", "--ds.enable_sleep", "--data.max_samples", "16"]
-    dynamic = ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "256"]
+    more = ["--train.colocate_all", "--data.max_samples", "16"]
+    dynamic = ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "256", "--ds.zero_stage", "3"]
     run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *dynamic), tmp_path / "run")
     assert run.status == 0, explained(run)
     check_lens_metrics(run, steps=2)
@@ -92,6 +92,7 @@ def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
 
 def test_openrlhfs_own_estimator_runs_without_lens(tiny, reward_file, tmp_path):
     more = ["--algo.advantage.estimator", "rloo", "--algo.kl.init_coef", "0", "--data.max_samples", "8"]
+    more += ["--train.colocate_all", "--ds.enable_sleep"]  # where actor and vLLM take turns
     run = finish(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run")
     assert run.status == 0, explained(run)
     (record,) = run.records("metrics")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from lens_openrlhf.evaluation import mean_and_error
-from lens_openrlhf.training import profiles
 
-from .conftest import ROOT, SCRIPT, explained, finish
+from .conftest import SCRIPT, explained, finish
 
 STEPS = 24  # 768 prompts, 32 a step
 
@@ -98,17 +96,3 @@ def test_bash_runs_the_script_too_and_passes_options_on(tmp_path):
     assert len(run.records("metrics")) == 1
     idle = finish(["bash", str(SCRIPT), *more], folder, env={**environment(), "RANK": "1", "LOCAL_RANK": "1"})
     assert idle.status == 0 and len(run.records("metrics")) == 1
-
-
-def test_profiles_parse(tmp_path, monkeypatch):
-    from lens_openrlhf.training import cpu, options
-
-    if cpu.required():
-        cpu.install()
-    # Models and data are not looked at; making them takes minutes and packages of their own.
-    monkeypatch.setattr(profiles, "FOLDERS", {name: lambda: str(tmp_path) for name in profiles.FOLDERS})
-    for profile in sorted((ROOT / "examples" / "scripts" / "profiles").glob("*.args")):
-        argv = profiles.expand(["--profile", profile.stem, "--logger.run_dir", str(tmp_path)])
-        args = options.parse(argv)
-        assert options.lens_config(args) is not None
-        json.dumps(options.flatten(args), default=str)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pandas as pd
 import pytest
 
@@ -17,15 +15,6 @@ def tiny(tmp_path_factory):
     return prepare(
         tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
     )
-
-
-@pytest.fixture
-def own_signals():
-    """The command takes over SIGINT and SIGTERM; give them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def frame(correctness, same_as=None, outcome="wrong", **splits) -> pd.DataFrame:

@@ -265,3 +265,43 @@ def test_group_norm_is_the_grpo_that_scope_none_equals():
     source = inspect.getsource(RemoteExperienceMaker.compute_advantages_and_returns)
     expected = "rewards = (rewards - rewards.mean(-1, keepdim=True)) / (rewards.std(-1, keepdim=True) + 1e-9)"
     assert expected in source, "lens.h's kStdEps and GRPO fallback repeat this formula"
+
+
+def test_train_asserts_what_options_refuse_earlier():
+    import openrlhf.cli.train_ppo_ray as command
+
+    source = " ".join(inspect.getsource(command.train).split())
+    colocated = "args.actor.num_nodes * args.actor.num_gpus_per_node == args.vllm.num_engines * "
+    assert colocated + "args.vllm.tensor_parallel_size" in source, "_check_devices says this before Ray starts"
+    assert "args.actor.num_gpus_per_node == args.ref.num_gpus_per_node" in source, "_check_devices likewise"
+
+
+def test_dynamic_batches_lose_gradients_before_zero_3():
+    """Why options.py refuses them: OpenRLHF takes every micro-batch for a whole update, and DeepSpeed then adds up with
+    ZeRO-3 only. Three backward passes before a step with gradients of norm 4, 40 and 400 gave 400, 400 and 444 with the
+    stages 1, 2 and 3."""
+    import openrlhf.utils.deepspeed.deepspeed as strategy
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    source = inspect.getsource(strategy.DeepspeedStrategy.get_ds_train_config)
+    assert 'ds_config["gradient_accumulation_steps"] = 1' in source
+    epilogue = inspect.getsource(DeepSpeedZeroOptimizer.independent_gradient_partition_epilogue)
+    assert "self.all_grad_tensors[i] = None" in epilogue, "ZeRO 1 and 2 may add up now: allow them in options.py"
+    three = inspect.getsource(DeepSpeedZeroOptimizer_Stage3)
+    assert "if self.micro_step_id == 0:  # don't accumulate" in three and "self.micro_step_id += 1" in three
+
+
+def test_sleep_with_zero_3_needs_the_fused_adam():
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+
+    source = inspect.getsource(DeepSpeedZeroOptimizer_Stage3.offload_states)
+    assert "Offloading is supported only for DeepSpeed FusedAdam." in source, "options.py refuses it on CPU for this"
+
+
+def test_ray_takes_no_resources_where_it_joins_and_merges_a_jobs_variables():
+    from ray._private import worker
+
+    source = inspect.getsource(worker.init)
+    assert "num_cpus is not None or num_gpus is not None" in source, "start_ray passes them to a Ray of its own alone"
+    assert "RAY_OVERRIDE_JOB_RUNTIME_ENV" in source, "start_ray sets it"

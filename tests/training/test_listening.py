@@ -71,7 +71,8 @@ def started(parse, monkeypatch, tmp_path):
     from ray._private import ray_constants
 
     given = {}
-    monkeypatch.setattr(ray, "init", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(ray, "init", lambda address, **arguments: given.update(address=address, **arguments))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 8})
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "1")
 
@@ -85,16 +86,15 @@ def started(parse, monkeypatch, tmp_path):
 def test_another_cluster_is_joined_as_it_is(started, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.7:6379")
     given, multi_node = started("--model.allow_remote_code")
-    assert multi_node and not {"num_gpus", "num_cpus"} & given.keys()
+    assert multi_node and given["address"] == "192.0.2.7:6379" and "num_gpus" not in given
     assert not {"VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "HF_MODULES_CACHE"} & given["runtime_env"]["env_vars"].keys()
 
 
 def test_ones_own_addresses_are_kept(started, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(launch, "joins_cluster", lambda: False)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
     given, multi_node = started()
-    assert not multi_node and given["include_dashboard"] is False
+    assert not multi_node and given["address"] == "local" and given["include_dashboard"] is False
     assert given["runtime_env"]["env_vars"]["GLOO_SOCKET_IFNAME"] == "eth1"
     assert given["runtime_env"]["env_vars"]["VLLM_HOST_IP"] == "127.0.0.1"
 

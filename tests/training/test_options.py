@@ -93,6 +93,7 @@ def test_openrlhfs_own_assertions_become_messages(parse):
         (["--ds.attn_implementation", "flash_attention_2"], "--ds.attn_implementation flash_attention_2"),
         (["--vllm.sync_backend", "nccl"], "--vllm.sync_backend nccl"),
         (["--vllm.tensor_parallel_size", "2"], "--vllm.tensor_parallel_size 2"),
+        (["--ds.enable_sleep", "--ds.zero_stage", "3"], "--ds.enable_sleep with --ds.zero_stage 3"),
         (["--actor.num_nodes", "2"], "--actor.num_nodes 2"),
     ],
 )
@@ -128,7 +129,17 @@ def test_help_shows_lens_beside_openrlhf():
         (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.colocate_all"], 2),
         (["--train.colocate_all", "--train.async_enable"], 2),
         (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "2"], 4),
-        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--train.colocate_actor_ref"], 2),
+        (
+            [
+                "--algo.kl.init_coef",
+                "0.1",
+                "--algo.kl.use_loss",
+                "--train.colocate_actor_ref",
+                "--ref.num_gpus_per_node",
+                "1",
+            ],
+            2,
+        ),
     ],
 )
 def test_gpus_needed(parse, more, needed):

@@ -152,7 +152,7 @@ def test_preflight_refuses_it_wherever_a_run_would_load_it(sound, model, tmp_pat
     data = tmp_path / "prompts.jsonl"
     data.write_text('{"input": "1 + 1 ="}\n')
     words = [*MINIMAL, "--actor.model_name_or_path", str(sound), "--data.prompt_dataset", str(data)]
-    words += ["--critic.model_name_or_path", str(sound), "--algo.advantage.estimator", "gae"]
+    words += ["--critic.model_name_or_path", str(sound), "--algo.advantage.estimator", "gae", "--data.max_len", "32"]
     words += ["--logger.run_dir", str(tmp_path / "run"), *more, option, str(model)]
     with pytest.raises(OptionError, match=f"{option} .*brings code"):
         preflight.check_surroundings(options.parse(words))
@@ -168,6 +168,7 @@ def test_data_that_is_code_is_refused(sound, tmp_path):
     (tmp_path / "rows" / "rows.py").touch()
     for data in (tmp_path / "rows" / "rows.py", tmp_path / "rows"):
         words = [*MINIMAL, "--actor.model_name_or_path", str(sound), "--data.prompt_dataset", str(data)]
+        words += ["--data.max_len", "32"]
         with pytest.raises(OptionError, match="rows.py is Python code"):
             preflight.check_surroundings(options.parse([*words, "--algo.advantage.estimator", "lens"]))
 

@@ -1,0 +1,237 @@
+"""The command: what the sets hold, that they are the same every time, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+
+from lens_openrlhf.data import command, labels
+from lens_openrlhf.data.problems import KINDS
+from lens_openrlhf.evaluation import prompts
+from lens_openrlhf.rewards import verify_answer
+
+pytestmark = pytest.mark.usefixtures("small_pool", "own_signals")
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+def run(capsys, *words) -> str:
+    assert command.main([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, words, *expected: str, status: int = 2) -> None:
+    assert command.main([str(word) for word in words]) == status
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1, message
+    for text in expected:
+        assert text in message
+
+
+def with_dapo(sources, out, *more) -> list:
+    return ["math+dapo", "--math", sources.math, "--dapo", sources.dapo, "--out", out, *more]
+
+
+def with_numina(sources, out, *more) -> list:
+    return ["math+numina", "--math", sources.math, "--numina", sources.numina, "--out", out, *more]
+
+
+def read(path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+def test_math_and_dapo(capsys, tmp_path, sources):
+    out = tmp_path / "set"
+    said = run(capsys, *with_dapo(sources, out, "--math500", sources.math500))
+    train, test, math500 = (read(out / f"{name}.parquet") for name in ("train", "test", "math500"))
+
+    expected = {f"Train: what is ${n} + {n}$?": str(2 * n) for n in range(9)}
+    expected |= {f"Let $d = {n}$. Find $2d$.": str(2 * n) for n in range(8)}
+    assert {row["prompt"].removesuffix(INSTRUCTION): row["label"] for row in train} == expected
+    assert all(row["prompt"].endswith(INSTRUCTION) for row in [*train, *test, *math500])
+    assert list(train[0]) == ["prompt", "label", "source", "level"]
+    assert sorted({(row["source"], row["level"]) for row in train if row["source"] == "DAPO"}) == [("DAPO", None)]
+    assert {row["level"] for row in train if row["source"] == "MATH"} == {1, 2, 3, 4, 5}
+    assert [row["source"] for row in train] != sorted(row["source"] for row in train)
+
+    assert {(row["label"], row["level"], row["type"]) for row in test} == {
+        *((str(n * n), 1 + n % 5, "Number Theory") for n in range(6)),
+        (r"\frac{1}{2}", None, "Algebra"),
+    }
+    assert {row["label"] for row in math500} == {"0", "1", "4"}
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    counts = manifest["counts"]
+    assert counts["MATH train"] == {
+        "rows": 12,
+        "dropped": {"a duplicate": 1, "also in MATH test": 1, labels.UNREADABLE: 1},
+        "left": 9,
+        "used": 9,
+    }
+    assert counts["DAPO"] == {
+        "rows": 30,
+        "dropped": {"a duplicate": 20, "also in MATH test": 1, "also in MATH train": 1},
+        "left": 8,
+        "used": 8,
+    }
+    assert counts["MATH test"] == {"rows": 8, "dropped": {labels.UNREADABLE: 1}, "left": 7, "used": 7}
+    assert counts["MATH-500"]["used"] == 3
+    for one in counts.values():
+        assert one["rows"] == sum(one["dropped"].values()) + one["left"]
+    assert manifest["bad_labels"] == {labels.UNREADABLE: ["%", "???"]}
+    assert manifest["files"] == {
+        f"{name}.parquet": {
+            "rows": len(found),
+            "sha256": hashlib.sha256((out / f"{name}.parquet").read_bytes()).hexdigest(),
+        }
+        for name, found in (("train", train), ("test", test), ("math500", math500))
+    }
+    assert manifest["sources"]["dapo"]["origin"] == str(sources.dapo)
+
+    assert "note: DAPO: the paper takes 17,500 problems, but only 8 are left; all are used" in said
+    assert "note: MATH train has 12 rows here; the paper's has 7,500" in said
+    assert "note: MATH test: 1 of 8 problems are left out, as Math-Verify cannot grade their answers" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("- also in MATH test")]
+    assert line.split()[-2:] == ["1", "1"]
+
+
+def test_math_and_numina(capsys, tmp_path, sources):
+    out = tmp_path / "set"
+    run(capsys, *with_numina(sources, out, "--template", "Q: {problem} A:"))
+    rows = [row for row in read(out / "train.parquet") if row["source"] == "NuminaMath-1.5"]
+    assert {row["prompt"]: row["label"] for row in rows} == {
+        f"Q: Numina: simplify $\\frac{{{2 * n}}}{{4}}$. A:": f"\\frac{{{n}}}{{2}}" for n in range(1, 6)
+    }
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"]["NuminaMath-1.5"] == {
+        "rows": 13,
+        "dropped": {
+            "a proof": 1,
+            "no answer": 2,
+            "problem not marked valid": 1,
+            "solution not marked valid": 1,
+            "also in MATH train": 1,
+            "also in MATH test": 1,
+            labels.SLOW: 1,
+        },
+        "left": 5,
+        "used": 5,
+    }
+    assert manifest["bad_labels"][labels.SLOW] == ["9^{9^{9^9}}"]
+
+
+def test_every_label_is_right_as_its_own_answer_and_evaluate_takes_the_file(capsys, tmp_path, sources):
+    run(capsys, *with_numina(sources, tmp_path / "set"))
+    for name in ("train", "test"):
+        data = str(tmp_path / "set" / f"{name}.parquet")
+        rows, _ = prompts.load(data, None)
+        prompts.check_keys(data, rows, "prompt", "label")
+        prompts.check_labels(data, rows, "label")
+        for row in rows:
+            assert verify_answer(rf"\boxed{{{row.values['label']}}}", row.values["label"]).correct
+    assert prompts.split_columns(rows, None, ()) == ["level", "source", "type"]
+
+
+def test_same_inputs_give_the_same_bytes_and_seeds_differ_in_the_training_set_alone(capsys, tmp_path, sources):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(capsys, *with_dapo(sources, tmp_path / name, "--seed", seed, "--dapo_problems", 4))
+    a, b, c = ({f.name: f.read_bytes() for f in (tmp_path / name).glob("*.parquet")} for name in "abc")
+    assert a == b and a["test.parquet"] == c["test.parquet"]
+    taken = [
+        {row["prompt"] for row in read(tmp_path / name / "train.parquet") if row["source"] == "DAPO"} for name in "ac"
+    ]
+    assert len(taken[0]) == len(taken[1]) == 4 and taken[0] != taken[1]
+
+
+def test_a_set_that_is_there_is_kept_and_another_one_replaces_it_only_if_told(capsys, tmp_path, sources):
+    out = tmp_path / "set"
+    made = run(capsys, *with_dapo(sources, out))
+    before = os.stat(out / "train.parquet").st_mtime_ns
+    again = run(capsys, *with_dapo(sources, out))
+    assert "nothing to do" in again and again.splitlines()[0] in made
+    assert os.stat(out / "train.parquet").st_mtime_ns == before
+
+    refused(capsys, with_dapo(sources, out, "--seed", 1), "made with seed 0 and now it is 1", "--overwrite")
+    other = with_dapo(sources, out)
+    other[other.index(sources.dapo)] = tmp_path / "d.jsonl"
+    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "p", "reward_model": {"ground_truth": "1"}}) + "\n")
+    refused(capsys, other, "made with dapo other data than now", "--overwrite")
+    assert os.stat(out / "train.parquet").st_mtime_ns == before
+
+    with open(out / "test.parquet", "ab") as file:
+        file.write(b"more")
+    refused(capsys, with_dapo(sources, out), "test.parquet is not what manifest.json says", "--overwrite")
+    run(capsys, *with_dapo(sources, out, "--overwrite", "--seed", 1))
+    assert json.loads((out / "manifest.json").read_text())["inputs"]["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    (out / "notes.txt").write_text("mine")
+    refused(capsys, with_dapo(sources, out, "--overwrite"), "notes.txt")
+    assert (out / "notes.txt").exists()
+
+
+def test_an_interrupted_build_leaves_no_set_and_goes_on(capsys, tmp_path, sources, monkeypatch):
+    checked = []
+    real = labels._verdicts
+
+    def interrupted(todo):
+        for number, verdict in enumerate(real(todo)):
+            if number == 4:
+                raise KeyboardInterrupt
+            checked.append(verdict[0])
+            yield verdict
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(labels, "_verdicts", interrupted)
+        assert command.main([str(word) for word in with_dapo(sources, tmp_path / "set")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+    def rest(todo):
+        todo = list(todo)
+        assert len(checked) == 4 and not set(todo) & set(checked)
+        return real(todo)
+
+    monkeypatch.setattr(labels, "_verdicts", rest)
+    run(capsys, *with_dapo(sources, tmp_path / "set"))
+
+
+def test_what_cannot_work_is_refused_before_any_label_is_checked(capsys, tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(labels, "check", lambda *_: pytest.fail("too late"))
+    out = tmp_path / "set"
+    refused(capsys, ["math+aime"], "math+aime", "math+dapo", "math+numina")
+    refused(capsys, [], "RECIPE")
+    refused(capsys, with_dapo(sources, out, "--seed", -1), "--seed -1")
+    refused(capsys, with_dapo(sources, out, "--seed", "x"), "--seed", "x")
+    refused(capsys, with_dapo(sources, out, "--template", "no place"), "--template", "{problem}", "once")
+    refused(capsys, with_dapo(sources, out, "--dapo_problems", 0), "--dapo_problems 0")
+    refused(capsys, with_dapo(sources, out, "--dapo_problems", 9), "--dapo_problems 9: only 8 are left")
+    refused(capsys, with_numina(sources, out, "--dapo_problems", 9), "--dapo_problems 9", "math+numina")
+    refused(capsys, with_numina(sources, out, "--dapo", sources.dapo), "--dapo", "math+numina")
+    refused(capsys, with_dapo(sources, out, "--revision", "main"), "--revision main", "dapo=REVISION")
+    refused(capsys, with_dapo(sources, out, "--revision", "numina=main"), "--revision numina=main", "math=REVISION")
+    refused(capsys, [*with_dapo(sources, out)[:-1], sources.dapo], "--out", "is no folder")
+    refused(capsys, [*with_dapo(sources, out)[:-1], sources.dapo / "set"], "--out", "cannot be written")
+    refused(capsys, [*with_dapo(sources, out)[:-1], sources.math], "--out", "holds no set")
+    monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "soon")
+    refused(capsys, with_dapo(sources, out), "LENS_VERIFIER_TIMEOUT='soon'")
+    assert not out.exists()
+
+
+def test_nothing_left_says_why(capsys, tmp_path, sources):
+    bad = tmp_path / "dapo.jsonl"
+    bad.write_text(json.dumps({"prompt": "Train: what is 1+1?", "reward_model": {"ground_truth": "2"}}) + "\n")
+    words = ["math+dapo", "--math", sources.math, "--dapo", bad, "--out", tmp_path / "set"]
+    refused(capsys, words, "DAPO: nothing is left of 1 rows: 1 also in MATH train")
+
+
+def test_help_names_the_recipes_and_where_the_sources_are(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    for text in (*command.RECIPES, *(kind.hub for kind in KINDS.values())):
+        assert text in shown

@@ -1,0 +1,62 @@
+"""Labels that the reward cannot grade by are found, with a reason, and none is checked twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from lens_openrlhf.data import labels
+from lens_openrlhf.rewards import verify_answer
+
+pytestmark = pytest.mark.usefixtures("small_pool")
+
+GOOD = ["34", r"\frac{1}{2}", r"\text{even}", "x^2 - 1", "(1, 2]", "B", r"$\boxed{7}$", "x = 3"]
+BAD = {
+    "{{{": labels.UNREADABLE,
+    "%": labels.UNREADABLE,
+    "9^{9^{9^9}}": labels.SLOW,
+}
+
+
+def test_reasons(tmp_path):
+    assert labels.check([*GOOD, *BAD, "34"], tmp_path) == dict.fromkeys(GOOD) | BAD
+
+
+def test_good_labels_are_graded_right_by_the_reward():
+    for label in GOOD:
+        assert verify_answer(label if "boxed" in label else rf"so \boxed{{{label}}}", label).correct
+
+
+def test_verdicts_are_kept_even_if_the_run_ends_early(tmp_path, monkeypatch):
+    checked = []
+
+    def interrupted(label):
+        checked.append(label)
+        if len(checked) == 3:
+            raise KeyboardInterrupt
+        return None
+
+    monkeypatch.setattr(labels, "_verdicts", lambda todo: ((label, interrupted(label)) for label in todo))
+    with pytest.raises(KeyboardInterrupt):
+        labels.check("abcd", tmp_path)
+    with open(labels.cache_file(tmp_path), "a") as file:
+        file.write('["c", nul')  # as a killed run leaves it
+    checked.extend("...")
+    assert labels.check("abcde", tmp_path) == dict.fromkeys("abcde")
+    assert checked[6:] == ["c", "d", "e"]
+    assert labels.check("abcde", tmp_path) == dict.fromkeys("abcde") and len(checked) == 9
+
+
+def test_another_limit_is_another_cache(tmp_path, monkeypatch):
+    before = labels.cache_file(tmp_path)
+    monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "3")
+    assert labels.cache_file(tmp_path) != before
+
+
+def test_verifier_that_dies_is_no_verdict_to_keep(tmp_path, monkeypatch):
+    def lost(*args):
+        raise labels.pool.WorkerLost("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(labels.pool, "run_in_worker", lost)
+        assert labels.check(["34"], tmp_path) == {"34": labels.FATAL}
+    assert labels.check(["34"], tmp_path) == {"34": None}

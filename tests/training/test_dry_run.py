@@ -1,0 +1,305 @@
+"""Profiles of any size, what a dry run says of them, and what is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from lens_openrlhf.training import dry_run, launch, model_shape, options, plan, preflight, profiles
+from lens_openrlhf.training.options import OptionError
+from lens_openrlhf.training.profiles import ProfileError
+
+PROFILES = sorted(path.stem for path in profiles.FOLDER.glob("*.args"))
+PAPER = ["llama3.1-8b", "llama3.1-8b-numina", "qwen2.5-3b", "qwen2.5-3b-numina"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder without models and data, and an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(launch, "interrupt_once", lambda: None)  # the test runner's own handlers stay
+
+
+def args_of(*words: str):
+    """The arguments of a profile, for a machine with CUDA."""
+    return options.parse([w for w in profiles.expand(["--profile", *words, "--dry_run"]) if w != "--dry_run"], True)
+
+
+def planned(capsys, *words: str) -> str:
+    """What a dry run prints, on one line."""
+    assert launch.main(profiles.expand(["--profile", *words, "--dry_run"])) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_planned_without_model_data_or_gpus(profile, tmp_path, capsys):
+    assert launch.main(profiles.expand(["--profile", profile, "--dry_run"])) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("plan (nothing is started)") and not shown.err
+    # A path is not broken.
+    assert all(len(line) <= dry_run.WIDTH or str(tmp_path) in line for line in shown.out.splitlines())
+    assert "--data.prompt_dataset" in shown.out and "before it can run on this machine" in shown.out
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize("profile", PAPER)
+def test_a_recipe_is_the_papers(profile):
+    args = args_of(profile)
+    llama = profile.startswith("llama")
+    assert args.actor.model_name_or_path == ("meta-llama/Llama-3.1-8B-Instruct" if llama else "Qwen/Qwen2.5-3B")
+    assert args.actor.adam.lr == (3e-7 if llama else 1e-6)
+    assert (args.rollout.batch_size, args.rollout.n_samples_per_prompt, args.train.batch_size) == (128, 16, 512)
+    assert plan.updates_a_step(args) == 4
+    assert (args.rollout.max_new_tokens, args.rollout.temperature, args.rollout.top_p) == (4096, 1, 1)
+    assert tuple(args.actor.eps_clip_low_high) == (0.2, 0.2) and args.algo.kl.init_coef == 0
+    assert args.actor.loss_agg_mode == "seq-mean-token-mean"
+    config = options.lens_config(args)
+    assert (config.alpha, config.scope, config.confidence, config.difficulty) == (
+        0.25,
+        "both",
+        "geometric",
+        "importance",
+    )
+    assert args.reward.remote_url == [str(options.MATH_VERIFY_FILE)]
+    assert (args.eval.n_samples_per_prompt, args.eval.temperature, args.eval.k) == (16, 1, [1, 2, 4, 8, 16])
+    assert plan.planned_steps(args, args.data.max_samples) > 1000
+    assert args.train.colocate_all and args.vllm.enable_sleep and args.ds.enable_sleep
+    recipe = "math+numina" if profile.endswith("numina") else "math+dapo"
+    assert (args.data.prompt_dataset, args.eval.dataset) == (
+        f"data/{recipe}/train.parquet",
+        f"data/{recipe}/test.parquet",
+    )
+
+
+@pytest.mark.parametrize(("gpus", "nodes", "each"), [(None, 1, 8), ("1", 1, 1), ("4", 1, 4), ("8", 1, 8), ("16", 2, 8)])
+def test_one_number_sizes_a_recipe(gpus, nodes, each):
+    args = args_of("qwen2.5-3b", *([] if gpus is None else ["--gpus", gpus]))
+    assert (args.actor.num_nodes, args.actor.num_gpus_per_node, args.vllm.num_engines) == (nodes, each, nodes * each)
+    assert preflight.gpus_needed(args) == plan.data_parallel_ranks(args) == nodes * each
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--profile", "qwen2.5-3b", "--gpus", "12"], "--gpus 12: expected 1 to 8, or a multiple of 8"),
+        (["--profile", "qwen2.5-3b", "--gpus", "0"], "--gpus 0: expected"),
+        (["--profile", "qwen2.5-3b", "--gpus", "many"], "--gpus many: expected"),
+        (["--profile", "qwen2.5-3b", "--gpus"], "--gpus: the value is missing"),
+        (["--profile", "tiny", "--gpus", "2", "--dry_run"], "the profile tiny has a fixed size; set --actor.num_gpus"),
+        (["--gpus", "2"], "no profile is named"),
+    ],
+)
+def test_sizes_that_no_profile_can_take(words, message):
+    with pytest.raises(ProfileError, match=message):
+        profiles.expand(words)
+
+
+def test_a_profile_goes_on_from_another(tmp_path):
+    (tmp_path / "base.args").write_text(
+        "--train.seed 1 --actor.adam.lr 1e-5 --actor.num_gpus_per_node ${gpus_per_node}\n"
+    )
+    (tmp_path / "mine.args").write_text("--profile base.args\n--train.seed 2\n")
+    argv = profiles.expand(["--profile", "mine.args", "--gpus", "4", "--logger.run_dir", "here", "--train.seed", "3"])
+    base = ["--train.seed", "1", "--actor.adam.lr", "1e-5", "--actor.num_gpus_per_node", "4"]
+    assert argv == [*base, "--train.seed", "2", "--logger.run_dir", "here", "--train.seed", "3"]
+    (tmp_path / "base.args").write_text("--profile mine.args\n")
+    with pytest.raises(ProfileError, match="mine.args names base.args names mine.args, which has no end"):
+        profiles.expand(["--profile", "mine.args"])
+
+
+def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys):
+    shown = planned(capsys, "qwen2.5-3b", "--gpus", "16")
+    assert "3.09 billion parameters" in shown and "16 GPUs: the actor on 16 on 2 machines" in shown
+    assert "at most 24576 prompts: 192 steps x 6 episodes = 1152 steps, with 4 updates each" in shown
+    assert "train.parquet: no such file; make it with `lens-openrlhf data math+dapo`" in shown
+    assert "Qwen/Qwen2.5-3B: is fetched from the hub" in shown and "- CUDA: " in shown
+    rows = tmp_path / "data" / "math+dapo"
+    rows.mkdir(parents=True)
+    import pandas
+
+    table = pandas.DataFrame({"prompt": ["1 + 1?"] * 300, "label": ["2"] * 300, "level": [1] * 300})
+    (rows / "train.parquet").write_text("no parquet")
+    shown = planned(capsys, "qwen2.5-3b")
+    assert "train.parquet: cannot be read as .parquet" in shown and "at most 24576 prompts" in shown
+    for name in ("train", "test"):
+        table.to_parquet(rows / f"{name}.parquet")
+    shown = planned(capsys, "qwen2.5-3b")
+    assert " 300 prompts: 3 steps x 6 episodes = 18 steps" in shown and "no such file" not in shown
+    # 44 prompts are left for the third step: 704 samples, of which 512 fill an update.
+    # OpenRLHF goes on adding up gradients where the episode ended.
+    assert "192 samples of an episode's last step fill no update and are mixed into the next step's first" in shown
+    assert "update; --data.max_samples 256 avoids it" in shown
+    assert "and are left out; --data.max_samples 256" in planned(capsys, "qwen2.5-3b", "--train.dynamic_batch_enable")
+    (tmp_path / "short.args").write_text(
+        "--profile tiny\n--data.max_samples 24\n--data.prompt_dataset data/math+dapo/train.parquet\n"
+    )
+    assert "128 samples of an episode's last step" in (shown := planned(capsys, "short.args"))
+    assert "use a --data.max_samples of at least 32" in shown
+
+
+def test_parameters_are_those_of_the_real_models():
+    """Against transformers' own modules, which take no memory on the meta device."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for name, size in (("llama-3.1-8b", "8.03"), ("qwen2.5-3b", "3.09")):
+        shape = model_shape.KNOWN[name]
+        config = AutoConfig.for_model(
+            shape.kind,
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            intermediate_size=shape.intermediate,
+            vocab_size=shape.vocabulary,
+            max_position_embeddings=shape.context,
+            tie_word_embeddings=shape.tied,
+        )
+        assert model_shape.of_config(config) == shape
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        assert sum(p.numel() for p in model.parameters()) == shape.parameters
+        assert f"{shape.parameters / 1e9:.2f}" == size
+
+
+def test_a_models_own_config_goes_before_its_name(tmp_path):
+    from transformers import AutoConfig
+
+    folder = tmp_path / "qwen2.5-3b"
+    AutoConfig.for_model("llama", hidden_size=64, num_hidden_layers=2, num_attention_heads=4).save_pretrained(folder)
+    shape, here = model_shape.find(str(folder))
+    assert here and (shape.kind, shape.hidden, shape.heads) == ("llama", 64, 4)
+    assert model_shape.find("somebody/Some-Model") == (None, False)
+    assert model_shape.find("meta-llama/Meta-Llama-3.1-8B") == (model_shape.KNOWN["llama-3.1-8b"], False)
+
+
+def test_memory_by_hand():
+    """ZeRO's stages and offloading for 8 GPUs, and the keys and values that vLLM's share leaves."""
+    shape, gpu = model_shape.KNOWN["llama-3.1-8b"], 80 * plan.GIB
+    parameters = shape.parameters
+    args = args_of("llama3.1-8b")
+    found = plan.memory(args, shape, gpu)
+    eighth = parameters // 8
+    assert found.state == {"weights": 2 * eighth, "gradients": 2 * eighth, "Adam": 12 * eighth}
+    # Two answers of 5,120 tokens: inputs of 32 layers, a layer again, and logits over 128,256 words.
+    activations = 2 * 10240 * 4096 * 32 + 2 * 10240 * (8 * 4096 + 4 * 14336)
+    assert found.a_pass["activations"] == activations and found.a_pass["logits"] == 10 * 10240 * 128256
+    assert found.vllm == int(0.7 * gpu) and found.cache == found.vllm - 2 * parameters - plan.VLLM_BUFFERS
+    assert plan.cached_tokens(args, shape, 131072 * 1000) == 1000  # 128 KiB a token
+    assert found.beside_vllm["actor"] == 2 * eighth, "a sleeping actor keeps its weights"
+    assert found.host["sleeping vLLM"] == 8 * 2 * parameters
+
+    args.ds.zero_stage = 2
+    assert plan.memory(args, shape, gpu).state == {
+        "weights": 2 * parameters,
+        "gradients": 2 * eighth,
+        "Adam": 12 * eighth,
+    }
+    args.ds.adam_offload = True
+    offloaded = plan.memory(args, shape, gpu)
+    assert offloaded.state == {"weights": 2 * parameters}
+    assert offloaded.host["Adam and gradients"] == 16 * parameters
+    args.vllm.tensor_parallel_size, args.vllm.num_engines = 4, 2
+    split = plan.memory(args, shape, gpu)
+    assert split.cache == split.vllm - 2 * parameters // 4 - plan.VLLM_BUFFERS
+    assert plan.cached_tokens(args, shape, 131072 * 1000) == 4000  # 2 of 8 heads on each GPU
+    args.vllm.enable_sleep = False
+    assert plan.memory(args, shape, gpu).training_peak > split.training_peak + 0.69 * gpu
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--gpus", "3"], ["--train.batch_size 512", "3 data-parallel ranks"]),
+        (["--gpus", "3", "--train.dynamic_batch_enable"], ["--train.batch_size 512", "would be left out"]),
+        (
+            ["--ds.zero_stage", "2", "--train.dynamic_batch_enable"],
+            ["--train.dynamic_batch_enable", "--ds.zero_stage 2", "use --ds.zero_stage 3"],
+        ),
+        (["--vllm.num_engines", "4"], ["--vllm.num_engines 4", "--train.colocate_all", "all 8"]),
+        (["--ds.ring_attn_size", "3"], ["8 GPUs are no multiple of the 3", "--ds.ring_attn_size"]),
+        (["--rollout.max_new_tokens", "5120"], ["--rollout.max_new_tokens 5120", "--data.max_len 5120", "6144"]),
+        (["--vllm.gpu_memory_utilization", "1.5"], ["--vllm.gpu_memory_utilization 1.5", "at most 1"]),
+        (["--data.max_len", "40000"], ["--data.max_len 40000", "32768"]),
+        (
+            ["--vllm.tensor_parallel_size", "3", "--vllm.num_engines", "8", "--actor.num_gpus_per_node", "24"]
+            + ["--train.batch_size", "384", "--rollout.batch_size", "120"],
+            ["--vllm.tensor_parallel_size 3", "16 attention heads"],
+        ),
+        (["--vllm.gpu_memory_utilization", "0.1"], ["--vllm.gpu_memory_utilization 0.1", "keys and values"]),
+        (["--gpu_memory_gib", "5"], ["6 GiB on each GPU, which has 5", "--ds.adam_offload"]),
+        (["--gpu_memory_gib", "0"], ["--gpu_memory_gib 0"]),
+        (
+            ["--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "4"],
+            ["--ref.num_gpus_per_node 4", "--actor.num_gpus_per_node's 8"],
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_what_cannot_work_is_refused(words, names, capsys):
+    assert launch.main(profiles.expand(["--profile", "qwen2.5-3b", *words, "--dry_run"])) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err.startswith("error: ")
+    for name in names:
+        assert name in shown.err
+
+
+def test_training_refuses_what_a_dry_run_refuses(tmp_path, capsys):
+    """Before Ray starts, where the model is on the machine."""
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("qwen2", max_position_embeddings=64).save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "label": "2"}) + "\n")
+    words = [
+        *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl", "--data.max_len", "128"),
+        *("--data.input_key", "prompt", "--data.label_key", "label", "--reward.remote_url", "math-verify"),
+        *("--algo.advantage.estimator", "lens", "--rollout.n_samples_per_prompt", "4", "--vllm.num_engines", "1"),
+        *("--actor.num_gpus_per_node", "1"),
+    ]
+    for more in ([], ["--dry_run"]):
+        assert launch.main([*words, *more]) == 2
+        message = capsys.readouterr().err
+        assert "--data.max_len 128" in message and "takes 64 tokens" in message
+    assert not (tmp_path / "runs").exists()
+    args = options.parse(words)
+    assert args.actor.model_name_or_path == str(tmp_path / "model"), "Ray's workers may stand in another folder"
+    assert args.data.prompt_dataset == str(tmp_path / "prompts.jsonl")
+
+
+@pytest.fixture
+def ray_init(monkeypatch, parse):
+    """start(**cluster resources) -> how launch.start_ray called ray.init."""
+    import ray
+
+    def start(**resources):
+        calls = []
+        monkeypatch.setattr(ray, "init", lambda *args, **kwargs: calls.append((args, kwargs)))
+        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+        monkeypatch.setattr(launch, "CLUSTER_SECONDS", 0)
+        launch.start_ray(parse())
+        ((args, kwargs),) = calls
+        return args, kwargs
+
+    return start
+
+
+def test_only_a_named_cluster_is_joined(ray_init, monkeypatch):
+    for nothing in (None, "", "local"):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        if nothing is not None:
+            monkeypatch.setenv("RAY_ADDRESS", nothing)
+        args, kwargs = ray_init()
+        assert args == ("local",)
+        assert kwargs.get("num_gpus") == (2 if launch.cpu.required() else None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    args, kwargs = ray_init(GPU=2.0)
+    assert args == ("10.0.0.1:6379",)
+    assert os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] == "1", "a submitted job may have set some of our variables"
+    assert not {"num_gpus", "num_cpus"} & set(kwargs), "Ray refuses them when it joins a cluster"
+    with pytest.raises(OptionError, match="ask for 2 GPUs and the Ray cluster at 10.0.0.1:6379 has 1"):
+        ray_init(GPU=1.0)
