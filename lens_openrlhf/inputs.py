@@ -109,8 +109,8 @@ def _model_named(file: str, content: Any, of_hub: bool) -> str | None:
     """Another model that is loaded for this one: vLLM's verifier, or peft's base (a folder with a model is its own)."""
     try:
         if file == "config.json":
-            return content["speculators_config"]["verifier"]["name_or_path"]
-        return content["base_model_name_or_path"] if file == "adapter_config.json" and of_hub else None
+            return str(content["speculators_config"]["verifier"]["name_or_path"])
+        return str(content["base_model_name_or_path"]) if file == "adapter_config.json" and of_hub else None
     except (KeyError, TypeError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from lens_openrlhf.inputs import OptionError, check_model
+from lens_openrlhf.rewards import shutdown
 from lens_openrlhf.training import options, preflight, remote_code
+from lens_openrlhf.training.run_log import EVENTS, read
 
 from .conftest import MINIMAL
 
@@ -204,6 +207,27 @@ def test_what_appears_after_the_check_does_not_run(model, tmp_path, monkeypatch,
     modules.HF_MODULES_CACHE = str(tmp_path / "modules")
     load()
     assert ran.exists()  # so that what is tested above is what would have run
+
+
+@pytest.mark.parametrize(("folder", "trusted"), [(remote_code.NOWHERE, False), ("/tmp/modules", True)])
+def test_vllm_is_told_whether_a_models_code_may_run(tmp_path, monkeypatch, folder, trusted):
+    from lens_openrlhf.training import rollout
+
+    given = {}
+
+    async def start(self, **arguments):
+        given.update(arguments)
+        self.executor = None
+
+    monkeypatch.setattr(rollout.LensRollout.__mro__[1], "__init__", start)
+    monkeypatch.setenv(rollout.RUN_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(remote_code.VARIABLE, folder)
+    engine = object.__new__(rollout.LensRollout)
+    asyncio.run(engine.__init__(trust_remote_code=True, remote_rm_url=[str(options.MATH_VERIFY_FILE)]))
+    assert given["trust_remote_code"] is trusted
+    (event,) = read(tmp_path / EVENTS)
+    assert event["event"] == "ready" and event["reward_workers_isolated_by"] == "kernel"
+    shutdown()
 
 
 def test_a_generate_function_that_appears_after_the_check_does_not_run(model, tmp_path, monkeypatch):
