@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from .process import complain
+
 
 def _train(argv: Sequence[str]) -> int:
     from .training import cpu
@@ -22,7 +24,7 @@ def _train(argv: Sequence[str]) -> int:
     try:
         argv = expand(argv)
     except ProfileError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     return train(argv)
 

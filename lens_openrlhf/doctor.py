@@ -132,6 +132,25 @@ def _disk() -> Finding:
     return Finding("disk", f"{free:.1f} GiB free at {place}", remedy)
 
 
+def _reward_workers() -> Finding:
+    """Asks a worker what keeps it from network, processes and files."""
+    from .rewards import pool
+
+    try:
+        level = pool.isolation_in_force()
+    except Exception as error:  # a wrong LENS_VERIFIER_ variable, or a worker that does not start
+        return Finding("reward workers", f"do not start: {error}", "mend the variable, or " + SETUP)
+    finally:
+        pool.shutdown()
+    state = {
+        "kernel": "no network, processes or files to write: the kernel refuses (seccomp)",
+        "python": "no network, processes or files to write, but Python alone refuses (its audit hook)",
+        "off": "not isolated (LENS_VERIFIER_ISOLATION=off)",
+    }[level]
+    remedy = {"kernel": "", "off": "unset LENS_VERIFIER_ISOLATION"}.get(level, "install libseccomp2, for seccomp")
+    return Finding("reward workers", state, remedy, needed=False)
+
+
 def _start() -> Finding:
     """Imports what a run imports; a version that does not fit shows here."""
     try:
@@ -155,7 +174,7 @@ def examine() -> list[Finding]:
     findings += [_package(name, wanted) for name, wanted in PINNED.items()]
     findings += [_vllm(), _flash_attention(), _disk()]
     if all(f.ok or not f.needed for f in findings):
-        findings.append(_start())
+        findings += [_reward_workers(), _start()]
     return findings
 
 

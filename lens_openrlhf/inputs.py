@@ -5,44 +5,127 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 MATH_VERIFY = "math-verify"  # as a reward: answers checked by Math-Verify
+CODE_OPTION = "--model.allow_remote_code"
 READABLE = (".json", ".jsonl", ".csv", ".parquet", ".arrow")  # what OpenRLHF loads as a file
+
+# Of a model: the files that settings are read from (transformers takes config.4.2.0.json for config.json where a model
+# says so), the keys in them that name code, and the one file that transformers runs because it is there.
+SETTINGS = "*config*.json"
+CODE_KEYS = ("auto_map", "custom_pipelines")
+CUSTOM_GENERATE = "custom_generate/generate.py"
 
 
 class OptionError(ValueError):
     """An option's value that cannot work, with the remedy."""
 
 
-def check_model(option: str, name: str) -> None:
-    """A folder must hold a model. Anything else is a hub name, which is checked to be one, or in the cache."""
+def check_model(option: str, name: str, allow_code: bool = False, code_option: str = CODE_OPTION) -> None:
+    """A folder must hold a model. Anything else is a hub name, which is checked to be one, or in the cache.
+
+    A model that brings code of its own is refused unless `allow_code`; `code_option` is what the user can give.
+
+    Raises:
+        OptionError
+    """
+    if not allow_code:
+        _check_no_code(option, name, code_option)
+    if _model_folder(option, name) is None:
+        from transformers import AutoConfig
+
+        try:
+            AutoConfig.from_pretrained(name, trust_remote_code=allow_code)
+        except (OSError, ValueError) as error:
+            raise _no_model(option, name, error) from None
+
+
+def _model_folder(option: str, name: str) -> Path | None:
+    """The folder `name` stands for, None for a hub name."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise OptionError(f"{option} {name}: the folder has no config.json, so it is not a Hugging Face model")
-        return
+        return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise OptionError(f"{option} {name}: no such folder")
-    from transformers import AutoConfig
+    return None
 
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+
+def _no_model(option: str, name: str, error: Exception) -> OptionError:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return OptionError(
+        f"{option} {name}: neither a folder here nor a model that could be loaded from the hub ({said[0]}); give the "
+        "path of a downloaded model, or check the name and the network"
+    )
+
+
+def _check_no_code(option: str, name: str, code_option: str, seen: tuple[str, ...] = ()) -> None:
+    """Refuse a model whose files name code, in itself or in another model that is loaded for it."""
+    folder = _model_folder(option, name)
+    of_hub = folder is None
+    if of_hub:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=[SETTINGS, CUSTOM_GENERATE]))
+        except (OSError, ValueError) as error:
+            raise _no_model(option, name, error) from None
+
+    def refuse(place: str) -> NoReturn:
         raise OptionError(
-            f"{option} {name}: neither a folder here nor a model that could be loaded from the hub "
-            f"({str(error).splitlines()[0]}); give the path of a downloaded model, or check the name and the network"
-        ) from None
+            f"{option} {name}: brings code of its own ({place}), which would run with your rights; read it and give "
+            f"{code_option} if you trust it, or take it out of a copy of the model (transformers has code for most)"
+        )
+
+    for path in sorted(folder.glob(SETTINGS)):
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise OptionError(f"{option} {name}: {path.name} cannot be read as JSON ({error})") from None
+        for key, value in _code_named(content):
+            refuse(f"{path.name}: {key} {json.dumps(value)[:200]}")
+        other = _model_named(path.name, content, of_hub)
+        if other and other not in (name, *seen):
+            _check_no_code(f"{option} {name}: {path.name} names the model", other, code_option, (name, *seen))
+    if (folder / CUSTOM_GENERATE).exists():
+        refuse(CUSTOM_GENERATE)
+
+
+def _code_named(content: Any) -> Iterator[tuple[str, Any]]:
+    """Entries of a model's settings, at any depth, that name code."""
+    values = [content]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            yield from ((key, value[key]) for key in CODE_KEYS if value.get(key))
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+
+
+def _model_named(file: str, content: Any, of_hub: bool) -> str | None:
+    """Another model that is loaded for this one: vLLM's verifier, or peft's base (a folder with a model is its own)."""
+    try:
+        if file == "config.json":
+            return str(content["speculators_config"]["verifier"]["name_or_path"])
+        return str(content["base_model_name_or_path"]) if file == "adapter_config.json" and of_hub else None
+    except (KeyError, TypeError):
+        return None
 
 
 def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
     """Where each row of a local file is, for messages, and the row."""
     if path.suffix == ".jsonl":
-        with open(path) as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise OptionError(f"{option} {path}: line {number} is not JSON ({error.msg})") from None
+                except (ValueError, RecursionError) as error:
+                    raise OptionError(
+                        f"{option} {path}: line {number} is not JSON ({getattr(error, 'msg', error)})"
+                    ) from None
                 yield f"line {number}", row if isinstance(row, dict) else {}
         return
     from datasets import load_dataset

@@ -83,6 +83,16 @@ def log_traceback() -> None:
         os.close(nowhere)
 
 
+def printable(text: str) -> str:
+    """`text` for a terminal: what would steer it (escape sequences, marks of writing direction) is spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def complain(problem: object) -> None:
+    """A line on standard error. Data sets and models have a say in many a message."""
+    print(printable(str(problem)), file=sys.stderr)
+
+
 def explain(error: BaseException) -> str:
     """One line for a failure: of an error that came through Ray, the innermost cause."""
     while (cause := getattr(error, "cause", None)) is not None:

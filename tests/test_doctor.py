@@ -11,7 +11,17 @@ from lens_openrlhf import doctor
 def test_it_finds_this_environment_fit():
     done = subprocess.run([sys.executable, "-m", "lens_openrlhf.cli", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    for name in ("torch", "extension _C", "nvcc", "ray", "deepspeed", "vllm", "flash-attn", "imports"):
+    for name in (
+        "torch",
+        "extension _C",
+        "nvcc",
+        "ray",
+        "deepspeed",
+        "vllm",
+        "flash-attn",
+        "reward workers",
+        "imports",
+    ):
         assert name in done.stdout
     assert "BAD" not in done.stdout
 

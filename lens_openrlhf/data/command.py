@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..inputs import OptionError
+from ..process import complain, printable
 
 MANIFEST = "manifest.json"
 PROBLEM = "{problem}"
@@ -297,16 +298,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             Settings.from_env()
         except ValueError as error:
             raise OptionError(str(error)) from None
-        print(make(arguments, argv))
+        print(printable(make(arguments, argv)))
         return 0
     except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on, with the labels that were checked", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
 
 

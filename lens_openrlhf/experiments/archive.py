@@ -17,6 +17,10 @@ from .state import FINISHED, RESULTS, RUNS, SPEC, STATE, load
 SUFFIX = ".tar.xz"
 RECORDS = ("config.json", "metrics.jsonl", "eval.jsonl", "samples/*")
 CHECKOUT = Path(__file__).parents[2]
+# Of what an archive unpacks to: more than the records of a hundred runs of a thousand steps.
+MAX_BYTES = 30 * 10**9
+MAX_FILES = 200_000
+MAX_HEADER_BYTES = 1 << 20
 
 
 def _files(folder: Path) -> list[Path]:
@@ -61,6 +65,38 @@ def pack(folder: Path, archive: Path) -> int:
     return archive.stat().st_size
 
 
+class _Bounded(lzma.LZMAFile):
+    """A decompressed archive as tarfile reads it; an error where a small file would fill the disk or the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        # Contents are read in small pieces, but a header's extension at once, whatever length it claims.
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self._check(self.tell())
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, offset: int) -> None:
+        if offset > MAX_BYTES:
+            raise tarfile.ReadError(f"more than {MAX_BYTES / 1e9:g} GB unpacked")
+
+
+def _extract(archive: Path, place: str) -> None:
+    """Files and folders alone: a link could lead out of `place`."""
+    with _Bounded(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        size = 0
+        for number, member in enumerate(tar, 1):
+            if not (member.isfile() or member.isdir()):
+                raise tarfile.ReadError(f"{member.name!r} is neither a file nor a folder")
+            size += member.size  # of a sparse file more than what is stored
+            if size > MAX_BYTES or number > MAX_FILES:
+                raise tarfile.ReadError(f"more than {MAX_BYTES / 1e9:g} GB or {MAX_FILES:,} files")
+            tar.extract(member, place, filter="data")
+
+
 @contextlib.contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
     """The folder in an archive, in a temporary place.
@@ -70,8 +106,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as place:
         try:
-            with tarfile.open(archive, "r:xz") as tar:
-                tar.extractall(place, filter="data")
+            _extract(archive, place)
         except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
             raise SpecError(f"{archive}: cannot be read as {SUFFIX} ({error})") from None
         specs = list(Path(place).glob(f"*/{SPEC}"))

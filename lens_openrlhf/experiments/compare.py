@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..process import write_atomically
+from ..process import complain, printable, write_atomically
 from . import archive, spec, tables
 from .spec import Run, Spec, SpecError
 from .state import RESULTS, SPEC, STATE, State, locked
@@ -76,7 +76,7 @@ def make_tables(folder: Path) -> str:
     """Write results.json and return the tables as text."""
     results = tables.compute(folder)
     write_atomically(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    return tables.show(results)
+    return printable(tables.show(results))
 
 
 def show_tables(path: Path, out: Path | None) -> int:
@@ -194,10 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return show_tables(arguments.spec, arguments.out)
         return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse, arguments.gpus)
     except (SpecError, tables.TableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,6 +16,7 @@ from types import FrameType
 import psutil
 
 from ..inputs import OptionError
+from ..process import printable
 from ..training import checkpoints
 from .spec import Run
 from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
@@ -31,7 +32,7 @@ STOP_SECONDS = 90  # a run that is told to stop ends Ray and vLLM in a few; afte
 def say(text: str) -> None:
     """A line for the terminal, which may be gone (SIGHUP)."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -42,6 +42,7 @@ MINIMAL = [
 ]
 LABEL = re.compile(r"\w[\w .,=+()-]*")
 LABEL_LENGTH = 30
+MAX_VALUES = 100_000
 
 
 class SpecError(ValueError):
@@ -109,9 +110,10 @@ def read(path: Path) -> Spec:
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    _fail(f"{path}: line {key.start_mark.line + 1}: {key.value!r} stands there twice")
-                seen.add(str(key.value))
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        _fail(f"{path}: line {key.start_mark.line + 1}: {key.value!r} stands there twice")
+                    seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:
@@ -119,12 +121,26 @@ def read(path: Path) -> Spec:
             content = yaml.load(file, Loader)
     except OSError as error:
         _fail(f"{path}: cannot be read ({error.strerror})")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except SpecError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         _fail(f"{path}: is not YAML ({' '.join(str(error).split())})")
     try:
+        _check_size(content)
         return _check_types(content)
     except SpecError as error:
         _fail(f"{path}: {error}")
+
+
+def _check_size(content: Any) -> None:
+    """A few lines of aliases to aliases can mean more values than the memory holds; messages would print them."""
+    values = [content]
+    for _ in range(MAX_VALUES):
+        if not values:
+            return
+        value = values.pop()
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    _fail(f"means more than {MAX_VALUES:,} values, with every alias written out; a spec needs far fewer")
 
 
 def _check_types(content: Any) -> Spec:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..process import complain
 from .runs import ReportError, Run, check_same_data, find_runs
 
 PACKAGES = ("plotly", "pyarrow", "scipy", "torch")
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ReportError(f"-o {output}: cannot be written ({error.strerror})") from None
     for problem in data["problems"]:
         more = f" (and {len(problem['where']) - 1} more)" if len(problem["where"]) > 1 else ""
-        print(f"{problem['where'][0]}{more}: {problem['what']}", file=sys.stderr)
+        complain(f"{problem['where'][0]}{more}: {problem['what']}")
     counts = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((len(data["arms"]), "arm"), (len(runs), "run"))]
     print(f"{output}: {', '.join(counts)}, {len(text) / 1e6:.1f} MB")
     return 0
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(args)
     except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        complain(f"error: {error.filename}: {error.strerror}")
     return 2

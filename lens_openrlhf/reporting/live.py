@@ -14,6 +14,7 @@ from . import page
 from .runs import ReportError, Run, find_runs
 
 HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")  # also through a forwarded port
 
 
 class Live:
@@ -55,6 +56,9 @@ class Live:
 def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            # Another site's page can have its own name point here, but not change what the browser calls the host.
+            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in HOSTS:
+                return self.send_error(403, f"this address is for {' and '.join(HOSTS)} alone")
             address = urlsplit(self.path)
             if address.path not in ("/", "/data.json"):
                 return self.send_error(404)

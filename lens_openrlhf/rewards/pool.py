@@ -9,29 +9,34 @@ Environment, read when the pool starts:
                              engine of OpenRLHF has a pool of its own. A worker takes about 70 MB.
     LENS_VERIFIER_MEMORY_GB  address space of a worker in GiB, default 4. A verification that fills more than
                              a quarter of it is an error: see `_run_task`.
+    LENS_VERIFIER_ISOLATION  auto, python or off: what keeps workers from network, processes and files, by default the
+                             strongest that there is (isolation.py).
 """
 
 from __future__ import annotations
 
 import atexit
+import builtins
 import concurrent.futures
+import io
 import logging
 import math
 import os
+import pickle
 import resource
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import context, popen_spawn_posix, spawn
+from multiprocessing import connection, context, popen_spawn_posix, spawn
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from lens_openrlhf.rewards import grading
+from lens_openrlhf.rewards import grading, isolation
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +65,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of the pool: seconds, processes, bytes."""
+    """Limits of the pool: seconds, processes, bytes; and one of isolation.MODES."""
 
     timeout: float
     workers: int
     memory: int
+    isolation: str
 
     @classmethod
     def from_env(cls) -> Settings:
-        """Raises ValueError where a variable is no positive number."""
+        """Raises ValueError where a variable is no positive number, or none of the modes."""
         cpus = len(os.sched_getaffinity(0))
         return cls(
             timeout=_positive("LENS_VERIFIER_TIMEOUT", 10.0, float),
             workers=_positive("LENS_VERIFIER_WORKERS", min(MAX_WORKERS, max(1, cpus // 2)), int),
             memory=int(_positive("LENS_VERIFIER_MEMORY_GB", 4.0, float) * GIB),
+            isolation=_one_of("LENS_VERIFIER_ISOLATION", isolation.MODES),
         )
 
 
@@ -90,12 +97,21 @@ def _positive(name: str, default: Any, number: Callable[[str], Any]) -> Any:
     return value
 
 
+def _one_of(name: str, values: Sequence[str]) -> str:
+    """The first is the default."""
+    value = os.environ.get(name) or values[0]
+    if value not in values:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(values)}")
+    return value
+
+
 # --- in the worker -----------------------------------------------------------------------------------------
 
 _memory_budget = 0
+_isolation: isolation.Level = "off"
 
 
-def _init_worker(parent: int, memory: int) -> None:
+def _init_worker(parent: int, memory: int, mode: str) -> None:
     """Sets the limits of a new worker and reads its code, before any verification's clock runs."""
     # A thread of Ray or vLLM may have started this process with signals blocked.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -109,10 +125,15 @@ def _init_worker(parent: int, memory: int) -> None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     grading.grade(r"\boxed{\frac{1}{2}}", "0.5")
 
-    global _memory_budget
+    global _memory_budget, _isolation
     _memory_budget = _peak_memory() + memory // 4
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _isolation = isolation.isolate(mode)
+
+
+def _isolation_in_force() -> isolation.Level:
+    return _isolation
 
 
 def _die_with_parent(parent: int) -> None:
@@ -128,6 +149,8 @@ def _run_task(function: Callable[..., Any], args: tuple, timeout: float) -> Any:
     signal.setitimer(signal.ITIMER_REAL, timeout + SELF_KILL_SECONDS)
     try:
         return function(*args)
+    except Exception as error:  # the parent takes Python's own exceptions only
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         # Math-Verify takes a MemoryError for "not equal", so that the limit alone would yield wrong answers
@@ -172,11 +195,37 @@ class _ProcessWithoutMain(context.SpawnProcess):
             _launching.without_main = False
 
 
-class _SpawnWithoutMain(context.SpawnContext):
+# --- in the parent -----------------------------------------------------------------------------------------
+
+
+class _Messages(pickle.Unpickler):
+    """Reads what pebble's workers send, and no other class: a pickle can run code where it is read, and a worker whose
+    text had run code could send any."""
+
+    CLASSES = {
+        "pebble.pool.process": ("Acknowledgement", "TaskResult", "TaskProblem"),
+        "pebble.common.types": ("Result", "ResultStatus", "RemoteException.rebuild_exception"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in self.CLASSES.get(module, ()):
+            return super().find_class(module, name)
+        found = getattr(builtins, name, None) if module == "builtins" else None
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found
+        raise pickle.PicklingError(f"a worker sent {module}.{name}")  # pebble ends the pool at this
+
+
+class _Context(context.SpawnContext):
+    """Starts workers without the parent's __main__, and reads their messages as _Messages."""
+
     Process = _ProcessWithoutMain
 
-
-# --- in the parent -----------------------------------------------------------------------------------------
+    def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
+        reader, writer = super().Pipe(duplex)
+        # Of this object alone: the worker's own end is a new one, and the parent can be trusted.
+        reader.recv = lambda: _Messages(io.BytesIO(reader.recv_bytes())).load()
+        return reader, writer
 
 
 class TimeLimit(Exception):
@@ -200,8 +249,8 @@ class _Pool:
             max_workers=settings.workers,
             max_tasks=TASKS_PER_WORKER,
             initializer=_init_worker,
-            initargs=(os.getpid(), settings.memory),
-            context=_SpawnWithoutMain(),
+            initargs=(os.getpid(), settings.memory, settings.isolation),
+            context=_Context(),
         )
         self._stuck = False
         self._longest_timeout = settings.timeout
@@ -272,6 +321,11 @@ def run_in_worker(function: Callable[..., Any], args: tuple, timeout: float | No
     except WorkerLost:
         pool = _running_pool()
         return pool.run(function, args, timeout or pool.settings.timeout)
+
+
+def isolation_in_force() -> isolation.Level:
+    """What keeps the workers from network, processes and files, as one of them found it."""
+    return run_in_worker(_isolation_in_force, (), None)
 
 
 @atexit.register

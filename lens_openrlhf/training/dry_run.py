@@ -191,7 +191,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         preflight.check_shape(args, shape)
     if not here:
         missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
-    missing += preflight.problems(args)
+    missing += preflight.problems(args, with_models=here)
 
     rows = [
         ("model", _model(args, shape, here)),

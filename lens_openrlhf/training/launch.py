@@ -12,8 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..process import explain, git_commit, interrupt_once, log_traceback, output_to, versions, write_atomically
-from . import checkpoints, cpu, dry_run, options, reaper
+from ..process import (
+    complain,
+    explain,
+    git_commit,
+    interrupt_once,
+    log_traceback,
+    output_to,
+    versions,
+    write_atomically,
+)
+from . import checkpoints, cpu, dry_run, options, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed, ray_cluster
 from .profiles import DRY_RUN
@@ -53,9 +62,23 @@ def install_hooks(args: SimpleNamespace) -> None:
     ppo_trainer_async.PPOTrainerAsync = LensPPOTrainerAsync
 
 
+def stay_on_localhost() -> dict[str, str]:
+    """Have a cluster that is about to be started listen on 127.0.0.1 alone: whoever reaches Ray's ports can run code.
+
+    Ray does so where it takes the machine for a laptop, and has this switch for it (`_node_ip_address="127.0.0.1"` it
+    replaces by the machine's address). Returns what the cluster's processes need beside it.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's processes, which are started from this one
+    ray_constants.ENABLE_RAY_CLUSTER = False  # it was read when Ray was imported
+    # vLLM and gloo would take the address of a network card.
+    return {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
 def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
-    """Start a Ray of the run's own, or join the cluster at RAY_ADDRESS. Without CUDA its own has one logical GPU for
-    each process that asks.
+    """Start a Ray of the run's own, which listens on localhost, or join the cluster at RAY_ADDRESS. Without CUDA its
+    own has one logical GPU for each process that asks.
 
     Raises:
         OptionError: a cluster that has too few GPUs.
@@ -72,7 +95,11 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
     variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
+    if not args.model.allow_remote_code:
+        variables |= remote_code.forbid()
     resources = {}
+    if not cluster:
+        variables |= {name: os.environ.get(name, value) for name, value in stay_on_localhost().items()}
     runtime_env = {"env_vars": variables}
     # A job may have been submitted with some of these; they are in our environment and so above already.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -119,11 +146,11 @@ def _wait_for_gpus(needed: int, cluster: str) -> None:
         time.sleep(CLUSTER_POLL_SECONDS)
 
 
-def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None) -> None:
+def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints.Resume | None = None) -> None:
     """config.json: what the user chose, every option, what it runs on, and when the run went on from a checkpoint."""
     folder = Path(args.logger.run_dir)
     record = {
-        "command": list(argv),
+        "command": options.without_secrets(argv, args),
         "options": options.chosen(args),
         "versions": versions(),
         "git_commit": git_commit(),
@@ -182,13 +209,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in checkpoints.go_on(args, resume):
             print(line, flush=True)
     except options.OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted before the run began", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: cannot write the run folder: {error}", file=sys.stderr)
+        complain(f"error: cannot write the run folder: {error}")
         return 1
 
     folder = Path(args.logger.run_dir)
@@ -210,8 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop_everything(but=watcher.pid)
             watcher.stdin.close()
     if problem:
-        print(f"error: {problem}" if status == 1 else problem, file=sys.stderr)
-        print(f"what was written is in {folder}; the full log is {folder / 'train.log'}", file=sys.stderr)
+        complain(f"error: {problem}" if status == 1 else problem)
+        complain(f"what was written is in {folder}; the full log is {folder / 'train.log'}")
         return status
     print(summary_table(folder, time.monotonic() - started, shutil.get_terminal_size().columns))
     return 0

@@ -26,7 +26,7 @@ class ManifestError(ValueError):
 def write(folder: str | Path) -> None:
     """Write `folder`/manifest.json, whole or not at all, over every file in the folder, however deep.
 
-    Files must not change meanwhile, or `check` will fail. About 1 to 2 GB/s a file where the disk keeps up.
+    Files must not change meanwhile, or `check` will fail. About 1.3 GB/s a core, where the disk keeps up.
 
     Raises:
         ManifestError: something in the folder is neither a file nor a folder, such as a link.

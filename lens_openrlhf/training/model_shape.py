@@ -92,7 +92,7 @@ def find(name: str) -> tuple[ModelShape | None, bool]:
     from transformers import AutoConfig
 
     try:
-        return of_config(AutoConfig.from_pretrained(name, local_files_only=True)), True
+        return of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)), True
     except (OSError, ValueError):
         base = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
         known = (shape for beginning, shape in KNOWN.items() if base.startswith(beginning))

@@ -18,13 +18,16 @@ from types import ModuleType, SimpleNamespace
 from typing import NoReturn
 
 from ..advantages.config import LensConfig
-from ..inputs import MATH_VERIFY, OptionError
+from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError
 from . import cpu
 
 LENS = "lens"
 MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_reward.py"
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
 PLACEHOLDER_ESTIMATOR = "group_norm"
+
+SECRETS = ("logger.wandb.key",)
+HIDDEN = "(not recorded)"
 
 # OpenRLHF's defaults that mean CUDA, and what they become without it.
 CPU_DEFAULTS = {
@@ -58,6 +61,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             choices=option.metadata["choices"],
             help=f"{option.metadata['help']} (default: {option.default})",
         )
+    group = parser.add_argument_group("trust")
+    group.add_argument(
+        CODE_OPTION,
+        action="store_true",
+        help="run Python code that a model brings along (auto_map in its config.json); without it such a model is "
+        "refused",
+    )
     parser.add_argument_group(
         "profiles and dry runs",
         "--profile NAME stands for the options in examples/scripts/profiles/NAME.args, or in a .args file; options "
@@ -434,11 +444,22 @@ def lens_config(args: SimpleNamespace) -> LensConfig | None:
 
 
 def chosen(args: SimpleNamespace) -> dict:
-    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF."""
+    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF.
+
+    For records, which are handed on: a secret is HIDDEN.
+    """
     flat = flatten(args)
+    flat |= {name: HIDDEN for name in SECRETS if flat.get(name)}
     if flat.pop("algo.lens.enabled"):
         return flat | {"algo.advantage.estimator": LENS}
     return {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
+
+
+def without_secrets(argv: Sequence[str], args: SimpleNamespace) -> list[str]:
+    """The words of a command line, for records."""
+    flat = flatten(args)
+    hidden = {flat[name] for name in SECRETS if flat.get(name)}
+    return [HIDDEN if word.rpartition("=")[2] in hidden else word for word in argv]
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -80,6 +80,11 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
     text_key = args.data.label_key if str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) else None
     for name in names.split(","):
         path = Path(name.strip().split("@")[0])
+        for script in (path, path / f"{path.name}.py"):  # what OpenRLHF would load as a script
+            if script.suffix == ".py" and script.is_file():
+                raise OptionError(
+                    f"{option} {path}: {script} is Python code, and data is not run; save it as .jsonl or .parquet"
+                )
         if path.suffix in READABLE or path.is_absolute() or str(path).startswith("."):
             if not path.exists():
                 raise OptionError(not_here(option, str(path)))
@@ -145,6 +150,15 @@ def _check_gpus(args: SimpleNamespace) -> None:
         )
 
 
+def _models(args: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """Options that name the models that OpenRLHF's `train` loads; the reference model is the actor's."""
+    yield "--actor.model_name_or_path", args.actor.model_name_or_path
+    if args.critic.model_name_or_path:
+        yield "--critic.model_name_or_path", args.critic.model_name_or_path
+    if args.reward.model_name_or_path and not args.reward.remote_url:
+        yield "--reward.model_name_or_path", args.reward.model_name_or_path
+
+
 def check_shape(args: SimpleNamespace, shape: ModelShape) -> None:
     """The context and the heads of the model suit the options; vLLM would say so only when it loads.
 
@@ -187,8 +201,13 @@ def check_memory(args: SimpleNamespace, found: Memory, gpu: int) -> None:
         )
 
 
+def _check_models(args: SimpleNamespace) -> None:
+    for option, name in _models(args):
+        check_model(option, name, args.model.allow_remote_code)
+
+
 def _check_model(args: SimpleNamespace) -> None:
-    check_model("--actor.model_name_or_path", args.actor.model_name_or_path)
+    _check_models(args)
     shape, _ = model_shape.find(args.actor.model_name_or_path)
     if shape is None:
         return
@@ -259,10 +278,10 @@ def check_surroundings(args: SimpleNamespace) -> None:
         check(args)
 
 
-def problems(args: SimpleNamespace) -> list[str]:
-    """What check_surroundings would say of this machine, but for the model, and all of it."""
+def problems(args: SimpleNamespace, with_models: bool) -> list[str]:
+    """What check_surroundings would say of this machine, and all of it; of models only whether they can be taken."""
     found = []
-    for check in _CHECKS:
+    for check in (*_CHECKS, *([_check_models] if with_models else [])):
         try:
             check(args)
         except OptionError as error:

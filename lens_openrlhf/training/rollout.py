@@ -13,8 +13,10 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from . import cpu
+from ..rewards.pool import isolation_in_force
+from . import cpu, remote_code
 from .experience import require_scores
+from .options import MATH_VERIFY_FILE
 from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
 
 POLL_SECONDS = 2.0
@@ -22,9 +24,10 @@ CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
 
 class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
-    """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync."""
+    """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync. A model's code runs only if allowed."""
 
     async def __init__(self, *args, **kwargs):
+        kwargs["trust_remote_code"] = not remote_code.forbidden()
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
@@ -34,7 +37,10 @@ class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
             rewards = WatchedRewards(self.executor, limit, self.run_log)
             self.executor._fetch_rewards_via_func = rewards.from_function
             self.executor._fetch_rewards_via_http = rewards.from_servers
-        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
+        facts = {}
+        if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
+            facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
+        self.run_log.event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
 
 
 class WatchedRewards:

@@ -111,10 +111,27 @@ def test_data_that_cannot_work(tiny, tmp_path, capsys, name, rows, expected):
 def test_data_that_cannot_be_read(tiny, tmp_path, capsys):
     (tmp_path / "broken.jsonl").write_text(json.dumps(GOOD) + "\n{")
     refused(capsys, [tiny.model, "--data", tmp_path / "broken.jsonl"], "line 2 is not JSON")
+    (tmp_path / "broken.jsonl").write_text(json.dumps(GOOD) + "\n" + "[" * 100_000)
+    refused(capsys, [tiny.model, "--data", tmp_path / "broken.jsonl"], "line 2 is not JSON")
+    (tmp_path / "broken.jsonl").write_bytes(b'{"prompt": "\xff"}')
+    refused(capsys, [tiny.model, "--data", tmp_path / "broken.jsonl"], "line 1 is not JSON")
     (tmp_path / "broken.parquet").write_text("no parquet")
     refused(capsys, [tiny.model, "--data", tmp_path / "broken.parquet"], "broken.parquet", "cannot be read")
     refused(capsys, [tiny.model, "--data", tmp_path / "absent.jsonl"], "absent.jsonl", "no such file")
     refused(capsys, [tiny.model, "--data", f"{tiny.heldout}@test"], "a file has no splits")
+
+
+def test_data_cannot_steer_the_terminal(tiny, tmp_path, capsys):
+    (tmp_path / "d.jsonl").write_text(json.dumps({"\x1b]0;title\x07\u202e": 1}) + "\n")
+    refused(capsys, [tiny.model, "--data", tmp_path / "d.jsonl"], r"there are: \x1b]0;title\x07\u202e)")
+
+
+def test_a_model_that_brings_code_is_refused(tiny, tmp_path, capsys):
+    config = json.loads((Path(tiny.model) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
+    words = [tmp_path, "--data", tiny.heldout]
+    refused(capsys, words, f"MODEL {tmp_path}: brings code", "config.json: auto_map", "--allow_remote_code")
+    assert not (tmp_path / "evaluations").exists()
 
 
 def test_label_in_a_parquet_file(tiny, tmp_path, capsys):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from lens_openrlhf.experiments import archive as archive_module
 from lens_openrlhf.experiments.compare import main
 
 from .folders import write_comparison
@@ -80,6 +83,54 @@ def test_a_file_that_is_no_archive(tmp_path, content, capsys):
     (tmp_path / "x.tar.xz").write_bytes(content)
     assert main(["--table", str(tmp_path / "x.tar.xz")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def made(path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:xz", format=tarfile.PAX_FORMAT) as tar:
+        for entry, content in entries:
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", **pax: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.pax_headers = kind, link, pax
+    return info
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ([(entry("../outside"), b"x")], "outside"),
+        ([(entry("/tmp/outside"), b"x"), (entry("known/spec.yaml"), b"")], "arms"),  # it lands inside
+        ([(entry("c/link", tarfile.SYMTYPE, "/etc"), b""), (entry("c/link/x"), b"x")], "neither a file nor a folder"),
+        ([(entry("c/link", tarfile.LNKTYPE, "/etc/passwd"), b"")], "neither a file nor a folder"),
+        ([(entry("c/fifo", tarfile.FIFOTYPE), b"")], "neither a file nor a folder"),
+        ([(entry("c/device", tarfile.CHRTYPE), b"")], "neither a file nor a folder"),
+        ([(entry("c/spec.yaml", comment="x" * (2 << 20)), b"x")], "a header of"),
+        ([(entry("c/zeros"), bytes(3 << 20))], "more than 0.002 GB"),
+        ([(entry(f"c/{i}"), b"") for i in range(21)], "or 20 files"),
+    ],
+)
+def test_a_hostile_archive_leaves_nothing_outside(tmp_path, monkeypatch, capsys, entries, told):
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 2 * 10**6)
+    monkeypatch.setattr(archive_module, "MAX_FILES", 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    archive = made(tmp_path / "x.tar.xz", *entries)
+    assert main(["--table", str(archive)]) == 2
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp", "x.tar.xz"]
+    assert not list((tmp_path / "tmp").iterdir()) and not Path("/tmp/outside").exists()
+
+
+def test_a_sparse_file_counts_as_what_it_unpacks_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 10**6)
+    sparse = entry("c/sparse", **{"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "c/sparse",
+                   "GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**12)})  # fmt: skip
+    assert main(["--table", str(made(tmp_path / "x.tar.xz", (sparse, b"x")))]) == 2
+    assert "more than 0.001 GB" in capsys.readouterr().err
 
 
 def test_an_archive_of_something_else(tmp_path, capsys):

@@ -276,3 +276,27 @@ def test_words_that_make_no_command(words):
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BOMB, "more than 100,000 values"),
+        ("arms: &a [*a]", "more than 100,000 values"),
+        ("? [[1, 2], {3: 4}]\n: 5", "unhashable"),
+        ("[" * 10_000, "is not YAML"),
+        ("seeds: [" + "1" * 5000 + "]", "is not YAML"),
+        ("!!python/object/apply:os.system [touch ran]", "python/object/apply"),
+        ("a: 2020-99-99", "is not YAML"),
+    ],
+)
+def test_a_hostile_spec_is_refused_as_quickly_as_another(tmp_path, monkeypatch, text, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        spec.read(tmp_path / "s.yaml")
+    assert told in str(caught.value) and len(str(caught.value)) < 1000
+    assert not (tmp_path / "ran").exists()

@@ -311,15 +311,19 @@ def test_light_and_dark(open_page, address):
     assert page.locator("#theme").inner_text() == "Theme: dark", "the choice is kept"
 
 
-HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"><b>bold</b> & <!--'
+# Ends of elements, ends of lines in JavaScript alone, its templates, and marks that turn the writing direction.
+HOSTILE = (
+    '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"><b>bold</b> & <!-- '
+    "\u2028window.hacked = 3\u2029 ${window.hacked = 4} `'\" \\u003c/script> \u202eevil \u2066\u200b \x1b]0;x\x07"
+)
 
 
 def test_text_of_a_run_is_shown_as_text(open_page, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arms = {"<i>a": ("none", 0.1), "b": ("both", 0.1)}
-    folder = write_comparison(tmp_path / "comparison", 1, 2, arms=arms, every=1)
+    arms = {"<i>a": ("none", 0.1), "=b()\u202e": ("both", 0.1)}
+    folder = write_comparison(tmp_path / "<script>window.hacked = 5;" / "comparison", 1, 2, arms=arms, every=1)
     for path in folder.rglob("step-*.parquet"):
         table = pq.read_table(path)
         for name in ("prompt", "response", "label"):
@@ -329,7 +333,8 @@ def test_text_of_a_run_is_shown_as_text(open_page, tmp_path):
     for path in folder.rglob("eval.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         for record in records:
-            record["splits"] = {"<b>kind": ["<s>x" if i % 2 else HOSTILE for i in range(len(record["scores"]))]}
+            values = ["<s>x" if i % 2 else HOSTILE for i in range(len(record["scores"]))]
+            record["splits"] = {"<b>kind": values, "__proto__": values, "constructor": values}
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     page = open_page(make(tmp_path / "page.html", folder))
     for name in FIGURES:
@@ -338,10 +343,16 @@ def test_text_of_a_run_is_shown_as_text(open_page, tmp_path):
     assert "<b>kind = <s>x" in split.text_content()
     assert "<i>a" in hover(page, "reward")
     page.locator("#read-answers").click()
-    assert page.locator("#panel .question").first.inner_text() == HOSTILE
-    assert page.locator("#panel li pre").first.inner_text() == HOSTILE
-    assert page.locator("#panel .label code").first.inner_text() == HOSTILE
-    assert page.locator("h1").inner_text() == "<i>a · b"
+    for place in ("#panel .question", "#panel li pre", "#panel .label code"):
+        text = page.locator(place).first
+        assert text.text_content() == HOSTILE
+        # What comes after it on the page keeps its writing direction.
+        assert text.evaluate("node => getComputedStyle(node).unicodeBidi") == "isolate"
+    assert page.locator("h1").inner_text() == "<i>a · =b()\u202e"
+    page.locator("#panel-close").click()
+    _, text = download(page, "reward", "CSV")
+    found = {row["arm"] for row in csv.DictReader(io.StringIO(text.decode()))}
+    assert found == {"<i>a", "'=b()\u202e"}, "a spreadsheet must not take a text for a formula"
     assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
 
 

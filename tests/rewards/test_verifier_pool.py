@@ -15,6 +15,8 @@ import pytest
 
 from lens_openrlhf.rewards import pool, shutdown, validate_label, verify_answer
 
+from .workers import workers_of
+
 ENDLESS = r"\boxed{9^{9^{9^9}}}"  # one multiplication in C that no Python code can interrupt
 TWO_SECONDS = r"\boxed{\int_0^1 x^{50000} dx}"  # equal to 1/50001
 HUGE = r"\boxed{2^{10^9}}"  # 125 MB
@@ -36,19 +38,6 @@ def new_pool(monkeypatch):
     shutdown()
     yield monkeypatch
     shutdown()
-
-
-def workers_of(parent: int) -> list[int]:
-    """Processes that multiprocessing started, without its resource tracker."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            is_child = folder.name.isdigit() and f"PPid:\t{parent}\n" in (folder / "status").read_text()
-            if is_child and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:  # it has just ended
-            pass
-    return found
 
 
 def wait_until(condition, seconds=10.0):
@@ -226,7 +215,12 @@ def test_warnings_are_rate_limited(caplog, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("LENS_VERIFIER_TIMEOUT", "0"), ("LENS_VERIFIER_WORKERS", "1.5"), ("LENS_VERIFIER_MEMORY_GB", "inf")],
+    [
+        ("LENS_VERIFIER_TIMEOUT", "0"),
+        ("LENS_VERIFIER_WORKERS", "1.5"),
+        ("LENS_VERIFIER_MEMORY_GB", "inf"),
+        ("LENS_VERIFIER_ISOLATION", "yes"),
+    ],
 )
 def test_wrong_settings(new_pool, name, value):
     new_pool.setenv(name, value)

@@ -9,7 +9,7 @@ from importlib import metadata
 
 import pytest
 
-from lens_openrlhf.training import cpu, options
+from lens_openrlhf.training import cpu, options, remote_code
 from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
 
 
@@ -67,6 +67,24 @@ def test_train_sets_the_environment_that_start_ray_repeats():
         assert name in source, f"launch.start_ray passes {name} on because train() does"
     env_vars = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Dict) and "NCCL_DEBUG" in ast.dump(n))
     assert len(env_vars.values) == 1 and len(env_vars.values[0].values) == 3, "train() sets variables we do not pass on"
+
+
+def test_openrlhf_trusts_the_code_of_every_model_it_loads():
+    from openrlhf.trainer.ray.vllm_engine import create_vllm_engines
+
+    trusting = {str(path) for path, text in openrlhf_sources().items() if "trust_remote_code" in text}
+    models = {"models/actor.py", "models/model.py", "trainer/ray/vllm_engine.py", "utils/utils.py"}
+    assert trusting == {*models, "datasets/utils.py"}, "inputs.check_model must see every model that is loaded there"
+    assert '"trust_remote_code": True' in inspect.getsource(create_vllm_engines), "LensRollout replaces this argument"
+
+
+def test_code_of_a_model_goes_through_the_folder_that_is_closed():
+    import transformers.utils.hub
+
+    expected = f'HF_MODULES_CACHE = os.getenv("{remote_code.VARIABLE}"'
+    assert expected in inspect.getsource(transformers.utils.hub), (
+        "remote_code.forbid closes this folder in other processes"
+    )
 
 
 def test_the_actor_fits_from_its_replay_buffer():

@@ -93,3 +93,15 @@ def test_config_records_the_users_choice(parse, tmp_path):
     assert config["options"]["algo.lens.alpha"] == 0.5
     assert config["command"] == ["--some", "words"]
     assert config["versions"]["openrlhf"] == "0.11.2" and "git_commit" in config
+
+
+@pytest.mark.parametrize("words", [["--logger.wandb.key", "s3cret"], ["--logger.wandb.key=s3cret"]])
+def test_config_does_not_record_secrets(parse, tmp_path, words):
+    from lens_openrlhf.training.launch import write_config
+
+    args = parse("--logger.run_dir", str(tmp_path), *words)
+    assert args.logger.wandb.key == "s3cret"
+    write_config(args, [*words, "--train.seed", "1"])
+    text = (tmp_path / "config.json").read_text()
+    assert "s3cret" not in text and json.loads(text)["options"]["logger.wandb.key"] == "(not recorded)"
+    assert json.loads(text)["command"][-2:] == ["--train.seed", "1"]

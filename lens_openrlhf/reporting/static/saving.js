@@ -14,8 +14,12 @@ async function saveImage(id, format) {
   );
   save(`${spec.file}.${format}`, url);
 }
-const csvCell = (value) =>
-  !known(value) ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+/** Spreadsheets take a text that begins with one of =+-@ for a formula, unless there is an apostrophe before it. */
+function csvCell(value) {
+  if (!known(value)) return "";
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
 function saveRows(name, rows) {
   const url = URL.createObjectURL(
     new Blob([rows.map((row) => row.map(csvCell).join(",") + "\n").join("")], { type: "text/csv" }),

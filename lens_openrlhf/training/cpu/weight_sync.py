@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 
 import torch
@@ -14,7 +15,14 @@ class GlooGroup:
     """A process group outside torch.distributed's default one, with PyNccl's `broadcast`."""
 
     def __init__(self, host: str, port: int, rank: int, world_size: int):
-        self._store = dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=TIMEOUT)
+        # A store of its own making would listen on every address of the machine.
+        listener = None
+        if rank == 0:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family).detach()
+        self._store = dist.TCPStore(
+            host, port, world_size, is_master=rank == 0, timeout=TIMEOUT, master_listen_fd=listener
+        )
         self._group = dist.ProcessGroupGloo(self._store, rank, world_size, TIMEOUT)
         self.rank = rank
 
