@@ -9,7 +9,7 @@ from importlib import metadata
 
 import pytest
 
-from lens_openrlhf.training import cpu, options, remote_code
+from lens_openrlhf.training import checkpoints, cpu, options, remote_code
 from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
 
 
@@ -305,3 +305,42 @@ def test_ray_takes_no_resources_where_it_joins_and_merges_a_jobs_variables():
     source = inspect.getsource(worker.init)
     assert "num_cpus is not None or num_gpus is not None" in source, "start_ray passes them to a Ray of its own alone"
     assert "RAY_OVERRIDE_JOB_RUNTIME_ENV" in source, "start_ray sets it"
+
+
+def test_checkpoints_are_written_where_ours_are_finished():
+    import openrlhf.utils.deepspeed.deepspeed as strategy
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    save = plain(PolicyModelActor).save_checkpoint
+    assert parameters(save) == ["self", "tag", "client_states", "metric_value", "metric_key"]
+    source = inspect.getsource(save)
+    for expected in ('os.path.join(args.ckpt.path, "_actor")', "args.ckpt.max_num", "args.ckpt.max_mem", "{tag}_hf"):
+        assert expected in source, f"checkpoints.py relies on {expected}"
+    assert 'startswith("best")' in inspect.getsource(strategy.DeepspeedStrategy.save_ckpt), "checkpoints.make_room too"
+    assert strategy.DeepspeedStrategy.CKPT_METRIC_FILENAME == checkpoints.METRIC
+    assert "'latest'" in inspect.getsource(DeepSpeedEngine.save_checkpoint), "checkpoints.LATEST"
+    states = inspect.getsource(BasePPOTrainer.init_checkpoint_states)
+    assert '"data_loader_state_dict"' in states and '"episode"' in states, "checkpoints.resumable changes these"
+    expected = ["self", "eval_metrics", "global_step", "client_states"]
+    assert parameters(BasePPOTrainer.save_best_checkpoint) == expected, "_Recorded overrides this"
+
+
+def test_weights_for_vllm_are_named_by_the_module():
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    source = inspect.getsource(ActorPPOTrainer.broadcast_to_vllm)
+    assert "model = self.actor.model.module" in source and "model.named_parameters()" in source, (
+        "lora.under_vllm_names exchanges the module's named_parameters"
+    )
+
+
+def test_rewards_are_fetched_where_they_are_watched():
+    from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    source = inspect.getsource(SingleTurnAgentExecutor.execute)
+    for kind in ("func", "http"):
+        call = f"self._fetch_rewards_via_{kind}([query], [prompt], [label])"
+        assert call in source, "rollout.WatchedRewards stands in for this"
+    assert 'rewards_info.get("rewards")' in source, "rollout.checked expects this"
