@@ -4,9 +4,10 @@
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
 #                 GPUS=4 sizes a profile, DRY_RUN=1 prints the plan and starts nothing
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
-#   make test-long   more modes, faults, a run killed at random moments, a soak (hours)
+#   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
 #   make bench    the operator against what else computes the same
 #   make bench-step  the share of a training step that LENS takes
+#   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
 #   make lint     ruff
@@ -30,7 +31,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long bench bench-step mutants fuzz lint lint-docker lock
+.PHONY: setup train test test-long bench bench-step soak mutants fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -51,6 +52,9 @@ bench: setup
 
 bench-step: setup
 	@$(RUN) python benchmarks/bench_step.py $(ARGS)
+
+soak: setup
+	@$(RUN) python benchmarks/soak.py $(ARGS)
 
 mutants: setup
 	@$(RUN) python -m tests.simt.mutants

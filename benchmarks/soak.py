@@ -1,0 +1,124 @@
+"""A long run, and what it leaves growing: memory and open files of every process, and the time of a step.
+
+Small batches of the tiny profile, so that thousands of steps take less than an hour on a laptop.
+
+    make soak [ARGS="--steps 2000 --out runs/soak"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from lens_openrlhf.demo import prepare
+from lens_openrlhf.training.profiles import cache_folder
+from lens_openrlhf.training.run_log import EVENTS, METRICS, read
+
+PROMPTS, SAMPLES = 8, 4
+SECONDS = 10.0
+WARM_UP = 0.2  # of the run; allocators and caches fill first
+TABLE = "processes.csv"
+
+
+def command(out: Path, steps: int) -> list[str]:
+    """A run of `steps` steps with a checkpoint every hundred."""
+    demo = prepare(cache_folder() / "demo")
+    episode = 64  # steps
+    options = {
+        "--logger.run_dir": out / "run",
+        "--actor.model_name_or_path": demo.model,
+        "--data.prompt_dataset": demo.train,
+        "--data.input_key": "prompt",
+        "--data.label_key": "label",
+        "--data.max_len": 96,
+        "--data.max_samples": PROMPTS * episode,
+        "--train.num_episodes": -(-steps // episode),
+        "--reward.remote_url": "math-verify",
+        "--algo.advantage.estimator": "lens",
+        "--rollout.batch_size": PROMPTS,
+        "--rollout.n_samples_per_prompt": SAMPLES,
+        "--rollout.max_new_tokens": 40,
+        "--rollout.micro_batch_size": PROMPTS * SAMPLES,
+        "--train.batch_size": PROMPTS * SAMPLES,
+        "--train.micro_batch_size": PROMPTS * SAMPLES,
+        "--actor.adam.lr": "1e-6",
+        "--actor.num_gpus_per_node": 1,
+        "--vllm.num_engines": 1,
+        "--ckpt.save_steps": 100,
+        "--ckpt.max_num": 2,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "lens_openrlhf.cli", "train", *words]
+
+
+def sample(driver: psutil.Process, names: dict[int, str]) -> Iterator[tuple[str, float, int]]:
+    """(name and number, MiB that are its own, open files) of every process of the run."""
+    for process in [driver, *driver.children(recursive=True)]:
+        try:
+            name = names.get(process.pid) or process.name()
+            yield f"{name} {process.pid}", process.memory_full_info().uss / 2**20, process.num_fds()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
+def watch(out: Path, steps: int) -> int:
+    """Run, and write a line a process every few seconds. Returns the run's exit status."""
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with open(out / TABLE, "w", newline="", buffering=1) as file:
+        table = csv.writer(file)
+        table.writerow(["seconds", "step", "process", "mib", "files"])
+        with subprocess.Popen(command(out, steps)) as run:
+            driver = psutil.Process(run.pid)
+            while run.poll() is None:
+                ready = [event for event in read(out / "run" / EVENTS) if event["event"] == "ready"]
+                names = {run.pid: "driver"} | {event["pid"]: event["where"] for event in ready}
+                step = len(read(out / "run" / METRICS))
+                for row in sample(driver, names):
+                    table.writerow([round(time.monotonic() - began, 1), step, *row])
+                time.sleep(SECONDS)
+    return run.returncode
+
+
+def report(out: Path) -> None:
+    """What grew after the warm-up, a plot of it, and the time of a step by quarters."""
+    import pandas as pd
+    import plotly.express as px
+
+    rows = pd.read_csv(out / TABLE)
+    steps = read(out / "run" / METRICS)
+    settled = rows[rows["step"] > WARM_UP * len(steps)]
+    print(f"{'process':<40} {'MiB then':>9} {'MiB last':>9} {'files then':>10} {'files last':>10}")
+    for name, of in settled.groupby("process"):
+        edge = max(1, len(of) // 10)
+        first, last = of.head(edge).median(numeric_only=True), of.tail(edge).median(numeric_only=True)
+        print(f"{name:<40} {first.mib:>9.0f} {last.mib:>9.0f} {first.files:>10.0f} {last.files:>10.0f}")
+    seconds = [record["timing/step_total"] for record in steps]
+    quarter = max(1, len(seconds) // 4)
+    shown = ", ".join(f"{statistics.median(seconds[i * quarter : (i + 1) * quarter]):.2f}" for i in range(4))
+    print(f"{len(seconds)} steps; median seconds a step by quarters: {shown}")
+    figure = px.line(rows, x="step", y="mib", color="process", labels={"mib": "MiB of its own"})
+    figure.write_html(out / "soak.html")
+    print(f"plot: {out / 'soak.html'}; numbers: {out / TABLE}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
+    arguments = parser.parse_args()
+    status = watch(arguments.out, arguments.steps)
+    report(arguments.out)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
