@@ -126,7 +126,7 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     table = pandas.DataFrame({"prompt": ["1 + 1?"] * 300, "label": ["2"] * 300, "level": [1] * 300})
     (rows / "train.parquet").write_text("no parquet")
     shown = planned(capsys, "qwen2.5-3b")
-    assert "train.parquet: cannot be read as .parquet" in shown and "at most 24576 prompts" in shown
+    assert "train.parquet: cannot be read as parquet" in shown and "at most 24576 prompts" in shown
     for name in ("train", "test"):
         table.to_parquet(rows / f"{name}.parquet")
     shown = planned(capsys, "qwen2.5-3b")
