@@ -98,6 +98,7 @@ def test_full_disk(tiny, tmp_path):
         refused(run, "--logger.run_dir", "MiB are free")
 
 
+@pytest.mark.long
 def test_disk_that_fills_during_the_run(tiny, reward_file, tmp_path):
     with small_disk(tmp_path / "filling", "1100m") as place:
         folder = place / "run"
@@ -149,6 +150,7 @@ def test_reward_server_that_is_down(tiny, tmp_path, url, words):
     refused(run, f"--reward.remote_url {url}", words)
 
 
+@pytest.mark.long
 def test_reward_function_that_raises(tiny, tmp_path):
     reward = tmp_path / "reward.py"
     reward.write_text("def reward_func(queries, prompts, labels):\n    raise RuntimeError('the grader is broken')\n")
@@ -157,7 +159,7 @@ def test_reward_function_that_raises(tiny, tmp_path):
     assert "the grader is broken" in (run.folder / "train.log").read_text()
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupted_run_keeps_what_it_wrote(tiny, reward_file, tmp_path, signal_number):
     folder = tmp_path / "run"
     command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")
@@ -169,6 +171,7 @@ def test_interrupted_run_keeps_what_it_wrote(tiny, reward_file, tmp_path, signal
     assert (folder / "metrics.jsonl").read_text().endswith("}\n")
 
 
+@pytest.mark.long
 def test_driver_killed_outright_leaves_no_process(tiny, reward_file, tmp_path):
     folder = tmp_path / "run"
     with started(command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000"), folder):
