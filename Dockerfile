@@ -1,7 +1,7 @@
 # The stack of a CUDA machine, with everything compiled:
 #   docker build -t lens-openrlhf .
 #   docker run --gpus all --shm-size 16g -it -v "$PWD/data:/lens_openrlhf/data" -v "$PWD/runs:/lens_openrlhf/runs" \
-#     -v "$HOME/.cache/huggingface:/root/.cache/huggingface" lens-openrlhf
+#     -v "$HOME/.cache/huggingface:/models" -e HF_HOME=/models lens-openrlhf
 #   (inside) lens-openrlhf doctor
 #
 # torch 2.13.0 is built with CUDA 13.0. It is the devel image, as flash-attn and our kernels are compiled here, and

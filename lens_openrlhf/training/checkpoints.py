@@ -28,6 +28,7 @@ from .run_log import EVALUATIONS, METRICS, read
 
 ACTOR, LATEST, METRIC = "_actor", "latest", "metric.json"
 UNFINISHED = "unfinished-"
+REPLACED = f"{UNFINISHED}old-"
 FACTS = "run.json"  # in a checkpoint: its step, and the run's options
 SUPERSEDED = "superseded.jsonl"
 
@@ -41,7 +42,7 @@ DATA_ORDER = (
     *("rollout.batch_size", "rollout.vllm_generate_batch_size"),
 )
 # May differ without a word.
-UNIMPORTANT = ("logger.", "ckpt.", "eval.", "vllm.", "actor.model_name_or_path", "local_rank")
+UNIMPORTANT = ("logger.", "ckpt.", "eval.", "vllm.", "local_rank")
 ARCHITECTURE = (
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     "num_key_value_heads",
@@ -74,9 +75,13 @@ def nothing_deleted(limits: SimpleNamespace) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what interrupted checkpoints left in the checkpoint folder."""
+    """Delete what interrupted checkpoints left in the checkpoint folder; one that was to be replaced comes back."""
     for left in [*folder.glob(f"{UNFINISHED}*"), *(folder / ACTOR).glob(f"{UNFINISHED}*")]:
-        shutil.rmtree(left)
+        place = left.with_name(left.name.removeprefix(REPLACED))
+        if place != left and not place.exists():
+            left.rename(place)
+        else:
+            shutil.rmtree(left)
 
 
 def finish(folder: Path, tag: str, facts: Mapping[str, Any], limits: SimpleNamespace) -> None:
@@ -112,7 +117,7 @@ def _to_disk(path: Path) -> None:
 
 def _put_in_place(new: Path, place: Path) -> None:
     """Rename a folder to one that may exist: a run that was set back writes a step's checkpoint again."""
-    old = place.with_name(f"{UNFINISHED}old-{place.name}")
+    old = place.with_name(REPLACED + place.name)
     if place.exists():
         place.rename(old)
     new.rename(place)
@@ -196,7 +201,7 @@ def newest(folder: Path) -> Resume | None:
         return Resume(path.name, step, notes)
     latest = states / LATEST
     tag = latest.read_text().strip() if latest.is_file() else ""
-    step = tag.rpartition("global_step")[2]
+    step = "" if tag.startswith(UNFINISHED) else tag.rpartition("global_step")[2]
     if step.isdigit() and (states / tag).is_dir() and not (states / tag / FACTS).exists():
         return Resume(tag, int(step), [*notes, f"checkpoint {tag} has no manifest, so that it could not be checked"])
     if notes:
@@ -216,6 +221,7 @@ def check(args: SimpleNamespace, options: Mapping[str, Any]) -> Resume | None:
     if not args.ckpt.load_enable:
         return None
     folder = Path(args.ckpt.path)
+    sweep(folder)
     found = newest(folder)
     if found is None:
         return None

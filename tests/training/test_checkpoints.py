@@ -98,11 +98,32 @@ def test_what_a_crash_left_unfinished_is_neither_taken_nor_kept(arguments):
     os.makedirs(half)
     with open(os.path.join(args.ckpt.path, "_actor", "latest"), "w") as latest:
         latest.write(os.path.basename(half))  # DeepSpeed has pointed at it already
-    found = checkpoints.check(args, options.chosen(args))
-    assert found.step == 2
-    checkpoints.go_on(args, found)
-    checkpoints.sweep(Path(args.ckpt.path))
+    assert checkpoints.newest(Path(args.ckpt.path)).step == 2
+    checkpoints.go_on(args, checkpoints.check(args, options.chosen(args)))
     assert names(args) == ["global_step2", "latest"]
+
+
+def test_one_left_unfinished_is_not_taken_for_openrlhfs(arguments):
+    folder = Path(arguments().ckpt.path)
+    (folder / "_actor" / f"{checkpoints.UNFINISHED}global_step4").mkdir(parents=True)
+    (folder / "_actor" / "latest").write_text(f"{checkpoints.UNFINISHED}global_step4")
+    assert checkpoints.newest(folder) is None
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(arguments):
+    args = arguments()
+    place = write(args, 2)
+    place.rename(place.with_name(checkpoints.REPLACED + place.name))  # and here the machine stopped
+    assert checkpoints.check(args, options.chosen(args)).step == 2
+    assert names(args) == ["global_step2", "latest"]
+
+
+def test_another_model_of_the_same_shape_is_said_aloud(arguments, model, tmp_path):
+    write(arguments(), 2)
+    model.rename(tmp_path / "other")
+    args = arguments("--actor.model_name_or_path", str(tmp_path / "other"))
+    (note,) = checkpoints.check(args, options.chosen(args)).notes
+    assert note.startswith("--actor.model_name_or_path was") and "/other" in note
 
 
 def test_one_that_openrlhf_wrote_itself_is_taken_with_a_word(arguments):
