@@ -1,0 +1,100 @@
+"""Estimators by name: the methods of this project, those of installed packages, and a user's own file.
+
+A package adds one with an entry point of the group `lens_openrlhf.estimators`, whose name is the estimator's and whose
+value is an :class:`Estimator` subclass or a function of a :class:`Batch`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from .base import Batch, Estimator, EstimatorError, NoConfig, Result, from_function, group_kinds, option, run
+
+ENTRY_POINTS = "lens_openrlhf.estimators"
+CUSTOM = "custom"  # --algo.lens.estimator_path
+
+# name: module and class, imported when they are asked for
+_OURS = {
+    "lens": ("lens", "Lens"),
+    "grpo": ("grpo", "Grpo"),
+}
+
+
+def _from_packages() -> dict:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _OURS}
+
+
+def names() -> list[str]:
+    """All estimators that can be found by name, this project's first."""
+    return [*_OURS, *sorted(_from_packages())]
+
+
+def _as_class(thing: object, name: str, source: str) -> type[Estimator]:
+    if isinstance(thing, type) and issubclass(thing, Estimator):
+        thing.source = source
+        return thing
+    if callable(thing) and not isinstance(thing, type):
+        return from_function(thing, name, source)
+    raise EstimatorError(f"{source}: {name} is neither an Estimator subclass nor a function of a batch")
+
+
+def find(name: str) -> type[Estimator]:
+    """The estimator class of that name.
+
+    Raises:
+        EstimatorError: an unknown name, which lists the known ones, or a package that cannot be imported.
+    """
+    if name in _OURS:
+        module, class_name = _OURS[name]
+        return getattr(importlib.import_module(f".{module}", __name__), class_name)
+    packages = _from_packages()
+    if name not in packages:
+        raise EstimatorError(f"{name}: unknown estimator; known: {', '.join(names())}")
+    point = packages[name]
+    try:
+        thing = point.load()
+    except Exception as error:
+        raise EstimatorError(f"{name}: entry point {point.value} cannot be imported: {error}") from error
+    return _as_class(thing, name, point.value)
+
+
+def from_path(place: str) -> type[Estimator]:
+    """The estimator of a user's own file, given as `my.py:name`: an Estimator subclass or a function of a batch.
+
+    Raises:
+        EstimatorError: no such file or name, or a file that cannot be imported.
+    """
+    path, separator, name = place.rpartition(":")
+    if not separator or not path.endswith(".py") or not name.isidentifier():
+        raise EstimatorError(f"{place}: expected FILE.py:NAME, a function of a batch or an Estimator subclass")
+    if not Path(path).is_file():
+        raise EstimatorError(f"{place}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"lens_estimator_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise EstimatorError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        there = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise EstimatorError(f"{path}: has no {name}; it has {', '.join(there) or 'no function'}")
+    return _as_class(getattr(module, name), name, path)
+
+
+__all__ = [
+    "Batch",
+    "Estimator",
+    "EstimatorError",
+    "NoConfig",
+    "Result",
+    "find",
+    "from_path",
+    "group_kinds",
+    "names",
+    "option",
+    "run",
+]

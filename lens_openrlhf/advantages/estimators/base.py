@@ -1,0 +1,255 @@
+"""What an estimator is: a step's responses in, one advantage a response or a token out. Needs torch alone."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import GroupKind, LensConfig
+from ..ops import group_advantages
+
+TOKEN_NEEDS = ("logprobs", "entropies", "self_certainty")
+GRPO = LensConfig(scope="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The responses of one step in rollout order, those to one prompt side by side: N responses to Q prompts.
+
+    Attributes:
+        mean_logprob: [N] float64, mean log-probability of a response's action tokens, nats.
+        lengths: [N] int64, its number of action tokens.
+        correctness: [N] float64, the verifier's raw outcome in [0, 1].
+        rewards: [N] float64, the reward after shaping.
+        cu_groups: [Q+1] int64; prompt g's responses are `cu_groups[g]:cu_groups[g+1]`.
+        prompts: [Q] int64, a number for each prompt, the same whenever it comes again; None where it is not known.
+        step: number of the training step, from 1.
+        logprobs, entropies, self_certainty: [T] float32, a number for each action token, packed; None unless the
+            estimator's `needs` has the name. Nats: log pi of the token; the entropy of the distribution it was drawn
+            from; the divergence of that from the uniform one, KL(uniform || pi).
+        cu_seqlens: [N+1] int64; response i's tokens are `cu_seqlens[i]:cu_seqlens[i+1]`. None without those.
+        extras: [N] float64 by name, what the side that sampled the responses knows of them.
+    """
+
+    mean_logprob: Tensor
+    lengths: Tensor
+    correctness: Tensor
+    rewards: Tensor
+    cu_groups: Tensor
+    prompts: Tensor | None = None
+    step: int = 1
+    logprobs: Tensor | None = None
+    entropies: Tensor | None = None
+    self_certainty: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def group_of(self) -> Tensor:
+        """[N] int64, the group of every response."""
+        sizes = self.cu_groups.diff()
+        return torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+
+    @property
+    def response_of(self) -> Tensor:
+        """[T] int64, the response of every token."""
+        lengths = self.cu_seqlens.diff()
+        return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+
+    def group_sum(self, values: Tensor) -> Tensor:
+        """[N] to [Q]."""
+        return values.new_zeros(len(self.cu_groups) - 1).index_add(0, self.group_of, values)
+
+    def group_mean(self, values: Tensor) -> Tensor:
+        """[N] to [Q]."""
+        return self.group_sum(values) / self.cu_groups.diff()
+
+    @property
+    def kinds(self) -> Tensor:
+        """[Q] int8, see GroupKind."""
+        return group_kinds(self.correctness, self.cu_groups)
+
+    def grpo(self, rewards: Tensor) -> Tensor:
+        """[N] float64: `rewards` [N] normalised within their groups, (r - mean) / std; 0 where all are the same."""
+        return group_advantages(
+            self.mean_logprob, self.lengths, self.correctness, self.cu_groups, GRPO, rewards=rewards
+        ).advantage
+
+    def token_mean(self, values: Tensor) -> Tensor:
+        """[T] to [N] float64: the mean over a response's tokens, 0 for an empty one."""
+        total = torch.zeros(len(self.lengths), dtype=torch.float64, device=values.device)
+        return total.index_add(0, self.response_of, values.double()) / self.lengths.clamp(min=1)
+
+
+def group_kinds(correctness: Tensor, cu_groups: Tensor) -> Tensor:
+    """[Q] int8, the GroupKind of every group by raw correctness [N]."""
+    sizes = cu_groups.diff()
+    group = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+    low = correctness.new_full((len(sizes),), math.inf).scatter_reduce(0, group, correctness, "amin")
+    high = correctness.new_full((len(sizes),), -math.inf).scatter_reduce(0, group, correctness, "amax")
+    uniform = torch.where(low == 1, int(GroupKind.POSITIVE), int(GroupKind.NEGATIVE))
+    return torch.where(low < high, int(GroupKind.MIXED), uniform).to(torch.int8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an estimator gives back.
+
+    Attributes:
+        advantage: [N], one for all tokens of a response, or [T], one a token.
+        confidence: [N] probability of each response, for the records; by default exp of mean_logprob.
+        metrics: numbers of the step by name, or None where there is nothing to average.
+    """
+
+    advantage: Tensor
+    confidence: Tensor | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of an estimator's Config, offered as `--algo.NAME.FIELD`."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoConfig:
+    """For an estimator without options."""
+
+
+class Estimator:
+    """Base of all estimators: responses of a step to advantages, with state if it likes.
+
+    A subclass names itself and what it needs; `advantages` is the method. Every data-parallel rank calls it with the
+    same batch, all responses of the step, so that it comes to the same result and state everywhere.
+
+    Attributes:
+        name: as in `--algo.advantage.estimator`.
+        paper: authors and year.
+        Config: dataclass of its options, see :func:`option`; a bad value raises ValueError there.
+        needs: of "logprobs", "entropies", "self_certainty": numbers of every token that `advantages` reads. They are
+            gathered from all ranks.
+        defaults: options of OpenRLHF by dotted name that become the paper's where the user gives nothing else.
+        requires: options of OpenRLHF by dotted name that must have this value, and why: {name: (value, reason)}.
+        learns_from_negative_groups: whether a group without a right answer has any advantage other than 0.
+        compares_answers: whether it needs more than one answer to a prompt.
+        verified: whether it needs the verifier's outcome.
+        sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds) or "by_weight" (prompts
+            by `prompt_weights`).
+        policy_loss: "ppo", as OpenRLHF has it, or "topr".
+    """
+
+    name: ClassVar[str] = "custom"
+    paper: ClassVar[str] = ""
+    Config: ClassVar[type] = NoConfig
+    needs: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    requires: ClassVar[Mapping[str, tuple[Any, str]]] = {}
+    learns_from_negative_groups: ClassVar[bool] = True
+    compares_answers: ClassVar[bool] = True
+    verified: ClassVar[bool] = True
+    sampling: ClassVar[str] = "plain"
+    policy_loss: ClassVar[str] = "ppo"
+
+    def __init__(self, config: Any = None):
+        self.config = self.Config() if config is None else config
+
+    @classmethod
+    def options(cls):
+        """The fields of its Config."""
+        return fields(cls.Config)
+
+    def advantages(self, batch: Batch) -> Tensor | Result:
+        """Advantages [N] or [T] of the batch."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart; tensors, numbers, texts, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+
+
+class EstimatorError(ValueError):
+    """An estimator that raised, or gave back what cannot be used; the message names it and its file."""
+
+
+def _place(estimator: Estimator) -> str:
+    source = getattr(estimator, "source", None)
+    if source is None:
+        try:
+            source = inspect.getsourcefile(type(estimator))
+        except TypeError:
+            source = None
+    return f"estimator {estimator.name}" + (f" ({source})" if source else "")
+
+
+def _check_needs(estimator: Estimator, batch: Batch) -> None:
+    for need in estimator.needs:
+        if getattr(batch, need) is None:
+            raise EstimatorError(f"{_place(estimator)}: needs {need} of every token, which the batch does not have")
+
+
+def run(estimator: Estimator, batch: Batch) -> Result:
+    """The estimator's advantages of `batch`, checked; float64 on the batch's device.
+
+    Raises:
+        EstimatorError: it raised, needs what the batch lacks, or gave back NaN, infinity, another shape or device.
+    """
+    _check_needs(estimator, batch)
+    place = _place(estimator)
+    try:
+        result = estimator.advantages(batch)
+    except Exception as error:
+        raise EstimatorError(f"{place}: raised {type(error).__name__}: {error}") from error
+    if isinstance(result, Tensor):
+        result = Result(advantage=result)
+    if not isinstance(result, Result) or not isinstance(result.advantage, Tensor):
+        raise EstimatorError(f"{place}: gave back {type(result).__name__}, expected a tensor or a Result")
+    advantage, n = result.advantage, len(batch.lengths)
+    shapes = {(n,): f"[{n}], one a response"}
+    if batch.cu_seqlens is not None:
+        shapes[(int(batch.cu_seqlens[-1]),)] = f"[{int(batch.cu_seqlens[-1])}], one a token"
+    if tuple(advantage.shape) not in shapes:
+        expected = " or ".join(shapes.values())
+        hint = "" if len(shapes) > 1 else f"; one a token only with needs of {', '.join(TOKEN_NEEDS)}"
+        raise EstimatorError(f"{place}: gave back shape {list(advantage.shape)}, expected {expected}{hint}")
+    if advantage.device != batch.correctness.device:
+        raise EstimatorError(
+            f"{place}: gave back advantages on {advantage.device}, expected {batch.correctness.device}"
+        )
+    if advantage.dtype.is_complex:
+        raise EstimatorError(f"{place}: gave back {advantage.dtype}, expected real numbers")
+    advantage = advantage.detach().double()
+    bad = (~advantage.isfinite()).nonzero()
+    if len(bad):
+        what = "response" if tuple(advantage.shape) == (n,) else "token"
+        raise EstimatorError(f"{place}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
+    confidence = result.confidence
+    if confidence is None:
+        confidence = torch.where(batch.lengths > 0, batch.mean_logprob.clamp(max=0).exp(), math.nan)
+    return Result(advantage=advantage, confidence=confidence, metrics=dict(result.metrics))
+
+
+def from_function(function: Callable[[Batch], Tensor | Result], name: str, source: str) -> type[Estimator]:
+    """An estimator class around a function of a batch; `function.needs`, if it is there, is its needs."""
+
+    class FromFunction(Estimator):
+        def __init__(self, config=None):
+            super().__init__(config)
+            self.source = source
+
+        def advantages(self, batch: Batch) -> Tensor | Result:
+            return function(batch)
+
+    FromFunction.name, FromFunction.needs = name, frozenset(getattr(function, "needs", ()))
+    unknown = FromFunction.needs - set(TOKEN_NEEDS)
+    if unknown:
+        raise EstimatorError(f"{name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}")
+    return FromFunction

@@ -1,0 +1,18 @@
+"""GRPO (Shao et al. 2024), with the machinery of LENS: the baseline of every comparison."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Batch, Estimator
+
+
+class Grpo(Estimator):
+    """(r - mean) / std within each group; 0 where all rewards of a group are the same."""
+
+    name = "grpo"
+    paper = "Shao et al. 2024"
+    learns_from_negative_groups = False
+
+    def advantages(self, batch: Batch) -> Tensor:
+        return batch.grpo(batch.rewards)

@@ -1,0 +1,28 @@
+"""LENS (Feng et al. 2025): wrong answers are penalised by confidence, and groups without a right answer teach."""
+
+from __future__ import annotations
+
+from ..config import LensConfig
+from ..ops import group_advantages
+from .base import Batch, Estimator, Result
+
+
+class Lens(Estimator):
+    """r~ = r - (1-r)/G · π̄/(D - π̄); mixed groups (r~ - mean)/std, negative ones α (r~ - mean) (section 5.1)."""
+
+    name = "lens"
+    paper = "Feng et al. 2025"
+    Config = LensConfig
+
+    def advantages(self, batch: Batch) -> Result:
+        result = group_advantages(
+            batch.mean_logprob,
+            batch.lengths,
+            batch.correctness,
+            batch.cu_groups,
+            self.config,
+            rewards=batch.rewards,
+        )
+        known = ~result.difficulty.isnan()
+        difficulty = result.difficulty[known].mean().item() if known.any() else None
+        return Result(advantage=result.advantage, confidence=result.confidence, metrics={"lens/difficulty": difficulty})
