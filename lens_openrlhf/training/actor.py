@@ -276,6 +276,7 @@ class _WithStatistics:
 
     def __init__(self, model, names: tuple[str, ...]):
         self._model, self._names = model, names
+        self.is_vlm = getattr(model, "is_vlm", False)
         self.kept: dict[str, Tensor] = {}
 
     def eval(self) -> None:

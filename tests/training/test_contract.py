@@ -356,7 +356,7 @@ def test_entropies_are_computed_where_ours_takes_their_place():
     source = inspect.getsource(plain(PolicyModelActor).forward)
     calls = ["self.actor.eval()", "action_log_probs = self.actor(", "self.actor.train()"]
     assert [call for call in calls if call in source] == calls and source.count("self.actor") == 4, (
-        "actor._WithStatistics stands in for self.actor here, with is_vlm never asked"
+        "actor._WithStatistics stands in for self.actor here"
     )
 
 
