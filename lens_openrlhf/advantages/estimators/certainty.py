@@ -30,8 +30,7 @@ def _grpo_of_certainty(batch: Batch, certainty: Tensor) -> Tensor:
         batch,
         mean_logprob=batch.mean_logprob[there],
         lengths=batch.lengths[there],
-        correctness=batch.correctness[there],
-        rewards=batch.rewards[there],
+        correctness=torch.zeros_like(batch.correctness[there]),  # not read, and without a verifier it may be NaN
         cu_groups=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
     )
     reward = batch.token_mean(certainty)

@@ -197,6 +197,8 @@ def test_an_answer_needs_others_where_the_method_says_so(name):
 def test_the_verifier_counts_where_the_method_says_so(name):
     outcomes = [advantages(name, groups_that_differ(c)) for c in ([1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1])]
     assert (outcomes[0] != outcomes[1]) is find(name).verified
+    if not find(name).verified:
+        assert advantages(name, groups_that_differ([math.nan] * 6)) == outcomes[0]
 
 
 @every_estimator
