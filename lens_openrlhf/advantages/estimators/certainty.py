@@ -3,8 +3,8 @@
 Neither needs a verifier: correctness and shaped rewards are not read. Both normalise as GRPO does. An empty answer has
 no certainty; it has advantage 0 and counts in no mean or std.
 
-Certainty rewards what the model would say anyway, right or wrong. Both papers hold it in check with a small KL term in
-the loss, which is the default here: it needs the reference model.
+Certainty rewards what the model would say anyway, right or wrong. The published runs of both hold it in check with a
+small KL term in the loss, which is the default here: it needs the reference model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _grpo_of_certainty(batch: Batch, certainty: Tensor) -> Tensor:
 class Intuitor(Estimator):
     """GRPO with self-certainty as the reward: the mean over an answer's tokens of KL(uniform || π), in nats.
 
-    The paper's code leaves out the constant log V of it, which changes no advantage.
+    The paper's code leaves out the constant -log V in it, which changes no advantage.
     """
 
     name = "intuitor"

@@ -17,8 +17,8 @@ class Ngrpo(Estimator):
     """A = (r - m) / (s + 1e-6), m and s being mean and unbiased std of the group's G rewards and a virtual reward of 1.
 
     Positive groups have advantage 0: the paper drops them. (Its code samples others in their place, as
-    `--algo.dynamic_filtering_enable --algo.dynamic_filtering_range -1 1` does.) Rewards are the shaped
-    ones; the kind of a group is decided by raw correctness, and a group of one fraction counts as negative.
+    `--algo.dynamic_filtering_enable --algo.dynamic_filtering_range -1 1` does.) Rewards are the shaped ones; the kind
+    of a group is decided by raw correctness, and a group of one fraction counts as negative.
 
     The paper's code gives a lone answer its reward as advantage. Here its group has two rewards as everywhere: -1/√2 if
     it is wrong, 0 if it is right.
