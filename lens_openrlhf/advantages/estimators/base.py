@@ -188,12 +188,21 @@ def _place(estimator: Estimator) -> str:
     if source is None:
         try:
             source = inspect.getsourcefile(type(estimator))
-        except TypeError:
+        except (TypeError, OSError):  # defined at a prompt or in a notebook
             source = None
     return f"estimator {estimator.name}" + (f" ({source})" if source else "")
 
 
-def _check_needs(estimator: Estimator, batch: Batch) -> None:
+def check_needs(estimator: type[Estimator], source: str) -> None:
+    """Raises EstimatorError where an estimator needs what no batch has."""
+    unknown = set(estimator.needs) - set(TOKEN_NEEDS)
+    if unknown:
+        raise EstimatorError(
+            f"{estimator.name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}"
+        )
+
+
+def _check_batch(estimator: Estimator, batch: Batch) -> None:
     for need in estimator.needs:
         if getattr(batch, need) is None:
             raise EstimatorError(f"{_place(estimator)}: needs {need} of every token, which the batch does not have")
@@ -208,7 +217,7 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     Raises:
         EstimatorError: it raised, needs what the batch lacks, or gave back NaN, infinity, another shape or device.
     """
-    _check_needs(estimator, batch)
+    _check_batch(estimator, batch)
     place = _place(estimator)
     try:
         result = estimator.advantages(batch)
@@ -255,7 +264,5 @@ def from_function(function: Callable[[Batch], Tensor | Result], name: str, sourc
             return function(batch)
 
     FromFunction.name, FromFunction.needs = name, frozenset(getattr(function, "needs", ()))
-    unknown = FromFunction.needs - set(TOKEN_NEEDS)
-    if unknown:
-        raise EstimatorError(f"{name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}")
+    check_needs(FromFunction, source)
     return FromFunction

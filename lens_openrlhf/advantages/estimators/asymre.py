@@ -1,0 +1,37 @@
+"""AsymRE (Arnal et al. 2025): REINFORCE whose baseline lies a little below the mean, for answers of an older policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .base import Batch, Estimator, option
+from .shared import NO_KL, check_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsymreConfig:
+    delta: float = option(-0.1, "shift of the baseline from the group's mean reward; below 0 favours right answers")
+
+    def __post_init__(self) -> None:
+        check_number("delta", self.delta, "the default is -0.1")
+
+
+class Asymre(Estimator):
+    """A = r - V, V being the mean reward of the group plus δ.
+
+    With δ < 0 every answer of a group of equal rewards, negative or positive, has the small advantage -δ. Rewards are
+    the shaped ones, and δ is on their scale.
+
+    The paper's objective is the expectation of log π (r - V) without an importance ratio. OpenRLHF's loss has the ratio
+    and clips it; the gradients agree where the answers come from the policy that is updated.
+    """
+
+    name = "asymre"
+    paper = "Arnal et al. 2025"
+    Config = AsymreConfig
+    defaults = NO_KL
+
+    def advantages(self, batch: Batch) -> Tensor:
+        return batch.rewards - (batch.group_mean(batch.rewards)[batch.group_of] + self.config.delta)
