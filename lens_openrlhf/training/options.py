@@ -175,7 +175,7 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         given: those that the user gave.
     """
     try:
-        kind(_config(values.get, name, kind))
+        estimator = kind(_config(values.get, name, kind))
     except ValueError as error:
         _fail(f"--algo.{name}.{error}")
     if "algo.kl.init_coef" not in given:
@@ -189,10 +189,10 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         values[option] = value
     get = values.get
     samples = get("rollout.n_samples_per_prompt")
-    if samples < 2 and kind.compares_answers:
+    if samples < estimator.least_answers:
         _fail(
             f"--rollout.n_samples_per_prompt {samples}: the {name} estimator compares the answers to one prompt, and "
-            "one answer has nothing to compare with; use at least 2 (the paper of LENS: 16)"
+            f"so few teach it nothing; use at least {estimator.least_answers} (the paper of LENS: 16)"
         )
     kl = get("algo.kl.init_coef")
     if kl > 0 and not get("algo.kl.use_loss"):

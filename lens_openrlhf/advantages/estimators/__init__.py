@@ -59,6 +59,8 @@ def names() -> list[str]:
 def _as_class(thing: object, name: str, source: str) -> type[Estimator]:
     if isinstance(thing, type) and issubclass(thing, Estimator):
         thing.source = source
+        if thing.name == Estimator.name:
+            thing.name = name
         check_needs(thing, source)
         return thing
     if callable(thing) and not isinstance(thing, type):

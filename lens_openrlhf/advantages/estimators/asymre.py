@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import Batch, Estimator, option
-from .shared import NO_KL, check_number
+from .shared import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,13 @@ class Asymre(Estimator):
     With δ < 0 every answer of a group of equal rewards, negative or positive, has the small advantage -δ. Rewards are
     the shaped ones, and δ is on their scale.
 
-    The paper's objective is the expectation of log π (r - V) without an importance ratio. OpenRLHF's loss has the ratio
-    and clips it; the gradients agree where the answers come from the policy that is updated.
+    The loss is the paper's, too: log π (r - V) over the answers as they come, without an importance ratio.
     """
 
     name = "asymre"
     paper = "Arnal et al. 2025"
     Config = AsymreConfig
-    defaults = NO_KL
+    policy_loss = "reinforce"
 
     def advantages(self, batch: Batch) -> Tensor:
         return batch.rewards - (batch.group_mean(batch.rewards)[batch.group_of] + self.config.delta)

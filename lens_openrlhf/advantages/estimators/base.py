@@ -141,6 +141,7 @@ class Estimator:
         requires: options of OpenRLHF by dotted name that must have this value, and why: {name: (value, reason)}.
         learns_from_negative_groups: whether a group without a right answer has any advantage other than 0.
         compares_answers: whether it needs more than one answer to a prompt.
+        verified: whether it reads the verifier's outcome or the reward; otherwise they are recorded only.
         sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds) or "by_weight" (prompts
             by `prompt_weights`).
         policy_loss: "ppo", as OpenRLHF has it; "reinforce", without importance ratio; "topr", with one that is cut at 1
@@ -156,6 +157,7 @@ class Estimator:
     requires: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     learns_from_negative_groups: ClassVar[bool] = True
     compares_answers: ClassVar[bool] = True
+    verified: ClassVar[bool] = True
     sampling: ClassVar[str] = "plain"
     policy_loss: ClassVar[str] = "ppo"
 
@@ -170,6 +172,11 @@ class Estimator:
     def advantages(self, batch: Batch) -> Tensor | Result:
         """Advantages [N] or [T] of the batch."""
         raise NotImplementedError
+
+    @property
+    def least_answers(self) -> int:
+        """Answers to a prompt without which it could teach nothing."""
+        return 2 if self.compares_answers else 1
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts."""
@@ -246,10 +253,18 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     if len(bad):
         what = "token" if result.per_token else "response"
         raise EstimatorError(f"{place}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
-    confidence = result.confidence
+    confidence, metrics = result.confidence, dict(result.metrics)
+    for name, value in metrics.items():
+        if not isinstance(value, int | float | None):
+            raise EstimatorError(f"{place}: metric {name!r} is {value!r}, expected a number or None")
+    if confidence is not None and (tuple(confidence.shape) != (n,) or confidence.device != advantage.device):
+        raise EstimatorError(
+            f"{place}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
+            f"on {advantage.device}"
+        )
     if confidence is None:
         confidence = torch.where(batch.lengths > 0, batch.mean_logprob.clamp(max=0).exp(), math.nan)
-    return Result(advantage=advantage, per_token=result.per_token, confidence=confidence, metrics=dict(result.metrics))
+    return Result(advantage=advantage, per_token=result.per_token, confidence=confidence, metrics=metrics)
 
 
 def from_function(function: Callable[[Batch], Tensor | Result], name: str, source: str) -> type[Estimator]:

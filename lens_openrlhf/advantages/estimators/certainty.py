@@ -1,7 +1,8 @@
 """Intuitor (Zhao et al. 2025) and RENT (Prabhudesai et al. 2025): the model's own certainty as the reward.
 
-Neither needs a verifier: correctness and shaped rewards are not read. Both normalise as GRPO does. An empty answer has
-no certainty; it has advantage 0 and counts in no mean or std.
+Neither needs a verifier: correctness and shaped rewards are not read. Both normalise as GRPO does, (s - mean) / (std +
+1e-6); the 1e-6 of the code they were run with keeps rounding between equal answers from becoming a signal. An empty
+answer has no certainty; it has advantage 0 and counts in no mean or std.
 
 Certainty rewards what the model would say anyway, right or wrong. The published runs of both hold it in check with a
 small KL term in the loss, which is the default here: it needs the reference model.
@@ -9,34 +10,27 @@ small KL term in the loss, which is the default here: it needs the reference mod
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
 from .base import Batch, Estimator
 from .shared import READS_NO_REWARD
+
+STD_EPS = 1e-6
 
 
 def _kl_loss(coefficient: float) -> dict:
     return {"algo.kl.use_loss": True, "algo.kl.init_coef": coefficient, "algo.kl.estimator": "k3"}
 
 
-def _grpo_of_certainty(batch: Batch, certainty: Tensor) -> Tensor:
-    """[N]: GRPO over the answers that have tokens, the reward being the mean certainty [T] of an answer's tokens."""
-    there = batch.lengths > 0
-    sizes = batch.group_sum(there.long())
-    answers = replace(
-        batch,
-        mean_logprob=batch.mean_logprob[there],
-        lengths=batch.lengths[there],
-        correctness=torch.zeros_like(batch.correctness[there]),  # not read, and without a verifier it may be NaN
-        cu_groups=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
-    )
-    reward = batch.token_mean(certainty)
-    advantage = torch.zeros_like(reward)
-    advantage[there] = answers.grpo(reward[there])
-    return advantage
+def _normalised(batch: Batch, certainty: Tensor) -> Tensor:
+    """[N]: the mean certainty [T] of each answer's tokens, normalised over the group's answers that have tokens."""
+    there = (batch.lengths > 0).double()
+    count = batch.group_sum(there)
+    score = batch.token_mean(certainty)
+    mean = batch.group_sum(score * there) / count.clamp(min=1)
+    centred = (score - mean[batch.group_of]) * there
+    std = (batch.group_sum(centred**2) / (count - 1).clamp(min=1)).sqrt()
+    return centred / (std[batch.group_of] + STD_EPS)
 
 
 class Intuitor(Estimator):
@@ -53,7 +47,7 @@ class Intuitor(Estimator):
     verified = False
 
     def advantages(self, batch: Batch) -> Tensor:
-        return _grpo_of_certainty(batch, batch.self_certainty)
+        return _normalised(batch, batch.self_certainty)
 
 
 class Rent(Estimator):
@@ -67,4 +61,4 @@ class Rent(Estimator):
     verified = False
 
     def advantages(self, batch: Batch) -> Tensor:
-        return _grpo_of_certainty(batch, -batch.entropies)
+        return _normalised(batch, -batch.entropies)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .grpo import Grpo
-from .shared import NO_KL
 
 FILTER, RANGE = "algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"
 DYNAMIC_SAMPLING = "DAPO samples other prompts in place of those whose answers are all right or all wrong"
@@ -20,7 +19,6 @@ class Dapo(Grpo):
     name = "dapo"
     paper = "Yu et al. 2025"
     defaults = {
-        **NO_KL,
         FILTER: True,
         RANGE: [0.0, 1.0],
         "actor.eps_clip_low_high": [0.2, 0.28],

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..config import GroupKind
 from .base import Batch, Estimator
-from .shared import NO_KL
 
 BEST = 1.0  # r_max, the reward of the virtual answer
 STD_EPS = 1e-6
@@ -26,7 +25,7 @@ class Ngrpo(Estimator):
 
     name = "ngrpo"
     paper = "Nan et al. 2025"
-    defaults = {**NO_KL, "actor.eps_clip_low_high": [0.16, 0.24]}
+    defaults = {"actor.eps_clip_low_high": [0.16, 0.24]}
 
     def advantages(self, batch: Batch) -> Tensor:
         group, size = batch.group_of, batch.cu_groups.diff()

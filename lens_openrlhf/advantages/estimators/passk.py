@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Batch, Estimator, option
-from .shared import NO_KL, READS_NO_REWARD
+from .shared import READS_NO_REWARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,12 @@ class Passk(Estimator):
     name = "passk"
     paper = "Chen et al. 2025b"
     Config = PasskConfig
-    defaults = NO_KL
     requires = READS_NO_REWARD
     learns_from_negative_groups = False
+
+    @property
+    def least_answers(self) -> int:
+        return self.config.k + 1
 
     def advantages(self, batch: Batch) -> Tensor:
         right = batch.correctness == 1

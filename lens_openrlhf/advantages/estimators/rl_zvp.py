@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..config import GroupKind
-from .base import Batch, Estimator, option
-from .shared import NO_KL, check_number
+from .base import Batch, Estimator, Result, option
+from .shared import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +35,12 @@ class RlZvp(Estimator):
     paper = "Le et al. 2025"
     Config = RlZvpConfig
     needs = frozenset({"entropies"})
-    defaults = NO_KL
 
-    def advantages(self, batch: Batch) -> Tensor:
+    def advantages(self, batch: Batch) -> Result:
         response, entropy = batch.response_of, batch.entropies.double()
         largest = entropy.new_zeros(len(batch.lengths))
         largest = largest.scatter_reduce(0, response, entropy, "amax", include_self=False)[response]
         kind = batch.kinds[batch.group_of][response]
         uniform = self.config.alpha * torch.where(kind == GroupKind.POSITIVE, entropy, entropy - largest)
-        return torch.where(kind == GroupKind.MIXED, batch.grpo(batch.rewards)[response], uniform)
+        advantage = torch.where(kind == GroupKind.MIXED, batch.grpo(batch.rewards)[response], uniform)
+        return Result(advantage=advantage, per_token=True)

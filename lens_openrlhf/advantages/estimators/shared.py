@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-NO_KL = {"algo.kl.init_coef": 0.0}
-
 _UNSHAPED = (None, "it shapes the reward, which this estimator does not read")
 # Options that would have no effect on an estimator that reads the verifier's outcome alone, or nothing of it.
 READS_NO_REWARD = {"reward.overlong_buffer_len": _UNSHAPED, "reward.stop_properly_penalty_coef": _UNSHAPED}

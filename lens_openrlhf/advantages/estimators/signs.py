@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import Batch, Estimator, option
-from .shared import NO_KL, READS_NO_REWARD, check_number
+from .shared import READS_NO_REWARD, check_number
 
 
 class Nsr(Estimator):
@@ -22,7 +22,6 @@ class Nsr(Estimator):
 
     name = "nsr"
     paper = "Zhu et al. 2025"
-    defaults = NO_KL
     requires = READS_NO_REWARD
     compares_answers = False
 
@@ -35,7 +34,6 @@ class Psr(Estimator):
 
     name = "psr"
     paper = "Zhu et al. 2025"
-    defaults = NO_KL
     requires = READS_NO_REWARD
     learns_from_negative_groups = False
     compares_answers = False
@@ -58,7 +56,6 @@ class WReinforce(Estimator):
     name = "w_reinforce"
     paper = "Zhu et al. 2025"
     Config = WReinforceConfig
-    defaults = NO_KL
     requires = READS_NO_REWARD
     compares_answers = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Batch, Estimator
-from .shared import NO_KL, READS_NO_REWARD
+from .shared import READS_NO_REWARD
 
 
 class Topr(Estimator):
@@ -19,8 +19,8 @@ class Topr(Estimator):
     name = "topr"
     paper = "Le Roux et al. 2025"
     # log π of a whole answer is a sum over its tokens: dividing by each answer's length would weigh them otherwise.
-    defaults = {**NO_KL, "actor.loss_agg_mode": "token-mean"}
-    requires = {**READS_NO_REWARD, "actor.policy_loss_type": ("ppo", "TOPR is a loss of its own in that one's place")}
+    defaults = {"actor.loss_agg_mode": "token-mean"}
+    requires = READS_NO_REWARD
     compares_answers = False
     policy_loss = "topr"
 

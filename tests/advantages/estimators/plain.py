@@ -20,11 +20,11 @@ def is_mixed(group: Group) -> bool:
     return len({a.correctness for a in group}) > 1
 
 
-def normalised(rewards: list[float]) -> list[float]:
+def normalised(rewards: list[float], eps: float = 1e-9) -> list[float]:
     if len(set(rewards)) < 2:
         return [0.0] * len(rewards)
     mean, std = fmean(rewards), stdev(rewards)
-    return [(r - mean) / (std + 1e-9) for r in rewards]
+    return [(r - mean) / (std + eps) for r in rewards]
 
 
 def grpo(group: Group) -> list[float]:
@@ -81,7 +81,7 @@ def passk(group: Group, k: int) -> list[float]:
 
 
 def of_certainty(group: Group, certainties: list[tuple[float, ...]]) -> list[float]:
-    advantages = iter(normalised([fmean(tokens) for tokens in certainties if tokens]))
+    advantages = iter(normalised([fmean(tokens) for tokens in certainties if tokens], 1e-6))
     return [next(advantages) if tokens else 0.0 for tokens in certainties]
 
 

@@ -165,7 +165,7 @@ def test_a_class_of_a_file_with_options_and_annotations_as_texts(write):
         (
             "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): needs = {'entropy'}",
             "{path}:f",
-            r"custom \(.*my.py\): needs entropy; known: logprobs, entropies",
+            r"f \(.*my.py\): needs entropy; known: logprobs, entropies",
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_what_cannot_be_used_is_named_with_its_file(write, body, message):
 def test_one_a_token_without_token_numbers_says_how_to_get_them(write):
     path = write("def own(batch): return torch.zeros(5)")
     with pytest.raises(
-        EstimatorError, match=r"expected \[4\], one a response; one a token only with needs of logprobs, "
+        EstimatorError, match=r"expected \[4\], one a response \(one a token only with needs of logprobs, "
     ):
         run(from_path(f"{path}:own")(), batch_of([answers(0, 0, 0, 0)], needs=()))
 
