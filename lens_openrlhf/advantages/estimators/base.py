@@ -70,6 +70,16 @@ class Batch:
         """[N] to [Q]."""
         return self.group_sum(values) / self.cu_groups.diff()
 
+    def extra(self, name: str, remedy: str) -> Tensor:
+        """[N] float64, the extra of that name.
+
+        Raises:
+            ValueError: it is missing; the message says what to do.
+        """
+        if name not in self.extras:
+            raise ValueError(f"the batch has no {name} of its responses: {remedy}")
+        return self.extras[name]
+
     @property
     def kinds(self) -> Tensor:
         """[Q] int8, see GroupKind."""
@@ -166,6 +176,13 @@ class Estimator:
 
     def advantages(self, batch: Batch) -> Tensor | Result:
         """Advantages [N] or [T] of the batch."""
+        raise NotImplementedError
+
+    def updated(self, status: Mapping[str, float]) -> None:
+        """Called after the step's update with what OpenRLHF reports of it (`ppo_kl`), the same on every rank."""
+
+    def prompt_weights(self, prompts: Tensor) -> Tensor:
+        """[P] float64 above 0, how often each of `prompts` [P] int64 is to be drawn; for sampling "by_weight"."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
