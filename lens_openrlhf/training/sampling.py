@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,9 @@ class RolloutInRounds:
     The rounds of one prompt do not wait for another's, and answers that are not kept never leave this process.
     """
 
-    async def generate_in_rounds(self, *, rounds: ReinforceAdaConfig, num_samples: int, **call) -> list[dict]:
+    async def generate_in_rounds(
+        self, *, rounds: ReinforceAdaConfig, num_samples: int, sampling_params, **call
+    ) -> list[dict]:
         """`num_samples` of the answers drawn in up to `rounds.rounds` rounds, with extras in `extra_logs`: mean and
         unbiased standard deviation of all drawn rewards, and their number.
 
@@ -77,13 +80,17 @@ class RolloutInRounds:
         """
         drawn = []
         for _ in range(rounds.rounds):
-            drawn += await self.generate_responses(num_samples=rounds.oversample * num_samples, **call)
-            scores = [answer["scores"] for answer in drawn]
-            if any(score is None for score in scores):
+            drawn += await self.generate_responses(
+                num_samples=rounds.oversample * num_samples,
+                sampling_params=deepcopy(sampling_params),  # answers of several turns change theirs
+                **call,
+            )
+            if any(answer["scores"] is None for answer in drawn):
                 return drawn[:num_samples]
+            scores = [float(answer["scores"]) for answer in drawn]
             if enough(scores, num_samples, rounds.stop):
                 break
-        rewards = torch.tensor([answer["reward"] for answer in drawn], dtype=torch.float64)
+        rewards = torch.tensor([float(answer["reward"]) for answer in drawn], dtype=torch.float64)
         extras = {
             EXTRA + "drawn_mean": rewards.mean().item(),
             EXTRA + "drawn_std": rewards.std().item() if len(rewards) > 1 else 0.0,
