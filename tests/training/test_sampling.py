@@ -183,9 +183,10 @@ def test_a_round_draws_more_than_are_kept_and_balances(generator):
 def test_without_rounds_and_in_evaluation_answers_are_drawn_as_ever(generator):
     plain, engine = generator(["0" * 8] * 2, None)
     assert len(plain.generate_samples(max_len=64)[0]) == 8 and set(engine.calls) == {("0", 4), ("1", 4)}
-    generate, engine = generator(["0" * 8] * 2, ReinforceAdaConfig())
+    generate, engine = generator(["10100000" * 2] * 2, ReinforceAdaConfig())
+    generate.generate_samples(max_len=64)
     evaluated = generate.generate_eval_samples(max_len=64, n_samples_per_prompt=2)
-    assert len(evaluated) == 4 and set(engine.calls) == {("0", 2), ("1", 2)}
+    assert len(evaluated) == 4 and Counter(engine.calls) == {(prompt, n): 1 for prompt in "01" for n in (8, 2)}
     assert not any(name.startswith(EXTRA) for sample in evaluated for name in sample.info)
     assert all(isinstance(handle, Remote) for handle in generate.vllm_engines)
 
@@ -247,8 +248,10 @@ def test_a_draw_sees_the_newest_weights():
 
 @pytest.mark.parametrize("stop", range(1, 9))
 def test_draws_go_on_where_a_checkpoint_left_them(stop):
-    """Three episodes of 7 draws in batches of 3, stopped after any step, also an episode's last. What a step teaches
-    decides the weights of the next, and is known again when the run goes on."""
+    """Three episodes of 7 draws in batches of 3, stopped after any step, also an episode's last or within a block.
+
+    What a step teaches decides the weights of the next, and is known again when the run goes on.
+    """
 
     def teach(loader, drawn):
         weights = loader.sampler.weights.clone()
@@ -266,9 +269,9 @@ def test_draws_go_on_where_a_checkpoint_left_them(stop):
                     teach(loader, drawn)
                     yield drawn, checkpoints.resumable(states), loader.sampler.weights
 
-    everything = [drawn for drawn, *_ in steps(by_weight(dataloader(7), 3, seed=5))]
-    _, states, weights = next(islice(steps(by_weight(dataloader(7), 3, seed=5)), stop - 1, None))
-    again = by_weight(dataloader(7), 3, seed=999)
+    everything = [drawn for drawn, *_ in steps(by_weight(dataloader(7), 4, seed=5))]
+    _, states, weights = next(islice(steps(by_weight(dataloader(7), 4, seed=5)), stop - 1, None))
+    again = by_weight(dataloader(7), 4, seed=999)
     again.load_state_dict(states["data_loader_state_dict"])
     again.sampler.weights = weights
     assert [drawn for drawn, *_ in steps(again, states["episode"])] == everything[stop:]

@@ -24,7 +24,7 @@ class SpoConfig:
     rho_min: float = option(0.875, "the tracker keeps at least so much of the past when a prompt comes again")
     rho_max: float = option(0.96, "and at most so much; the same as rho_min: always so much")
     prior_value: float = option(0.5, "success rate of a prompt that has not come yet")
-    prior_weight: float = option(1.0, "answers that prior_value stands for (the paper estimates it from 8 and has 8)")
+    prior_weight: float = option(1.0, "answers that prior_value counts for (8 in the paper, which estimates it first)")
     bonus: float = option(0.05, "what the weight of a prompt has at least when prompts are drawn (epsilon)")
 
     def __post_init__(self) -> None:
@@ -44,16 +44,16 @@ class Spo(Estimator):
     """A = r - v, whitened over the batch; v = a / (a + b) of the prompt's tracker before it sees r.
 
     Then a <- rho a + c and b <- rho b + (1 - c) with the correctness c, and rho = clip(2^(-D / half_life), rho_min,
-    rho_max), where D is how far the policy has moved since the prompt came last (algorithm 1).
-    Prompts are drawn by sqrt(v (1 - v)) + bonus. Here and there:
+    rho_max), where D is how far the policy has moved since the prompt came last (algorithm 1). Prompts are drawn by
+    sqrt(v (1 - v)) + bonus. What differs from the paper:
 
     - D. The paper has the KL of the policies on that prompt; its code, the mean |change of log-probability| of the
       prompt's last answer, for which it forwards that answer again. Here nothing is forwarded for it: D is the sum of
       OpenRLHF's `ppo_kl` over the updates since, KLs of the steps' own answers, as if the steps went independent ways.
       `ppo_kl` is measured while a step's updates go on, so it sees about half of them, and with one update a step it
       is 0 and rho is rho_max; rho_min = rho_max then chooses the forgetting.
-    - The prior. The paper draws 8 answers to every prompt first, and lets them count 1 / (1 - rho_min) = 8. Here
-      `prior_value` counts `prior_weight` answers, the values of the paper's code where it does without.
+    - The prior. The paper answers every prompt a few times first, and lets that count 1 / (1 - rho_min) = 8 answers.
+      Here `prior_value` counts `prior_weight` answers, with the values of the paper's code where it does without.
     - Several answers to a prompt forget once and all count. (The paper has one; in its code the last one counts.)
     - The paper's weight is over (a + b)^gamma; its code has gamma 0, and so has this.
     """
