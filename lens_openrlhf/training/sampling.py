@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -243,7 +242,7 @@ class StepScorer:
             raise ValueError(
                 f"{SCORER_OPTION} {self.place}: raised {type(error).__name__}: {error} (prompt {prompt!r:.80})"
             ) from error
-        if not 0 <= score <= 1 or math.isnan(score):
+        if not 0 <= score <= 1:
             raise ValueError(
                 f"{SCORER_OPTION} {self.place}: gave back {score!r}, expected [0, 1] (prompt {prompt!r:.80})"
             )

@@ -46,8 +46,7 @@ class ReinforceAda(Estimator):
     The side that samples brings them as extras: `drawn_mean`, `drawn_std` (unbiased) and their number `drawn`, the
     same for all kept answers to a prompt; see training/sampling.py. The paper's algorithm and the script of its runs
     do not divide by the std, which its code can. A later version also weighs a prompt by 1 / mean, which is not here.
-    With `scale` std, prompts whose drawn rewards were all the same get 0, also where shaping tells the kept
-    ones apart.
+    With `scale` std, prompts whose drawn rewards were all the same get 0, also where shaping tells the kept ones apart.
     """
 
     name = "reinforce_ada"
@@ -59,7 +58,9 @@ class ReinforceAda(Estimator):
 
     def advantages(self, batch: Batch) -> Result:
         mean, std, drawn = (
-            batch.extra(name, "sample in rounds (sampling.UntilPositive), which brings it along")
+            batch.extra(
+                name, "the side that samples in rounds must bring it along (in training, sampling.UntilPositive)"
+            )
             for name in ("drawn_mean", "drawn_std", "drawn")
         )
         advantage = batch.rewards - mean

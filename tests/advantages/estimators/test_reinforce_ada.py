@@ -45,7 +45,7 @@ def test_nothing_is_divided_by_no_spread():
 
 
 def test_without_the_rounds_it_says_what_to_do():
-    with pytest.raises(EstimatorError, match="no drawn_mean of its responses: sample in rounds"):
+    with pytest.raises(EstimatorError, match="no drawn_mean of its responses: the side that samples"):
         run(ReinforceAda(), batch_of(KEPT))
 
 
