@@ -7,6 +7,8 @@ from dataclasses import Field, dataclass, field, fields
 from enum import IntEnum
 from typing import Any
 
+PREFERENCES = ("none", "length", "policy")  # in the order of csrc/lens.h's Preference
+
 
 class GroupKind(IntEnum):
     """Kind of a group by raw correctness c, never by shaped rewards."""
@@ -16,9 +18,8 @@ class GroupKind(IntEnum):
     MIXED = 2
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, trains: bool = True) -> Any:
-    """`trains`: the compiled operators know it, so training offers it as an option."""
-    return field(default=default, metadata={"help": help, "choices": choices, "trains": trains})
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,11 @@ class LensConfig:
         "none",
         "which right answers are preferred (appendix C): none; short ones (length, with gamma); or those the policy "
         "prefers, under which all wrong answers weigh the same, as in GRPO (policy)",
-        ("none", "length", "policy"),
-        trains=False,
+        PREFERENCES,
     )
     gamma: float = _option(
         0.0,
         "of preference length: what stands in D's place, where it is more than twice the group's largest confidence",
-        trains=False,
     )
 
     def __post_init__(self) -> None:
@@ -85,7 +84,12 @@ class LensConfig:
     @classmethod
     def training_options(cls) -> list[Field]:
         """The fields that training offers as options `--algo.lens.*`."""
-        return [option for option in fields(cls) if option.metadata["trains"]]
+        return list(fields(cls))
+
+    def check_preference_tensor(self) -> None:
+        """A tensor rho is a preference of its own. Raises ValueError beside another one."""
+        if self.preference != "none":
+            raise ValueError(f"preference: is a tensor, but the config has preference={self.preference!r}; use 'none'")
 
     @property
     def penalises_mixed(self) -> bool:

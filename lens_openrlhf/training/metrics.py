@@ -49,6 +49,7 @@ def group_metrics(
         "lens/rescued_tokens": _mean(rescued, lengths.double()),
         "lens/confidence_right": _mean(result.confidence, correctness * shown),
         "lens/confidence_wrong": _mean(result.confidence, (1 - correctness) * shown),
-        "lens/difficulty": _mean(result.difficulty, (~result.difficulty.isnan()).double()),
+        # With preference "policy" it is infinite where nothing is right.
+        "lens/difficulty": _mean(result.difficulty, result.difficulty.isfinite().double()),
         "lens/empty_responses": float((lengths == 0).sum().item()),
     }
