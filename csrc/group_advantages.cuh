@@ -31,6 +31,7 @@ struct WarpCrew {
   }
   __device__ void store(double* to, int64_t i, double x) const { to[i] = x; }
   __device__ double exp(double x) const { return exp_nonpositive<uint64_t>(x); }
+  __device__ double log(double x) const { return log_positive<uint64_t>(x); }
   __device__ double to_double(int64_t n) const { return static_cast<double>(n); }
   __device__ bool leader() const { return team.leader(); }
 };
@@ -53,7 +54,10 @@ __global__ void group_advantages_kernel(GroupInputs in, GroupOutputs out, const 
       const int64_t found = check_response(in, i);
       if (found != kStatusOk) atomicMin(status, static_cast<unsigned long long>(found));
     });
-    advantages_of_group(warp, in, out, g, begin, end, config);
+    if (has_preference(in, config))
+      advantages_of_group<true>(warp, in, out, g, begin, end, config);
+    else
+      advantages_of_group<false>(warp, in, out, g, begin, end, config);
   }
 }
 

@@ -40,9 +40,13 @@ enum class Error : uint32_t {
   kCorrectness = 5,    // outside [0, 1], or NaN
   kReward = 6,         // not finite
   kLength = 7,         // negative
+  kPreference = 8,     // rho not positive, or not finite
 };
 
 enum class GroupKind : int8_t { kNegative = 0, kPositive = 1, kMixed = 2 };
+
+// Of appendix C; a tensor rho is an input instead.
+enum class Preference : int64_t { kNone = 0, kLength = 1, kPolicy = 2 };
 
 struct Config {
   double alpha;
@@ -50,6 +54,8 @@ struct Config {
   bool lens_uniform;  // the same for groups of one outcome
   bool sequence_confidence;
   bool importance_difficulty;
+  Preference preference;
+  double gamma;  // of Preference::kLength
 };
 
 // A status is one 64-bit word, so that the first error of many threads is found with an atomic minimum: 27 bits of
@@ -69,6 +75,7 @@ struct GroupInputs {
   const int64_t* lengths;      // [N]
   const double* correctness;   // [N]
   const double* rewards;       // [N]
+  const double* rho;           // [N] or null: appendix C's preference
 };
 
 struct GroupOutputs {
@@ -80,6 +87,10 @@ struct GroupOutputs {
   int8_t* group_kind;             // [Q]
 };
 
+LENS_FN bool has_preference(const GroupInputs& in, const Config& config) {
+  return in.rho || config.preference != Preference::kNone;
+}
+
 #include "formulas.inc"
 
 LENS_FN int64_t logprob_status(int64_t index, double x) {
@@ -89,11 +100,13 @@ LENS_FN int64_t logprob_status(int64_t index, double x) {
 // The first fault of one response's scalars, or kStatusOk.
 LENS_FN int64_t check_response(const GroupInputs& in, int64_t i) {
   const double mean = in.mean_logprob[i], c = in.correctness[i];
-  if (is_sound(mean, in.lengths[i], c, in.rewards[i])) return kStatusOk;
+  const bool preferable = !in.rho || is_preference(in.rho[i]);
+  if (is_sound(mean, in.lengths[i], c, in.rewards[i]) && preferable) return kStatusOk;
   if (in.lengths[i] < 0) return make_status(i, Error::kLength, static_cast<double>(in.lengths[i]));
   if (in.lengths[i] > 0 && !is_logprob(mean)) return logprob_status(i, mean);
   if (!(c >= 0.0 && c <= 1.0)) return make_status(i, Error::kCorrectness, c);
-  return make_status(i, Error::kReward, in.rewards[i]);
+  if (!(in.rewards[i] - in.rewards[i] == 0.0)) return make_status(i, Error::kReward, in.rewards[i]);
+  return make_status(i, Error::kPreference, in.rho[i]);
 }
 
 // The first fault of an offset array's entry i (segment [offsets[i], offsets[i+1]) of `total` elements), or kStatusOk.

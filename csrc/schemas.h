@@ -21,7 +21,8 @@ constexpr const char* kSegmentMeanSchema =
     "segment_mean(Tensor values, Tensor cu_seqlens, Tensor? mask) -> (Tensor mean, Tensor lengths, Tensor status)";
 constexpr const char* kGroupAdvantagesSchema =
     "group_advantages(Tensor mean_logprob, Tensor lengths, Tensor correctness, Tensor rewards, Tensor cu_groups, "
-    "float alpha, bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty) -> "
+    "float alpha, bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty, "
+    "int preference, float gamma, Tensor? rho) -> "
     "(Tensor advantage, Tensor calibrated_reward, Tensor confidence, Tensor importance_difficulty, "
     "Tensor difficulty, Tensor group_kind, Tensor status)";
 
@@ -61,10 +62,18 @@ struct GroupTensors {
   Tensor advantage, calibrated_reward, confidence, importance_difficulty, difficulty, group_kind;
 };
 
+inline Preference check_preference(int64_t preference, const std::optional<Tensor>& rho) {
+  STD_TORCH_CHECK(preference >= 0 && preference <= static_cast<int64_t>(Preference::kPolicy),
+                  "preference: expected 0, 1 or 2, got ", preference);
+  STD_TORCH_CHECK(!rho || preference == 0, "rho: does not go with preference ", preference);
+  return static_cast<Preference>(preference);
+}
+
 // Checks the inputs and allocates the outputs; `pointers` and `outputs` then hold their addresses.
 inline GroupTensors prepare_group_advantages(const Tensor& mean_logprob, const Tensor& lengths,
                                              const Tensor& correctness, const Tensor& rewards,
-                                             const Tensor& cu_groups, GroupInputs& pointers, GroupOutputs& outputs) {
+                                             const Tensor& cu_groups, const std::optional<Tensor>& rho,
+                                             GroupInputs& pointers, GroupOutputs& outputs) {
   check_vector(mean_logprob, "mean_logprob");
   const int64_t n = mean_logprob.size(0), groups = check_offsets_tensor(cu_groups, "cu_groups");
   STD_TORCH_CHECK(n < kMaxIndex, "mean_logprob: more than ", kMaxIndex, " responses");
@@ -75,8 +84,13 @@ inline GroupTensors prepare_group_advantages(const Tensor& mean_logprob, const T
   check_vector(rewards, "rewards", ScalarType::Double, n);
   for (const Tensor& other : {lengths, correctness, rewards, cu_groups})
     STD_TORCH_CHECK(other.device() == mean_logprob.device(), "group_advantages: tensors on different devices");
+  if (rho) {
+    check_vector(*rho, "rho", ScalarType::Double, n);
+    STD_TORCH_CHECK(rho->device() == mean_logprob.device(), "rho: not on the device of mean_logprob");
+  }
   pointers = {mean_logprob.const_data_ptr<double>(), lengths.const_data_ptr<int64_t>(),
-              correctness.const_data_ptr<double>(), rewards.const_data_ptr<double>()};
+              correctness.const_data_ptr<double>(), rewards.const_data_ptr<double>(),
+              rho ? rho->const_data_ptr<double>() : nullptr};
   const auto response = [&] { return torch::stable::new_empty(mean_logprob, {n}); };
   const auto group = [&](ScalarType type) { return torch::stable::new_empty(mean_logprob, {groups}, type); };
   GroupTensors result{response(), response(), response(), group(ScalarType::Double), group(ScalarType::Double),

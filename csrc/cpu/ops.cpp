@@ -52,13 +52,15 @@ std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advantages(
     Tensor mean_logprob, Tensor lengths, Tensor correctness, Tensor rewards, Tensor cu_groups, double alpha,
-    bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty) {
+    bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty, int64_t preference,
+    double gamma, std::optional<Tensor> rho) {
   GroupInputs in;
   GroupOutputs out;
-  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, in, out);
+  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, rho, in, out);
   for (double* output : {out.advantage, out.calibrated_reward, out.confidence})
     advise_huge_pages(output, mean_logprob.size(0) * static_cast<int64_t>(sizeof(double)));
-  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty};
+  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty,
+                      check_preference(preference, rho), gamma};
   Tensor status = torch::stable::new_empty(mean_logprob, {1}, ScalarType::Long);
   const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
   *status.mutable_data_ptr<int64_t>() =

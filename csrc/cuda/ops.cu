@@ -78,13 +78,15 @@ std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advantages(
     Tensor mean_logprob, Tensor lengths, Tensor correctness, Tensor rewards, Tensor cu_groups, double alpha,
-    bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty) {
+    bool lens_mixed, bool lens_uniform, bool sequence_confidence, bool importance_difficulty, int64_t preference,
+    double gamma, std::optional<Tensor> rho) {
   const torch::stable::accelerator::DeviceGuard guard(mean_logprob.get_device_index());
   const cudaStream_t stream = current_stream(mean_logprob);
   GroupInputs in;
   GroupOutputs out;
-  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, in, out);
-  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty};
+  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, rho, in, out);
+  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty,
+                      check_preference(preference, rho), gamma};
   Tensor status = make_status_tensor(mean_logprob, stream);
   const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
   const auto launch = [&](const auto* offsets) {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any
+
+PREFERENCES = ("none", "length", "policy")  # in the order of csrc/lens.h's Preference
 
 
 class GroupKind(IntEnum):
@@ -16,9 +18,9 @@ class GroupKind(IntEnum):
     MIXED = 2
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] | None = None, trains: bool = True) -> Any:
-    """`trains`: the compiled operators know it, so training offers it as an option."""
-    return field(default=default, metadata={"help": help, "choices": choices, "trains": trains})
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of an estimator's Config, offered as `--algo.NAME.FIELD`."""
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,48 +32,46 @@ class LensConfig:
             does not go with the preference.
     """
 
-    scope: str = _option(
+    scope: str = option(
         "both",
         "groups whose wrong answers LENS penalises by confidence (Table 2); the others fall back to GRPO",
         ("both", "mixed", "negative", "none"),
     )
-    alpha: float = _option(0.25, "weight of the advantages of negative groups (section 5.1)")
-    confidence: str = _option(
+    alpha: float = option(0.25, "weight of the advantages of negative groups (section 5.1)")
+    confidence: str = option(
         "geometric",
         "confidence of a response: geometric mean of its token probabilities, or the sequence's raw probability "
         "(section 5.1 says why that is poor)",
         ("geometric", "sequence"),
     )
-    confidence_from: str = _option(
+    confidence_from: str = option(
         "actor",
         "log-probabilities behind the confidence: recomputed by the actor before the update, or reported by the "
         "rollout engine that sampled the response",
         ("actor", "rollout"),
     )
-    difficulty: str = _option(
+    difficulty: str = option(
         "importance",
         "difficulty D of a group with a right answer: max(D_imp, 2 max confidence) (eq. 14), or 2 max confidence alone",
         ("importance", "max"),
     )
-    preference: str = _option(
+    preference: str = option(
         "none",
         "which right answers are preferred (appendix C): none; short ones (length, with gamma); or those the policy "
         "prefers, under which all wrong answers weigh the same, as in GRPO (policy)",
-        ("none", "length", "policy"),
-        trains=False,
+        PREFERENCES,
     )
-    gamma: float = _option(
+    gamma: float = option(
         0.0,
         "of preference length: what stands in D's place, where it is more than twice the group's largest confidence",
-        trains=False,
     )
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            choices = option.metadata["choices"]
-            value = getattr(self, option.name)
+        for entry in fields(self):
+            choices = entry.metadata["choices"]
+            value = getattr(self, entry.name)
             if choices is not None and value not in choices:
-                raise ValueError(f"{option.name}={value!r}: expected one of {', '.join(choices)}")
+                raise ValueError(f"{entry.name}={value!r}: expected one of {', '.join(choices)}")
         for name, hint in {"alpha": "the paper uses 0.25", "gamma": "on the scale of confidences"}.items():
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -82,10 +82,10 @@ class LensConfig:
         if self.preference == "length" and self.confidence == "sequence":
             raise ValueError("confidence='sequence': preference='length' is made for 'geometric', which it then needs")
 
-    @classmethod
-    def training_options(cls) -> list[Field]:
-        """The fields that training offers as options `--algo.lens.*`."""
-        return [option for option in fields(cls) if option.metadata["trains"]]
+    def check_preference_tensor(self) -> None:
+        """A tensor rho is a preference of its own. Raises ValueError beside another one."""
+        if self.preference != "none":
+            raise ValueError(f"preference: is a tensor, but the config has preference={self.preference!r}; use 'none'")
 
     @property
     def penalises_mixed(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import extension  # noqa: F401  (registers the operators)
-from .config import LensConfig
+from .config import PREFERENCES, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
 _ops = torch.ops.lens_openrlhf
@@ -142,6 +142,7 @@ def _raise_group(status: int, inputs: dict[str, Tensor], cu_groups: Tensor) -> N
         5: ("correctness", "outside [0, 1]"),
         6: ("rewards", "not finite"),
         7: ("lengths", "negative"),
+        8: ("preference", "expected a finite number > 0"),
     }[code]
     raise ValueError(f"{name}: response {index} is {inputs[name][index].item()!r}, {problem}")
 
@@ -177,17 +178,15 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
     return SegmentMean(mean, lengths)
 
 
-def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: LensConfig, rewards):
-    if config.preference != "none":
-        raise ValueError(
-            f"preference={config.preference!r}: the compiled operators know 'none' alone; "
-            "lens_openrlhf.advantages.reference computes the others"
-        )
+def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: LensConfig, rewards, preference):
     n = mean_logprob.shape[0]
     floats = (*FLOAT_DTYPES, torch.bool, torch.int8, torch.int32, torch.int64)
     correctness = _check(correctness, "correctness", floats, mean_logprob, n).double()
     if rewards is not None:
         rewards = _check(rewards, "rewards", floats, mean_logprob, n).double()
+    if preference is not None:
+        config.check_preference_tensor()
+        preference = _check(preference, "preference", floats, mean_logprob, n).double()
     cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", mean_logprob)
     *outputs, status = _ops.group_advantages(
         mean_logprob,
@@ -200,8 +199,17 @@ def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: Len
         config.penalises_uniform,
         config.confidence == "sequence",
         config.difficulty == "importance",
+        PREFERENCES.index(config.preference),
+        config.gamma,
+        preference,
     )
-    inputs = {"mean_logprob": mean_logprob, "lengths": lengths, "correctness": correctness, "rewards": rewards}
+    inputs = {
+        "mean_logprob": mean_logprob,
+        "lengths": lengths,
+        "correctness": correctness,
+        "rewards": rewards,
+        "preference": preference,
+    }
     return GroupAdvantages(*outputs), status, (inputs, cu_groups)
 
 
@@ -213,6 +221,7 @@ def group_advantages(
     config: LensConfig,
     *,
     rewards: Tensor | None = None,
+    preference: Tensor | None = None,
 ) -> GroupAdvantages:
     """LENS advantages of responses in groups (section 5.1, eq. 14).
 
@@ -224,16 +233,23 @@ def group_advantages(
         cu_groups: [Q+1] int32 or int64; group g is responses `cu_groups[g]:cu_groups[g+1]`. Sizes may differ.
         config: the switches.
         rewards: [N] the reward after shaping; correctness where it is None.
+        preference: [N] rho > 0 (appendix C), which of the right answers are preferred: pi / rho stands in pi's place
+            in D and in the penalty, pi / (D rho - pi). Its scale does not matter, as D takes it up. None: all equally.
+
+    With `config.preference` "length" `difficulty` is max(gamma, 2 max confidence), which stands in D's place; with
+    "policy" both difficulties are G / sum of c, infinite where nothing is right.
 
     Raises:
         ValueError: naming the tensor, the response or group and the value, for correctness outside [0, 1],
-            rewards that are not finite, and what :func:`segment_mean` rejects; and for a config with a preference,
-            which reference.py alone computes.
+            rewards that are not finite, a preference that is not positive and finite or stands beside one in the
+            config, and what :func:`segment_mean` rejects.
     """
     mean_logprob = _check(mean_logprob, "mean_logprob", FLOAT_DTYPES).double()
     integers = (torch.int32, torch.int64)
     lengths = _check(lengths, "lengths", integers, mean_logprob, mean_logprob.shape[0]).long()
-    result, status, inputs = _group_advantages(mean_logprob, lengths, correctness, cu_groups, config, rewards)
+    result, status, inputs = _group_advantages(
+        mean_logprob, lengths, correctness, cu_groups, config, rewards, preference
+    )
     _raise_group(status.item(), *inputs)
     return result
 
@@ -247,6 +263,7 @@ def lens_advantages(
     *,
     rewards: Tensor | None = None,
     mask: Tensor | None = None,
+    preference: Tensor | None = None,
 ) -> LensAdvantages:
     """Packed or padded log-probabilities to LENS advantages: :func:`segment_mean`, then :func:`group_advantages`.
 
@@ -254,7 +271,7 @@ def lens_advantages(
     """
     (mean, lengths, segment_status), segment_inputs = _segment_mean(logprobs, cu_seqlens, mask, "logprobs")
     result, group_status, group_inputs = _group_advantages(
-        mean, lengths, correctness, cu_groups, config or LensConfig(), rewards
+        mean, lengths, correctness, cu_groups, config or LensConfig(), rewards, preference
     )
     first, second = torch.cat([segment_status, group_status]).tolist()
     _raise_segment(first, *segment_inputs)

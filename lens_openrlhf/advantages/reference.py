@@ -3,8 +3,6 @@
 Formulas follow Feng et al. 2025, section 5.1. Only ratios of confidences inside a group matter, so with
 m = max mean_logprob and q = exp(mean_logprob - m) the penalty is q / (d - q), d = D / max confidence: the
 same number, but it neither underflows for long responses nor divides 0 by 0.
-
-Appendix C's preferences are here alone; the compiled operators refuse them.
 """
 
 from __future__ import annotations
@@ -50,21 +48,21 @@ def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list
     terms = [c[i] / q[i] if q[i] > 0 else math.inf for i in present if c[i] > 0]
     d_imp = size / math.fsum(terms) if terms and math.isfinite(sum(terms)) else 0.0 if terms else math.nan
     d = max(d_imp, 2.0) if terms and config.difficulty == "importance" else 2.0
-    largest = math.inf if m > 709 else math.exp(m)  # a preference near 0 may be anything
+    largest = torch.tensor(m, dtype=torch.float64).exp().item()  # infinite where a preference near 0 makes it overflow
     importance, difficulty = d_imp * largest, d * largest
     penalty = [q[i] / (d - q[i]) / size for i in range(size)]
 
     if config.preference == "length":
         # rho = gamma^|o|: what stands in D's place is bounded as D is, and |o| divides (appendix C, at the end).
-        difficulty = max(config.gamma, 2 * largest)
+        difficulty = max(2 * largest, config.gamma)  # in this order NaN, of a group without a token, stays
         d = difficulty / largest if largest > 0 else math.inf if config.gamma > 0 else 2.0
         penalty = [q[i] / (d - q[i]) / size / max(lengths[i], 1) for i in range(size)]
     elif config.preference == "policy":
         # rho = pi: D is one over the share of right answers, and pi / (D rho - pi) = 1 / (D - 1) for every answer, an
         # empty one too. The factor 1/G is not needed where all wrong answers weigh the same.
-        right = math.fsum(c)
+        right, wrong = math.fsum(c), math.fsum(1 - x for x in c)
         importance = difficulty = size / right if right > 0 else math.inf
-        penalty = [right / (size - right) if right < size else 0.0] * size
+        penalty = [right / wrong if wrong > 0 else 0.0] * size
 
     lens = config.penalises_mixed if kind is GroupKind.MIXED else config.penalises_uniform
     r = [s[i] - (1 - c[i]) * penalty[i] if lens else s[i] for i in range(size)]
@@ -83,10 +81,9 @@ def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list
 
 
 def _log_preference(preference: Tensor, config: LensConfig, like: Tensor) -> Tensor:
-    if config.preference != "none":
-        raise ValueError(f"preference: is a tensor, but the config has preference={config.preference!r}; use 'none'")
+    config.check_preference_tensor()
     if preference.shape != like.shape:
-        raise ValueError(f"preference: expected shape {tuple(like.shape)}, got {tuple(preference.shape)}")
+        raise ValueError(f"preference: expected {len(like)} elements, got shape {tuple(preference.shape)}")
     preference = preference.double()
     bad = (~(preference > 0) | preference.isinf()).nonzero()
     if len(bad):
@@ -106,19 +103,7 @@ def group_advantages(
     rewards: Tensor | None = None,
     preference: Tensor | None = None,
 ) -> GroupAdvantages:
-    """Advantages of every group; see :func:`lens_openrlhf.advantages.ops.group_advantages`.
-
-    Args:
-        preference: [N] rho > 0 (appendix C), which of the right answers are preferred: pi / rho stands in pi's place
-            in D and in the penalty, pi / (D rho - pi). Its scale does not matter, as D takes it up. None: all equally.
-
-    With `config.preference` "length" `difficulty` is max(gamma, 2 max confidence), which stands in D's place; with
-    "policy" both difficulties are G / sum of c, infinite where nothing is right.
-
-    Raises:
-        ValueError: a preference that is not positive and finite, of another shape than mean_logprob, or beside one in
-            the config.
-    """
+    """Advantages of every group; see :func:`lens_openrlhf.advantages.ops.group_advantages`."""
     log_confidence = mean_logprob.double().clamp(max=0)
     if config.confidence == "sequence":
         log_confidence = torch.where(lengths > 0, log_confidence * lengths, log_confidence)
@@ -158,10 +143,7 @@ def lens_advantages(
     mask: Tensor | None = None,
     preference: Tensor | None = None,
 ) -> LensAdvantages:
-    """Packed log-probabilities to advantages; see :func:`lens_openrlhf.advantages.ops.lens_advantages`.
-
-    `preference` is that of :func:`group_advantages`.
-    """
+    """Packed log-probabilities to advantages; see :func:`lens_openrlhf.advantages.ops.lens_advantages`."""
     segments = segment_mean(logprobs, cu_seqlens, mask)
     config = config or LensConfig()
     groups = group_advantages(*segments, correctness, cu_groups, config, rewards=rewards, preference=preference)

@@ -17,7 +17,7 @@ class GroupAdvantages(NamedTuple):
     calibrated_reward: Tensor  # [N] what the advantage normalises: eq. 10's reward, or the plain one where GRPO applies
     confidence: Tensor  # [N] probability in [0, 1]; NaN for an empty response
     importance_difficulty: Tensor  # [Q] D_imp, eq. 14; NaN where no response with a token has c > 0
-    difficulty: Tensor  # [Q] D; NaN where every response is empty
+    difficulty: Tensor  # [Q] D, or what a preference has in its place; NaN where every response is empty
     group_kind: Tensor  # [Q] int8, see GroupKind
 
 

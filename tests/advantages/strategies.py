@@ -17,6 +17,7 @@ ordinary_logprobs = st.floats(-6, 0)
 # A sure token, rounding on either side of 0, a token hardly ever sampled, an impossible one.
 EXTREME_LOGPROBS = (0.0, -1e-30, 1e-30, 9e-4, -1e4, -math.inf)
 logprobs = st.one_of(ordinary_logprobs, st.sampled_from(EXTREME_LOGPROBS))
+ordinary_preferences = st.floats(1e-3, 1e3)
 # Multiples of 1/1024 of at most 23 bits: sums and differences of a few are exact in float64.
 exact_logprobs = st.one_of(st.integers(-8 * 1024, 0), st.integers(-8192 * 1024, 0)).map(lambda k: k / 1024)
 
@@ -46,8 +47,8 @@ class Groups(NamedTuple):
     cu_groups: Tensor
     rewards: Tensor | None
 
-    def advantages(self, implementation, config):
-        return implementation.group_advantages(*self[:4], config, rewards=self.rewards)
+    def advantages(self, implementation, config, preference=None):
+        return implementation.group_advantages(*self[:4], config, rewards=self.rewards, preference=preference)
 
     def spans(self) -> list[slice]:
         bounds = self.cu_groups.tolist()
@@ -115,6 +116,23 @@ def group_batches(
         offsets(sizes, draw(st.sampled_from(OFFSET_DTYPES))),
         rewards,
     )
+
+
+@st.composite
+def preferred(draw, tensors: st.SearchStrategy[float] = ordinary_preferences, **kinds):
+    """Groups without shaping, and what prefers some of their answers: a configuration, or a tensor beside it."""
+    groups = draw(group_batches(shaped=False, **kinds))
+    switches = draw(
+        st.sampled_from(
+            [{}, {"preference": "policy"}]
+            + [{"preference": "length", "gamma": gamma} for gamma in (0.0, 0.5, 1.7, 1e300)]
+        )
+    )
+    rho = None
+    if not switches:
+        size = len(groups.mean_logprob)
+        rho = torch.tensor(draw(st.lists(tensors, min_size=size, max_size=size)), dtype=torch.float64)
+    return groups, switches, rho
 
 
 class Tokens(NamedTuple):

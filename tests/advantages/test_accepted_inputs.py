@@ -50,7 +50,7 @@ def test_strided_inputs_give_the_same_and_none_is_modified():
     for function, make in CALLS.items():
         dense = make() if function is group_advantages else make(mask=mask)
         if function is not segment_mean:
-            dense["rewards"] = dense["correctness"] - 0.5
+            dense["rewards"], dense["preference"] = dense["correctness"] - 0.5, dense["correctness"] + 0.5
         strided = {k: spread(v) if isinstance(v, torch.Tensor) else v for k, v in dense.items()}
         assert not any(v.is_contiguous() for v in strided.values() if isinstance(v, torch.Tensor))
         before = {k: v.clone() for k, v in dense.items() if isinstance(v, torch.Tensor)}

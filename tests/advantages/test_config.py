@@ -74,16 +74,6 @@ def test_what_the_length_preference_goes_with():
         LensConfig(preference="length", confidence="sequence")
 
 
-def test_training_offers_what_the_compiled_operators_know():
-    assert [option.name for option in LensConfig.training_options()] == [
-        "scope",
-        "alpha",
-        "confidence",
-        "confidence_from",
-        "difficulty",
-    ]
-
-
 def test_options_are_given_by_name_and_stay():
     with pytest.raises(TypeError):
         LensConfig("both")

@@ -32,10 +32,18 @@ def digest() -> str:
     for dtype in DTYPES:
         values, cu_seqlens, mask = make(dtype)
         for chosen in (None, mask):
-            for config in (LensConfig(), LensConfig(confidence="sequence", difficulty="max")):
+            for config, rho in (
+                (LensConfig(), None),
+                (LensConfig(confidence="sequence", difficulty="max"), None),
+                (LensConfig(preference="length", gamma=1.9), None),
+                (LensConfig(preference="policy"), None),
+                (LensConfig(), torch.arange(1, len(LENGTHS) + 1) / 8),
+            ):
                 correctness = (torch.arange(len(LENGTHS)) % 3 == 0).double()
                 cu_groups = torch.tensor([0, 1, 4, 15])
-                for tensor in ops.lens_advantages(values, cu_seqlens, correctness, cu_groups, config, mask=chosen):
+                for tensor in ops.lens_advantages(
+                    values, cu_seqlens, correctness, cu_groups, config, mask=chosen, preference=rho
+                ):
                     state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
 

@@ -69,10 +69,11 @@ def test_the_first_of_many_bad_responses_is_named_whatever_thread_finds_it():
     [("correctness", v) for v in (1.5, -0.25, NAN, INF)]
     + [("rewards", v) for v in (INF, -INF, NAN)]
     + [("mean_logprob", v) for v in (NAN, INF, 0.5)]
-    + [("lengths", -3)],
+    + [("lengths", -3)]
+    + [("preference", v) for v in (0.0, -1.0, NAN, INF)],
 )
 def test_values_of_a_response(name, value, response):
-    good = groups(rewards=doubles(0, 1, 0, 0, 1))
+    good = groups(rewards=doubles(0, 1, 0, 0, 1), preference=doubles(1, 2, 3, 4, 5))
     bad = replaced(good[name], response, value)
     message = error(group_advantages, **good | {name: bad})
     assert_names(message, name, f"response {response}", value)
@@ -134,10 +135,11 @@ def test_the_offset_of_nothing_must_be_zero():
     assert "3" in error(segment_mean, values=doubles(), cu_seqlens=torch.tensor([3]))
 
 
+OPTIONAL = {"rewards": doubles(*[0] * 5), "preference": doubles(*[1] * 5)}
 TENSORS = [
     (function, name)
     for function, make in CALLS.items()
-    for name, value in make(**({} if function is segment_mean else {"rewards": doubles(*[0] * 5)})).items()
+    for name, value in make(**({} if function is segment_mean else OPTIONAL)).items()
     if isinstance(value, torch.Tensor)
 ]
 ids = [f"{function.__name__}-{name}" for function, name in TENSORS]
@@ -183,7 +185,7 @@ def test_dtypes_of_another_kind(function, name, dtype):
     assert message.startswith(f"{name}:") and str(dtype).removeprefix("torch.") in message
 
 
-@pytest.mark.parametrize("name", ["mask", "correctness", "rewards", "lengths"])
+@pytest.mark.parametrize("name", ["mask", "correctness", "rewards", "lengths", "preference"])
 def test_numbers_of_elements_that_do_not_agree(name):
     functions = {"mask": (segment_mean, 8), "lengths": (group_advantages, 5)}
     function, size = functions.get(name, (lens_advantages, 4))

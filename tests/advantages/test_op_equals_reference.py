@@ -21,7 +21,9 @@ from .strategies import (
     batches,
     group_batches,
     offsets,
+    ordinary_preferences,
     packed_tokens,
+    preferred,
     token_batches,
 )
 
@@ -36,8 +38,8 @@ def assert_same_means(logprobs, cu_seqlens, mask=None):
     assert_near(actual.mean_logprob, expected.mean_logprob, "mean_logprob")
 
 
-def assert_same_advantages(groups: Groups, config: LensConfig):
-    actual, expected = (groups.advantages(module, config) for module in (ops, reference))
+def assert_same_advantages(groups: Groups, config: LensConfig, preference=None):
+    actual, expected = (groups.advantages(module, config, preference) for module in (ops, reference))
     assert_same_bits(actual.group_kind, expected.group_kind)
     for name in ("confidence", "importance_difficulty", "difficulty"):
         assert_near(getattr(actual, name), getattr(expected, name), name)
@@ -65,6 +67,40 @@ def test_segment_mean(batch):
 def test_group_advantages(scope, confidence, difficulty, groups, alpha):
     config = LensConfig(scope=scope, alpha=alpha, confidence=confidence, difficulty=difficulty)
     assert_same_advantages(groups, config)
+
+
+# Confidences over preferences then lie beyond the largest double, and below the smallest.
+extreme_preferences = st.one_of(ordinary_preferences, st.sampled_from([5e-324, 1e-310, 1e-100, 1e100, 1.7e308]))
+
+
+@pytest.mark.parametrize("scope", ["both", "mixed", "negative", "none"])
+@given(case=preferred(), alpha=st.sampled_from([0.25, 2.0]), difficulty=st.sampled_from(["importance", "max"]))
+@settings(max_examples=60)
+def test_preferences(scope, case, alpha, difficulty):
+    groups, switches, rho = case
+    assert_same_advantages(groups, LensConfig(scope=scope, alpha=alpha, difficulty=difficulty, **switches), rho)
+
+
+@given(groups=group_batches(), data=st.data())
+def test_preferences_with_shaped_rewards_and_the_sequences_probability(groups, data):
+    config = LensConfig(confidence="sequence", preference=data.draw(st.sampled_from(["none", "policy"])))
+    rho = None
+    if config.preference == "none":
+        size = len(groups.mean_logprob)
+        rho = torch.tensor(data.draw(st.lists(ordinary_preferences, min_size=size, max_size=size)))
+    assert_same_advantages(groups, config, rho)
+
+
+@given(case=preferred(tensors=extreme_preferences))
+def test_extreme_preferences(case):
+    groups, switches, rho = case
+    actual, expected = (groups.advantages(module, LensConfig(**switches), rho) for module in (ops, reference))
+    assert_near(actual.difficulty, expected.difficulty, "difficulty")
+    for span in groups.spans():
+        rewards = expected.calibrated_reward[span]
+        error = reward_error(len(rewards), rewards)
+        assert_within(actual.calibrated_reward[span], rewards, error, "calibrated_reward")
+    assert torch.isfinite(actual.advantage).all()
 
 
 @given(batch=batches(), confidence=st.sampled_from(["geometric", "sequence"]))

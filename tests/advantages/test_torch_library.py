@@ -26,8 +26,10 @@ def mixed_groups(sizes=(2, 2), offset_dtype=torch.int64):
 
 
 SWITCHES = [
-    (0.25, True, True, False, True),  # the paper's
-    (1.0, False, True, True, False),
+    (0.25, True, True, False, True, 0, 0.0),  # the paper's
+    (1.0, False, True, True, False, 0, 0.0),
+    (0.25, True, True, False, True, 1, 1.9),
+    (0.25, True, True, False, True, 2, 0.0),
 ]
 
 
@@ -44,27 +46,42 @@ def test_opcheck_segment_mean(dtype, offset_dtype, masked):
 @pytest.mark.parametrize("offset_dtype", OFFSET_DTYPES)
 def test_opcheck_group_advantages(offset_dtype, switches):
     arguments = (*mixed_groups((2, 5), offset_dtype), *switches)
-    torch.library.opcheck(ops.group_advantages.default, arguments)
+    torch.library.opcheck(ops.group_advantages.default, (*arguments, None))
+    if switches == SWITCHES[0]:
+        torch.library.opcheck(ops.group_advantages.default, (*arguments, torch.arange(1.0, 8, dtype=torch.float64)))
 
 
-def both_operators(values, cu_seqlens, mask, correctness, rewards, cu_groups):
+def test_preferences_that_do_not_go_together_are_refused():
+    with pytest.raises(RuntimeError, match="preference: expected 0, 1 or 2, got 3"):
+        ops.group_advantages(*mixed_groups(), *SWITCHES[0][:5], 3, 0.0, None)
+    with pytest.raises(RuntimeError, match="rho: does not go with preference 2"):
+        ops.group_advantages(*mixed_groups(), *SWITCHES[3], torch.ones(4, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="rho: expected 4 elements, got 3"):
+        ops.group_advantages(*mixed_groups(), *SWITCHES[0], torch.ones(3, dtype=torch.float64))
+
+
+def both_operators(values, cu_seqlens, mask, correctness, rewards, cu_groups, rho):
     mean, lengths, status = ops.segment_mean(values, cu_seqlens, mask)
-    outputs = ops.group_advantages(mean, lengths, correctness, rewards, cu_groups, *SWITCHES[0])
+    outputs = ops.group_advantages(mean, lengths, correctness, rewards, cu_groups, *SWITCHES[0], rho)
     return *outputs, lengths, status
 
 
-def inputs_of_both(lengths, sizes):
+def inputs_of_both(lengths, sizes, preferred):
     values, cu_seqlens = tokens(lengths)
     _, _, correctness, rewards, cu_groups = mixed_groups(sizes)
-    return values, cu_seqlens, torch.arange(len(values)) % 3 != 1, correctness, rewards, cu_groups
+    rho = correctness + 0.5 if preferred else None
+    return values, cu_seqlens, torch.arange(len(values)) % 3 != 1, correctness, rewards, cu_groups, rho
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend, preferred", [("aot_eager", False), ("inductor", False), ("inductor", True)])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_without_a_graph_break(backend, dynamic):
+def test_compiled_without_a_graph_break(backend, preferred, dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(both_operators, fullgraph=True, dynamic=dynamic, backend=backend)
-    batches = [inputs_of_both([3, 40, 1, 7], [2, 2]), inputs_of_both([5, 1, 2, 9, 30, 4, 4], [3, 2, 2])]
+    batches = [
+        inputs_of_both(lengths, sizes, preferred)
+        for lengths, sizes in (([3, 40, 1, 7], [2, 2]), ([5, 1, 2, 9, 30, 4, 4], [3, 2, 2]))
+    ]
     # Dynamic shapes serve both batches with one graph.
     with torch._dynamo.config.patch(error_on_recompile=dynamic):
         for batch in batches:
@@ -79,13 +96,13 @@ def test_fake_shapes_follow_the_offsets():
         ((4,), torch.int64),
         ((1,), torch.int64),
     ]
-    result = ops.group_advantages(*(x.to("meta") for x in mixed_groups((2, 5, 3))), *SWITCHES[0])
+    result = ops.group_advantages(*(x.to("meta") for x in mixed_groups((2, 5, 3))), *SWITCHES[0], None)
     assert [tuple(x.shape) for x in result] == [(10,)] * 3 + [(3,)] * 3 + [(1,)]
 
 
 def test_good_data_has_the_good_status():
     assert ops.segment_mean(*tokens(), None)[-1].tolist() == [STATUS_OK]
-    assert ops.group_advantages(*mixed_groups(), *SWITCHES[0])[-1].tolist() == [STATUS_OK]
+    assert ops.group_advantages(*mixed_groups(), *SWITCHES[0], None)[-1].tolist() == [STATUS_OK]
 
 
 @pytest.mark.parametrize("name", ["values", "cu_seqlens"])
@@ -104,17 +121,23 @@ def test_bad_tokens_set_the_status_and_raise_nothing(name):
 def test_bad_responses_set_the_status_and_raise_nothing(position, value):
     arguments = list(mixed_groups())
     arguments[position][1] = value
-    assert ops.group_advantages(*arguments, *SWITCHES[0])[-1].item() != STATUS_OK
+    assert ops.group_advantages(*arguments, *SWITCHES[0], None)[-1].item() != STATUS_OK
+
+
+def test_a_bad_preference_sets_the_status_and_raises_nothing():
+    rho = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    assert ops.group_advantages(*mixed_groups(), *SWITCHES[0], rho)[-1].item() != STATUS_OK
 
 
 def test_results_carry_no_gradient():
     values, cu_seqlens = tokens()
     means, lengths, correctness, rewards, cu_groups = mixed_groups()
-    for tensor in (values, means, correctness, rewards):
+    rho = torch.ones_like(means)
+    for tensor in (values, means, correctness, rewards, rho):
         tensor.requires_grad_()
     results = [
         segment_mean(values, cu_seqlens),
-        group_advantages(means, lengths, correctness, cu_groups, LensConfig(), rewards=rewards),
+        group_advantages(means, lengths, correctness, cu_groups, LensConfig(), rewards=rewards, preference=rho),
         lens_advantages(values, cu_seqlens, correctness, cu_groups, rewards=rewards),
     ]
     for result in results:

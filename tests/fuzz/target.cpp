@@ -138,7 +138,7 @@ void fuzz_groups(Input& input) {
   const auto offsets = take_offsets<Offset>(input, count, 40);
   const int64_t responses = std::max<int64_t>(0, std::min<int64_t>(offsets.back(), 400));
   const auto size = static_cast<size_t>(responses), groups = static_cast<size_t>(count);
-  std::vector<double> mean(size), c(size), rewards(size);
+  std::vector<double> mean(size), c(size), rewards(size), rho(size);
   std::vector<int64_t> lengths(size);
   const bool wild = input.below(4) == 0;
   for (size_t i = 0; i < size; ++i) {
@@ -147,13 +147,22 @@ void fuzz_groups(Input& input) {
     c[i] = wild ? input.take<double>() : static_cast<double>(input.below(5) / 3);
     rewards[i] = wild ? input.take<double>() : c[i] - static_cast<double>(input.below(3)) / 4;
     if (!wild && c[i] > 1) c[i] = 1;
+    rho[i] = wild ? input.take<double>() : std::ldexp(1.0, static_cast<int>(input.below(2040)) - 1020);
   }
   std::vector<double> advantage(size), calibrated(size), confidence(size), importance(groups), difficulty(groups);
   std::vector<int8_t> kind(groups);
-  const lens::GroupInputs in{mean.data(), lengths.data(), c.data(), rewards.data()};
+  const auto preference = static_cast<lens::Preference>(input.below(3));
+  const bool tensor = preference == lens::Preference::kNone && input.below(2);
+  const lens::GroupInputs in{mean.data(), lengths.data(), c.data(), rewards.data(), tensor ? rho.data() : nullptr};
   const lens::GroupOutputs out{advantage.data(),  calibrated.data(), confidence.data(),
                                importance.data(), difficulty.data(), kind.data()};
-  const lens::Config config{0.25, input.below(2) == 0, input.below(2) == 0, input.below(2) == 0, input.below(2) == 0};
+  const lens::Config config{0.25,
+                            input.below(2) == 0,
+                            input.below(2) == 0,
+                            input.below(2) == 0,
+                            input.below(2) == 0,
+                            preference,
+                            static_cast<double>(input.below(16)) / 4};
   const int64_t status = lens::group_advantages_cpu(in, out, offsets.data(), responses, count, config,
                                                     ParallelFor{1 + static_cast<int>(input.below(3))});
   if (status != kStatusOk) {

@@ -27,7 +27,7 @@ TOLERANCE = ops.LOGPROB_TOLERANCE
 FAULTS = [
     *("offset start", "offset end", "offset decreases", "offset negative", "group start", "group end"),
     *("group decreases", "nan", "positive", "infinite", "correctness", "correctness nan", "reward infinite"),
-    *("dtype", "rank", "too few", "mask size", "offset dtype"),
+    *("dtype", "rank", "too few", "mask size", "offset dtype", "preference"),
 ]
 # What looks odd and is legal.
 HARMLESS = ["strided", "expanded", "minus infinity", "rounding", "masked nan"]
@@ -51,6 +51,7 @@ def make_call(seed: int) -> dict:
         "cu_groups": torch.from_numpy(np.concatenate([[0], sizes.cumsum()])).to(offset_dtype),
         "rewards": torch.from_numpy(correctness - rng.random(n)) if rng.random() < 0.5 else None,
         "mask": torch.from_numpy(rng.random(total) < 0.8) if rng.random() < 0.5 else None,
+        "preference": torch.from_numpy(10.0 ** rng.uniform(-3, 3, n)) if rng.random() < 0.3 else None,
     }
 
 
@@ -90,6 +91,9 @@ def change(call: dict, what: str, place: int) -> bool:
     if what == "reward infinite" and n:
         call["rewards"] = call["correctness"].clone()
         call["rewards"][response] = -math.inf
+        return True
+    if what == "preference" and call["preference"] is not None and n:
+        call["preference"][response] = [0.0, -1.0, math.nan, math.inf][place % 4]
         return True
     if what == "dtype":
         call["logprobs"] = logprobs.to(torch.complex64 if place % 2 else torch.int32)
@@ -141,11 +145,15 @@ def assert_equals_the_reference(call: dict, config: LensConfig) -> None:
         assert (found.advantage[start:end] - expected.advantage[start:end]).abs().max() <= bound
 
 
-configs = st.builds(
-    LensConfig,
-    scope=st.sampled_from(["both", "mixed", "negative", "none"]),
-    confidence=st.sampled_from(["geometric", "sequence"]),
-    difficulty=st.sampled_from(["importance", "max"]),
+configs = st.one_of(
+    st.builds(
+        LensConfig,
+        scope=st.sampled_from(["both", "mixed", "negative", "none"]),
+        confidence=st.sampled_from(["geometric", "sequence"]),
+        difficulty=st.sampled_from(["importance", "max"]),
+        preference=st.sampled_from(["none", "policy"]),
+    ),
+    st.builds(LensConfig, preference=st.just("length"), gamma=st.sampled_from([0.0, 0.5, 1.9])),
 )
 
 
@@ -158,6 +166,8 @@ configs = st.builds(
 )
 def test_python_entry(seed, changes, place, config):
     call = make_call(seed)
+    if config.preference != "none":
+        call["preference"] = None  # two do not go together
     must_raise = False
     for what in changes:
         if must_raise:

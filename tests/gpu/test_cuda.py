@@ -16,7 +16,13 @@ from lens_openrlhf.advantages import LensConfig, lens_advantages, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LENGTHS = [0, 1, 31, 32, 33, 127, 128, 129, 1023, 1024, 1025, 4096, 4097, 32_769, 100_000, 5]
-CONFIGS = [LensConfig(), LensConfig(confidence="sequence", difficulty="max"), LensConfig(scope="none")]
+CONFIGS = [
+    LensConfig(),
+    LensConfig(confidence="sequence", difficulty="max"),
+    LensConfig(scope="none"),
+    LensConfig(preference="length", gamma=1.9),
+    LensConfig(preference="policy"),
+]
 
 
 def make(dtype: torch.dtype, repeats: int = 4):
@@ -47,6 +53,15 @@ def test_equals_the_reference_and_the_cpu(dtype, config, masked):
         ), name
 
 
+def test_a_preference_equals_the_cpu():
+    *tensors, _ = make(torch.float32)
+    rho = 10 ** torch.linspace(-3, 3, len(tensors[2]), dtype=torch.float64)
+    found = lens_advantages(*(t.cuda() for t in tensors), preference=rho.cuda())
+    expected = lens_advantages(*tensors, preference=rho)
+    for name, value in found._asdict().items():
+        assert torch.equal(value.cpu().nan_to_num(-7), getattr(expected, name).nan_to_num(-7)), name
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_padded_batch_equals_the_cpu(dtype):
     values, _, correctness, cu_groups, mask = make(dtype)
@@ -61,7 +76,7 @@ def raw(values, cu_seqlens, correctness, cu_groups):
     ops = torch.ops.lens_openrlhf
     mean, lengths, first = ops.segment_mean(values, cu_seqlens, None)
     *outputs, second = ops.group_advantages(
-        mean, lengths, correctness, correctness, cu_groups, 0.25, True, True, False, True
+        mean, lengths, correctness, correctness, cu_groups, 0.25, True, True, False, True, 0, 0.0, None
     )
     return outputs[0], first, second
 

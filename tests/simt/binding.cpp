@@ -115,10 +115,13 @@ py::tuple call_segment_mean(const py::array& values, const std::string& dtype, c
 
 py::dict call_group_advantages(const py::array& mean_logprob, const py::array& lengths, const py::array& correctness,
                                const py::array& rewards, const py::array& offsets, double alpha, bool lens_mixed,
-                               bool lens_uniform, bool sequence_confidence, bool importance_difficulty, unsigned grid,
+                               bool lens_uniform, bool sequence_confidence, bool importance_difficulty,
+                               int64_t preference, double gamma, const std::optional<py::array>& rho, unsigned grid,
                                unsigned block, uint64_t seed, unsigned in_flight) {
   const Input mean_in("mean_logprob", mean_logprob), lengths_in("lengths", lengths),
       correctness_in("correctness", correctness), rewards_in("rewards", rewards), offsets_in("offsets", offsets);
+  std::optional<Input> rho_in;
+  if (rho) rho_in.emplace("rho", *rho);
   const int64_t responses = mean_logprob.size(), groups = offsets.size() - 1;
   Output<double> advantage("advantage", responses), calibrated("calibrated_reward", responses),
       confidence("confidence", responses), importance("importance_difficulty", groups),
@@ -129,15 +132,17 @@ py::dict call_group_advantages(const py::array& mean_logprob, const py::array& l
   launch.block = block;
   launch.seed = seed;
   launch.in_flight = in_flight;
-  const std::vector<Buffer> buffers = {
+  std::vector<Buffer> buffers = {
       mean_in.buffer(),    lengths_in.buffer(), correctness_in.buffer(), rewards_in.buffer(),
       offsets_in.buffer(), advantage.buffer(),  calibrated.buffer(),     confidence.buffer(),
       importance.buffer(), difficulty.buffer(), kind.buffer(),           status.buffer()};
+  if (rho_in) buffers.push_back(rho_in->buffer());
   const GroupAdvantagesCall call{
-      mean_in.as<double>(), correctness_in.as<double>(), rewards_in.as<double>(), lengths_in.as<int64_t>(),
-      offsets_in.data(), offsets.itemsize() == 8, responses, groups, alpha, lens_mixed, lens_uniform,
-      sequence_confidence, importance_difficulty, advantage.data(), calibrated.data(), confidence.data(),
-      importance.data(), difficulty.data(), kind.data(), status.data()};
+      mean_in.as<double>(), correctness_in.as<double>(), rewards_in.as<double>(),
+      rho_in ? rho_in->as<double>() : nullptr, lengths_in.as<int64_t>(), offsets_in.data(), offsets.itemsize() == 8,
+      responses, groups, alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty, preference, gamma,
+      advantage.data(), calibrated.data(), confidence.data(), importance.data(), difficulty.data(), kind.data(),
+      status.data()};
   {
     const py::gil_scoped_release release;
     group_advantages(launch, buffers, call);
@@ -175,8 +180,8 @@ PYBIND11_MODULE(simt, m) {
         py::arg("seed") = 0, py::arg("in_flight") = 4, py::arg("blocks") = std::vector<unsigned>{});
   m.def("group_advantages", &call_group_advantages, py::arg("mean_logprob"), py::arg("lengths"), py::arg("correctness"),
         py::arg("rewards"), py::arg("offsets"), py::kw_only(), py::arg("alpha"), py::arg("lens_mixed"),
-        py::arg("lens_uniform"), py::arg("sequence_confidence"), py::arg("importance_difficulty"), py::arg("grid") = 3,
-        py::arg("block") = 256, py::arg("seed") = 0, py::arg("in_flight") = 3);
+        py::arg("lens_uniform"), py::arg("sequence_confidence"), py::arg("importance_difficulty"),
+        py::arg("preference"), py::arg("gamma"), py::arg("rho") = py::none(), py::arg("grid") = 3, py::arg("block") = 256, py::arg("seed") = 0, py::arg("in_flight") = 3);
   m.def("example_names", &example_names);
   m.def(
       "run_example",

@@ -54,13 +54,14 @@ void group_advantages(const Launch& launch, const std::vector<Buffer>& buffers, 
       unsigned long long* status;
     };
     const Arguments arguments{
-        {call.mean_logprob, call.lengths, call.correctness, call.rewards},
+        {call.mean_logprob, call.lengths, call.correctness, call.rewards, call.rho},
         {call.advantage, call.calibrated_reward, call.confidence, call.importance_difficulty_out, call.difficulty,
          call.group_kind},
         static_cast<const Offset*>(call.offsets),
         call.responses,
         call.groups,
-        {call.alpha, call.lens_mixed, call.lens_uniform, call.sequence_confidence, call.importance_difficulty},
+        {call.alpha, call.lens_mixed, call.lens_uniform, call.sequence_confidence, call.importance_difficulty,
+         static_cast<lens::Preference>(call.preference), call.gamma},
         call.status};
     run(launch, buffers, kernel(arguments, [](const void* of) {
           const auto& a = *static_cast<const Arguments*>(of);

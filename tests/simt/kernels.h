@@ -23,13 +23,15 @@ struct SegmentMeanCall {
 };
 
 struct GroupAdvantagesCall {
-  const double *mean_logprob, *correctness, *rewards;
+  const double *mean_logprob, *correctness, *rewards, *rho;  // rho may be null
   const int64_t* lengths;
   const void* offsets;
   bool wide_offsets;
   int64_t responses, groups;
   double alpha;
   bool lens_mixed, lens_uniform, sequence_confidence, importance_difficulty;
+  int64_t preference;
+  double gamma;
   double *advantage, *calibrated_reward, *confidence, *importance_difficulty_out, *difficulty;
   int8_t* group_kind;
   unsigned long long* status;

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lens_openrlhf.advantages import LensConfig, ops, reference
+from lens_openrlhf.advantages.config import PREFERENCES
 from tests.advantages.comparison import assert_near
 
 STATUS_OK = 2**63 - 1
@@ -203,6 +204,9 @@ CONFIGS = {
     "negative": LensConfig(scope="negative"),
     "mixed": LensConfig(scope="mixed"),
     "none": LensConfig(scope="none"),
+    "length": LensConfig(preference="length"),
+    "length with gamma": LensConfig(preference="length", gamma=1.9),
+    "policy": LensConfig(preference="policy"),
 }
 
 
@@ -226,6 +230,13 @@ def random_groups(sizes, seed=0):
     return mean, lengths.astype(np.int64), correctness, rewards, offsets
 
 
+def random_preference(count: int) -> np.ndarray:
+    """Over many magnitudes; subnormal numbers in the first all-wrong group of 100."""
+    preference = 10.0 ** np.random.default_rng(1).uniform(-3, 3, count)
+    preference[182:282] *= 1e-320
+    return preference
+
+
 def run_groups(simt, mean, lengths, correctness, rewards, offsets, config, **launch):
     return simt.group_advantages(
         mean,
@@ -238,21 +249,31 @@ def run_groups(simt, mean, lengths, correctness, rewards, offsets, config, **lau
         lens_uniform=config.penalises_uniform,
         sequence_confidence=config.confidence == "sequence",
         importance_difficulty=config.difficulty == "importance",
+        preference=PREFERENCES.index(config.preference),
+        gamma=config.gamma,
         **launch,
     )
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(
+    ("config", "tensor"),
+    [(config, False) for config in CONFIGS.values()] + [(CONFIGS[name], True) for name in ("default", "max", "mixed")],
+    ids=[*CONFIGS, "tensor", "tensor max", "tensor mixed"],
+)
 @pytest.mark.parametrize("offset_dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("own_rewards", [False, True])
-def test_groups_equal_the_reference(simt, config, offset_dtype, own_rewards):
+def test_groups_equal_the_reference(simt, config, tensor, offset_dtype, own_rewards):
     mean, lengths, correctness, rewards, offsets = random_groups(GROUP_SIZES * 4)
     if not own_rewards:
         rewards = correctness
-    found = run_groups(simt, mean, lengths, correctness, rewards, offsets.astype(offset_dtype), config, seed=2)
-    expected = reference.group_advantages(
-        *map(torch.from_numpy, (mean, lengths, correctness, offsets)), config, rewards=torch.from_numpy(rewards)
-    )
+    rho = random_preference(len(mean)) if tensor else None
+    found = run_groups(simt, mean, lengths, correctness, rewards, offsets.astype(offset_dtype), config, rho=rho, seed=2)
+    call = {
+        "config": config,
+        "rewards": torch.from_numpy(rewards),
+        "preference": torch.from_numpy(rho) if tensor else None,
+    }
+    expected = reference.group_advantages(*map(torch.from_numpy, (mean, lengths, correctness, offsets)), **call)
     assert found["status"] == STATUS_OK
     for name in ("confidence", "importance_difficulty", "difficulty"):
         assert_near(torch.from_numpy(found[name]), getattr(expected, name), name)
@@ -260,9 +281,7 @@ def test_groups_equal_the_reference(simt, config, offset_dtype, own_rewards):
     np.testing.assert_allclose(found["calibrated_reward"], expected.calibrated_reward, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found["advantage"], expected.advantage, rtol=1e-8, atol=1e-10)
     # Formulas and sums are the CPU operator's: the same bits.
-    op = ops.group_advantages(
-        *map(torch.from_numpy, (mean, lengths, correctness, offsets)), config, rewards=torch.from_numpy(rewards)
-    )
+    op = ops.group_advantages(*map(torch.from_numpy, (mean, lengths, correctness, offsets)), **call)
     for name in ("advantage", "calibrated_reward", "confidence", "importance_difficulty", "difficulty"):
         assert torch.equal(torch.from_numpy(found[name]).view(torch.int64), getattr(op, name).view(torch.int64)), name
 
@@ -290,6 +309,16 @@ def test_bad_scalars_are_found(simt, field, value, code, response):
     data[field][response] = value
     found = run_groups(simt, *data, LensConfig())
     assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, code)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("response", [0, 40, 149])
+def test_bad_preferences_are_found(simt, value, response):
+    data = random_groups([50, 1, 99])
+    rho = random_preference(150)
+    rho[[response, 149]] = value
+    found = run_groups(simt, *data, LensConfig(), rho=rho)
+    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, 8)
 
 
 def test_the_first_bad_scalar_of_many_is_reported(simt):

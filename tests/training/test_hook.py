@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from types import SimpleNamespace
 
@@ -73,10 +74,20 @@ def expected_advantages(args, samples):
     ).advantage
 
 
-@pytest.mark.parametrize("more", [[], ["--algo.lens.alpha", "2"], ["--algo.lens.scope", "mixed"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--algo.lens.alpha", "2"],
+        ["--algo.lens.scope", "mixed"],
+        ["--algo.lens.preference", "length", "--algo.lens.gamma", "1.9"],
+        ["--algo.lens.preference", "policy"],
+    ],
+)
 def test_advantages_are_the_references(parse, one_rank_mesh, more):
     args = parse(*more, "--rollout.micro_batch_size", "5")
-    items, _ = run_one_rank(args, one_rank_mesh)
+    items, metrics = run_one_rank(args, one_rank_mesh)
+    assert math.isfinite(metrics["lens/difficulty"])  # with policy it is infinite in the negative groups
     expected = expected_advantages(args, make_samples(SCORES, LENGTHS))
     for item, advantage in zip(items, expected, strict=True):
         mask = item.action_mask.bool()

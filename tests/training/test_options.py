@@ -20,6 +20,11 @@ def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
     assert (config.alpha, config.scope, config.confidence) == (0.5, "negative", "geometric")
 
 
+def test_a_preference_reaches_the_actor(parse):
+    config = options.lens_config(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9"))
+    assert (config.preference, config.gamma) == ("length", 1.9)
+
+
 def test_kl_defaults_to_zero_with_lens_only(parse):
     assert parse().algo.kl.init_coef == 0
     assert parse(estimator="group_norm").algo.kl.init_coef == 0.01
@@ -48,6 +53,11 @@ def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
         (["--critic.freezing_steps", "3"], ["--critic.freezing_steps 3", "leave"]),
         (["--algo.lens.alpha", "-1"], ["--algo.lens.alpha=-1", ">= 0"]),
         (["--algo.lens.alpha", "nan"], ["--algo.lens.alpha=nan"]),
+        (["--algo.lens.gamma", "1.9"], ["--algo.lens.gamma=1.9", "no effect without preference='length'"]),
+        (
+            ["--algo.lens.preference", "length", "--algo.lens.confidence", "sequence"],
+            ["--algo.lens.confidence='sequence'", "preference='length'", "'geometric'"],
+        ),
         (["--algo.advantage.no_std_norm"], ["--algo.advantage.no_std_norm", "leave"]),
         (["--algo.advantage.gamma", "0.9"], ["--algo.advantage.gamma 0.9", "use 1"]),
         (["--reward.remote_url", ""], ["correctness", "--reward.remote_url"]),
@@ -118,7 +128,8 @@ def test_help_shows_lens_beside_openrlhf():
     shown = subprocess.run(
         [sys.executable, "-m", "lens_openrlhf.cli", "train", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for option in ("--algo.lens.alpha", "--algo.lens.scope", "--algo.lens.confidence_from", "--actor.adam.lr"):
+    ours = ("alpha", "scope", "confidence_from", "preference", "gamma")
+    for option in (*(f"--algo.lens.{name}" for name in ours), "--actor.adam.lr"):
         assert option in shown
     names = re.search(r"--algo.advantage.estimator \{([^}]*)\}", shown)[1].replace("\n", "").replace(" ", "").split(",")
     assert names[:2] == ["lens", "grpo"] and {"gae", "group_norm"} < set(names)

@@ -13,6 +13,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from ..config import option
 from .base import (
     Batch,
     Estimator,
@@ -22,7 +23,6 @@ from .base import (
     check_needs,
     from_function,
     group_kinds,
-    option,
     run,
 )
 

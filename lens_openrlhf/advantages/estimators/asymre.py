@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Batch, Estimator, option
+from ..config import option
+from .base import Batch, Estimator
 from .shared import check_number
 
 

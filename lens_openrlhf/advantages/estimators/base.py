@@ -124,11 +124,6 @@ class Result:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field of an estimator's Config, offered as `--algo.NAME.FIELD`."""
-    return field(default=default, metadata={"help": help, "choices": choices})
-
-
 @dataclass(frozen=True, kw_only=True)
 class NoConfig:
     """For an estimator without options."""

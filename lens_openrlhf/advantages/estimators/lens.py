@@ -13,7 +13,6 @@ class Lens(Estimator):
     name = "lens"
     paper = "Feng et al. 2025"
     Config = LensConfig
-    options = LensConfig.training_options
 
     def advantages(self, batch: Batch) -> Result:
         result = group_advantages(
@@ -24,6 +23,6 @@ class Lens(Estimator):
             self.config,
             rewards=batch.rewards,
         )
-        known = ~result.difficulty.isnan()
+        known = result.difficulty.isfinite()  # with preference "policy" it is infinite where nothing is right
         difficulty = result.difficulty[known].mean().item() if known.any() else None
         return Result(advantage=result.advantage, confidence=result.confidence, metrics={"lens/difficulty": difficulty})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Batch, Estimator, option
+from ..config import option
+from .base import Batch, Estimator
 from .shared import READS_NO_REWARD
 
 

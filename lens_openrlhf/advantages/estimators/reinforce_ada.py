@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .base import Batch, Estimator, Result, option
+from ..config import option
+from .base import Batch, Estimator, Result
 
 EPS = 1e-6
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import GroupKind
-from .base import Batch, Estimator, Result, option
+from ..config import GroupKind, option
+from .base import Batch, Estimator, Result
 from .shared import check_number
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Batch, Estimator, option
+from ..config import option
+from .base import Batch, Estimator
 from .shared import READS_NO_REWARD, check_number
 
 

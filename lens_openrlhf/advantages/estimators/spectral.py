@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import GroupKind
-from .base import Batch, Estimator, Result, option
+from ..config import GroupKind, option
+from .base import Batch, Estimator, Result
 
 
 @dataclass(frozen=True, kw_only=True)

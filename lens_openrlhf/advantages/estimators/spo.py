@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Batch, Estimator, Result, option
+from ..config import option
+from .base import Batch, Estimator, Result
 
 EPS = 1e-8
 A, B, DRIFT = range(3)  # columns of the tracker; DRIFT is the policy's when the prompt came last
