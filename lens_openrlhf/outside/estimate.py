@@ -40,7 +40,13 @@ class Responses:
     step: int = 1
 
 
-def make(kind: type[Estimator] | str, framework: str, has: Collection[str], options: Mapping[str, Any]) -> Estimator:
+def make(
+    kind: type[Estimator] | str,
+    framework: str,
+    has: Collection[str],
+    options: Mapping[str, Any],
+    keeps_state: bool = True,
+) -> Estimator:
     """An estimator for a trainer that samples and learns in its own way.
 
     Args:
@@ -48,6 +54,7 @@ def make(kind: type[Estimator] | str, framework: str, has: Collection[str], opti
         framework: the trainer's name, for messages.
         has: numbers of every token that the trainer can give.
         options: values of the estimator's Config.
+        keeps_state: whether the trainer's checkpoints hold the estimator's state.
 
     Raises:
         EstimatorError: an unknown name or option, a bad value, or what the trainer cannot do.
@@ -66,9 +73,12 @@ def make(kind: type[Estimator] | str, framework: str, has: Collection[str], opti
         if name not in known:
             raise EstimatorError(f"{kind.name}: has no option {name}; known: {', '.join(known) or 'none'}")
     try:
-        return kind(kind.Config(**options))
+        estimator = kind(kind.Config(**options))
     except ValueError as error:
         raise EstimatorError(f"{kind.name}: {error}") from error
+    if not keeps_state and estimator.state_dict():
+        raise EstimatorError(f"{kind.name}: remembers what {framework} would not save; use lens-openrlhf train")
+    return estimator
 
 
 def packed(values: Tensor, mask: Tensor) -> Tensor:
