@@ -109,7 +109,7 @@ class LensGRPOTrainer(GRPOTrainer):
         return output
 
     def _token_values(self, output: dict[str, Any]) -> dict[str, Tensor]:
-        """[B, A] by name, of this process's completions: log-probabilities before the update, entropies where needed."""
+        """[B, A] by name, of this process's completions: log-probabilities before the update, and entropies."""
         entropies = "entropies" in self.estimator.needs
         if "old_per_token_logps" in output and not entropies:
             return {"logprobs": output["old_per_token_logps"]}
