@@ -35,13 +35,12 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see lens-openrlhf advantages --help")
 
 
-def _base_parser(add_help: bool) -> argparse.ArgumentParser:
+def _base_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lens-openrlhf advantages",
         usage="lens-openrlhf advantages ROLLOUTS... [--estimator NAME...] [--prompt COLUMN] [...] [-o FILE]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=add_help,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -83,7 +82,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, options: Sequence[F
             default=argparse.SUPPRESS,
             choices=option.metadata.get("choices"),
             metavar=None if option.metadata.get("choices") else "VALUE",
-            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip(),
+            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
         )
 
 
@@ -97,7 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     from ..advantages import estimators
     from .estimate import NOT_HERE
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = _Parser(add_help=False, allow_abbrev=False)
     for option in ("--estimator", "--estimator_path"):
         first.add_argument(option, nargs="+", action="extend", default=[])
     chosen = first.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
@@ -113,7 +112,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if name in kinds:
             raise OptionError(f"{option} {place}: an estimator of the name {name} is there already")
         kinds[name] = kind
-    parser = _base_parser(add_help=True)
+    parser = _base_parser()
     fields = {name: [f for f in kind.options() if f.name not in NOT_HERE] for name, kind in kinds.items()}
     for name, options in fields.items():
         _add_options(parser, name, options)

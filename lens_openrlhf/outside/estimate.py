@@ -106,7 +106,7 @@ def tokens_of(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def estimate(estimator: Estimator, responses: Responses) -> Result:
-    """The estimator's advantages and confidences, in the order of `responses`: [N], or advantages [T] one a token.
+    """The estimator's advantages in the order of `responses`, [N], or [T] one a token; and its metrics.
 
     Raises:
         EstimatorError: see :func:`lens_openrlhf.advantages.estimators.run`. Its responses and tokens are counted with
@@ -141,6 +141,4 @@ def estimate(estimator: Estimator, responses: Responses) -> Result:
     result = run(estimator, batch)
     advantage = torch.empty_like(result.advantage)
     advantage[order if len(advantage) == len(order) else tokens] = result.advantage
-    confidence = torch.empty_like(result.confidence)
-    confidence[order] = result.confidence
-    return Result(advantage=advantage, confidence=confidence, metrics=result.metrics)
+    return Result(advantage=advantage, metrics=result.metrics)

@@ -38,7 +38,7 @@ class Rollouts:
     """N responses in the order of the files, T tokens.
 
     Attributes:
-        files: {path: its number of rows}.
+        files: where they are from.
         columns: {what was read: column}.
         prompt: [N] int64, a number for each prompt.
         recurs: whether a prompt keeps its number from step to step.
@@ -49,7 +49,7 @@ class Rollouts:
         tokens: [T] float64 by name, see LISTS.
     """
 
-    files: Mapping[Path, int]
+    files: Sequence[Path]
     columns: Mapping[str, str]
     prompt: np.ndarray
     recurs: bool
@@ -290,12 +290,8 @@ def _read(path: Path, columns: Mapping[str, str], token_needs: Collection[str]) 
             mean, what, top, rule = file.numbers("mean_logprob"), "mean_logprob", LOGPROB_TOLERANCE, LOGPROB
         else:
             _refuse_whole_answers(path, columns["confidence"])
-            mean, what, top, rule = (
-                file.numbers("confidence"),
-                "confidence",
-                1.0,
-                "a mean token probability is in [0, 1]",
-            )
+            mean, what, top = file.numbers("confidence"), "confidence", 1.0
+            rule = "a mean token probability is in [0, 1] (runs have it with this project's estimators alone)"
         bad = ~(mean <= top) | ((mean < 0) & (what == "confidence"))
         file.check(what, bad & (lengths > 0), lambda row: f"{_shown(mean[row])}; {rule}")
         with np.errstate(divide="ignore"):
@@ -329,17 +325,16 @@ def read(paths: Sequence[Path], given: Mapping[str, str | None], token_needs: Co
     """
     columns = choose(paths[0], given, token_needs)
     numbers: dict[Any, int] = {}
-    prompt, parts, files = [], [], {}
+    prompt, parts = [], []
     for path in paths:
         keys, found = _read(path, columns, token_needs)
         prompt += [numbers.setdefault(key, len(numbers)) for key in keys]
         parts.append(found)
-        files[path] = len(keys)
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     # Our own runs count the prompts of a step from 0.
     recurs = "step" in columns and not (columns["prompt"] == "prompt_id" and not given.get("prompt"))
     return Rollouts(
-        files=files,
+        files=paths,
         columns=columns,
         prompt=np.array(prompt, dtype=np.int64),
         recurs=recurs,

@@ -27,11 +27,6 @@ def _prompt_number(prompt: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
-def _of_response(advantage: Tensor) -> Tensor:
-    """[N] or [N, A] to [N], the sum over a response's tokens."""
-    return advantage if advantage.dim() == 1 else advantage.sum(1)
-
-
 class LensGRPOTrainer(GRPOTrainer):
     """TRL's GRPOTrainer, whose advantages are an estimator's.
 
@@ -102,7 +97,7 @@ class LensGRPOTrainer(GRPOTrainer):
         logged = self._logs["advantages"]  # TRL has put its own there
         for _ in range(min(len(advantage), len(logged))):
             logged.pop()
-        logged.extend(_of_response(advantage).tolist())
+        logged.extend((advantage if advantage.dim() == 1 else advantage.sum(1)).tolist())
         first = self.accelerator.process_index * len(mask)
         local = advantage[first : first + len(mask)]
         output["advantages"] = local if local.dim() == 1 else local[:, : mask.shape[1]]
@@ -145,6 +140,8 @@ class LensGRPOTrainer(GRPOTrainer):
             )
         weights = self.reward_weights.to(outcome)
         known = (~outcome.isnan()).nonzero()[:, 0]
+        if not len(known):
+            return torch.zeros(len(mask), device=mask.device)
         rewards = (self._rewards_per_func.double() * weights).nansum(1)[known]
         group = known // per_prompt
         # An evaluation must not teach an estimator that remembers.
@@ -175,7 +172,7 @@ class LensGRPOTrainer(GRPOTrainer):
     @staticmethod
     def _rescued(group: Tensor, rewards: Tensor, advantage: Tensor) -> float:
         """The share of samples that have an advantage although the rewards of their group are all the same."""
-        count = int(group.max()) + 1 if len(group) else 0
+        count = int(group.max()) + 1
         low, high = (
             rewards.new_full((count,), start).scatter_reduce(0, group, rewards, kind)
             for start, kind in ((torch.inf, "amin"), (-torch.inf, "amax"))

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -290,7 +291,7 @@ def without(name, **more):
             "column length: -1.0, expected a whole number of at least 0",
         ),
         (hand_worked(), ["--reward", "score"], r"--reward score: .* has no such column; it has prompt, reward"),
-        (hand_worked(), ["--estimator", "pope"], "--estimator pope: unknown estimator; known: lens, grpo"),
+        (hand_worked(), ["--estimator", "nonesuch"], "--estimator nonesuch: unknown estimator; known: lens, grpo"),
         (hand_worked(), ["--estimator", "lens", "lens"], "--estimator lens: .* is there already"),
         (hand_worked(), ["--algo.lens.alpha", "-1"], r"--algo.lens.alpha=-1.0: expected a finite number >= 0"),
         (hand_worked(), ["--algo.grpo.alpha", "1"], r"unrecognized arguments: --algo.grpo.alpha 1; see .*--help"),
@@ -335,3 +336,12 @@ def test_nothing_half_written_is_left(run, tmp_path):
     with pytest.raises(OptionError, match="no common form as a table .*; write .jsonl"):
         run(file, "-o", tmp_path / "b.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_the_example_of_the_docs_prints_what_they_show(run, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/outside.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    line, shown = re.search(r"```console\n\$ lens-openrlhf advantages (.*?)\n(.*?)```", text, re.DOTALL).groups()
+    assert run(*line.split()) == shown
+    assert (tmp_path / "advantages.parquet").exists()

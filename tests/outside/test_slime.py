@@ -171,5 +171,5 @@ def test_estimators_that_slime_cannot_serve():
             slime.advantage_function(Tokens)
     finally:
         Tokens.needs = needs
-    with pytest.raises(AttributeError, match="has no pope; estimators: lens, grpo"):
-        slime.pope  # noqa: B018
+    with pytest.raises(AttributeError, match="has no nonesuch; estimators: lens, grpo"):
+        slime.nonesuch  # noqa: B018

@@ -194,7 +194,7 @@ def test_an_answer_without_an_outcome_is_no_part_of_its_group(trainer):
     [
         ({"reward": [short, wrong]}, "name the verifier, .* with correctness=, one of short, wrong"),
         ({"correctness": "right"}, "correctness='right': expected one of the reward functions short"),
-        ({"estimator": "pope"}, "pope: unknown estimator; known: lens, grpo"),
+        ({"estimator": "nonesuch"}, "nonesuch: unknown estimator; known: lens, grpo"),
         ({"estimator_options": {"beta": 1}}, "lens: has no option beta; known: scope, alpha"),
         ({"estimator_options": {"alpha": -1}}, "lens: alpha=-1: expected a finite number >= 0"),
         ({"settings": {"scale_rewards": "none"}}, "scale_rewards='none': has no effect"),

@@ -67,14 +67,12 @@ def verl(monkeypatch):
             monkeypatch.setitem(sys.modules, name, module)
     core = importlib.import_module("verl.trainer.ppo.core_algos")
     trainer = importlib.import_module("verl.trainer.ppo.ray_trainer")
-    monkeypatch.setattr(core, "ADV_ESTIMATOR_REGISTRY", core.ADV_ESTIMATOR_REGISTRY)
-    if REAL:
-        # verl has loaded it already, by its entry point or not.
-        monkeypatch.setattr(
-            trainer, "compute_advantage", getattr(trainer.compute_advantage, "__wrapped__", trainer.compute_advantage)
-        )
-        for name in ("lens", "ngrpo"):
-            core.ADV_ESTIMATOR_REGISTRY.pop(name, None)
+    # What verl has loaded by the entry point is forgotten, so that each test begins with verl alone.
+    for name, function in list(core.ADV_ESTIMATOR_REGISTRY.items()):
+        if function.__module__.startswith("lens_openrlhf"):
+            del core.ADV_ESTIMATOR_REGISTRY[name]
+    theirs = trainer.compute_advantage
+    monkeypatch.setattr(trainer, "compute_advantage", getattr(theirs, "__wrapped__", theirs))
     sys.modules.pop("lens_openrlhf.outside.verl", None)
     sys.modules.pop("lens_openrlhf.outside.verl_logprobs", None)
     ours = importlib.import_module("lens_openrlhf.outside.verl")
