@@ -421,7 +421,7 @@ def _flat(args: SimpleNamespace) -> dict:
 
 def _known_options() -> set[str]:
     everything = _flat(parse(Run("", 0, split_words(MINIMAL)), Path("run"), "any run"))
-    return set(everything) - {"algo.lens.enabled"} | TWINS
+    return set(everything) - {"algo.lens.enabled", "algo.lens.estimator"} | TWINS
 
 
 def _check_fairness(run: Run, args: SimpleNamespace, baseline: dict, spec: Spec) -> None:

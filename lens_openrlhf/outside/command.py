@@ -175,13 +175,13 @@ def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
             step=int(step),
         )
         try:
-            advantage = estimate(estimator, responses).advantage.numpy()
+            result = estimate(estimator, responses)
         except EstimatorError as error:
             raise OptionError(f"{error} (step {step})") from None
-        if len(advantage) == len(rows):
-            parts = advantage.tolist()
+        if result.per_token:
+            parts = np.split(result.advantage.numpy(), np.cumsum(column["length"].numpy())[:-1])
         else:
-            parts = np.split(advantage, np.cumsum(column["length"].numpy())[:-1])
+            parts = result.advantage.tolist()
         for row, part in zip(rows.tolist(), parts, strict=True):
             found[row] = part
     return found

@@ -60,10 +60,10 @@ def make(
         EstimatorError: an unknown name or option, a bad value, or what the trainer cannot do.
     """
     kind = find(kind) if isinstance(kind, str) else kind
-    if missing := sorted(kind.needs - set(has)):
+    if missing := [*sorted(kind.needs - set(has)), *kind.extras]:
         raise EstimatorError(
-            f"{kind.name}: needs {', '.join(missing)} of every token, which {framework} does not hand on; use another "
-            "estimator, or lens-openrlhf train"
+            f"{kind.name}: needs {', '.join(missing)}, which {framework} does not hand on; use another estimator, or "
+            "lens-openrlhf train"
         )
     if kind.sampling != "plain" or kind.policy_loss != "ppo":
         what = "samples answers" if kind.sampling != "plain" else "computes the loss"
@@ -86,12 +86,12 @@ def packed(values: Tensor, mask: Tensor) -> Tensor:
     return values[mask.bool()].float()
 
 
-def padded(advantage: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Advantages [N] or [T] to [N, A], 0 where mask [N, A] is."""
-    mask = mask.bool()
-    if advantage.shape[0] == mask.shape[0]:
-        return torch.where(mask, advantage[:, None], 0.0).to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_scatter(mask, advantage.to(dtype))
+def padded(result: Result, mask: Tensor) -> Tensor:
+    """Advantages [N] or [T] to [N, A] float32, 0 where mask [N, A] is."""
+    mask, advantage = mask.bool(), result.advantage.float()
+    if not result.per_token:
+        return torch.where(mask, advantage[:, None], 0.0)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, advantage)
 
 
 def _offsets(lengths: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def tokens_of(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def estimate(estimator: Estimator, responses: Responses) -> Result:
-    """The estimator's advantages in the order of `responses`, [N], or [T] one a token; and its metrics.
+    """The estimator's advantages in the order of `responses`, [N], or [T] where they are per_token; and its metrics.
 
     Raises:
         EstimatorError: see :func:`lens_openrlhf.advantages.estimators.run`. Its responses and tokens are counted with
@@ -140,5 +140,5 @@ def estimate(estimator: Estimator, responses: Responses) -> Result:
     )
     result = run(estimator, batch)
     advantage = torch.empty_like(result.advantage)
-    advantage[order if len(advantage) == len(order) else tokens] = result.advantage
-    return Result(advantage=advantage, metrics=result.metrics)
+    advantage[tokens if result.per_token else order] = result.advantage
+    return Result(advantage=advantage, per_token=result.per_token, metrics=result.metrics)

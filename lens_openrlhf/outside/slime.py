@@ -128,10 +128,7 @@ def advantage_function(estimator: str | type[Estimator], **options: Any) -> Adva
                 step=steps,
             ),
         )
-        if len(result.advantage) == len(rows):
-            of_rows = result.advantage.unbind()
-        else:
-            of_rows = result.advantage.split(lengths.tolist())
+        of_rows = result.advantage.split(lengths.tolist()) if result.per_token else result.advantage.unbind()
         masks = [mask.bool() for mask in rollout_data["loss_masks"]]
         rollout_data["advantages"] = [
             torch.zeros(mask.shape, device=mask.device).masked_scatter(

@@ -65,6 +65,11 @@ class LensGRPOTrainer(GRPOTrainer):
                 f"scale_rewards={self.scale_rewards!r}: has no effect, as {self.estimator.name} makes the advantages; "
                 "leave it out"
             )
+        if self.num_generations < self.estimator.least_answers:
+            raise EstimatorError(
+                f"num_generations={self.num_generations}: so few answers to a prompt teach {self.estimator.name} "
+                f"nothing; use at least {self.estimator.least_answers}"
+            )
         names = self.reward_func_names
         if correctness is None and len(names) > 1:
             raise EstimatorError(
@@ -156,9 +161,7 @@ class LensGRPOTrainer(GRPOTrainer):
             step=self.state.global_step + 1,
         )
         result = estimate(estimator, responses)
-        advantage = result.advantage.float()
-        if len(advantage) != len(known):
-            advantage = padded(advantage, mask[known], torch.float32)
+        advantage = padded(result, mask[known]) if result.per_token else result.advantage.float()
         found = advantage.new_zeros((len(mask), *advantage.shape[1:]))
         found[known] = advantage
 

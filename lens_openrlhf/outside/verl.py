@@ -97,7 +97,7 @@ def compute(
             step=_steps[name],
         ),
     )
-    advantages = padded(result.advantage, response_mask, torch.float32)
+    advantages = padded(result, response_mask)
     return advantages, advantages
 
 

@@ -37,7 +37,7 @@ class Arm:
 def treatment(run: Run) -> dict[str, Any]:
     """The run's options that can tell one arm from another."""
     options = {k: v for k, v in run.options.items() if not k.startswith(INCIDENTAL)}
-    if options.get("algo.advantage.estimator") != "lens":
+    if options.get("algo.advantage.estimator") not in ("lens", "custom"):
         options = {k: v for k, v in options.items() if not k.startswith("algo.lens.")}
     return options
 

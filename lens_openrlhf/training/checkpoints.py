@@ -21,6 +21,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
+from ..advantages.estimators import Estimator
 from ..inputs import OptionError
 from ..process import write_atomically
 from . import manifest
@@ -30,6 +33,7 @@ ACTOR, LATEST, METRIC = "_actor", "latest", "metric.json"
 UNFINISHED = "unfinished-"
 REPLACED = f"{UNFINISHED}old-"
 FACTS = "run.json"  # in a checkpoint: its step, and the run's options
+ESTIMATOR = "estimator.pt"  # in a checkpoint: the estimator's state
 SUPERSEDED = "superseded.jsonl"
 
 # Options that a checkpoint cannot be loaded with, if they differ, and those that decide which prompts come next.
@@ -82,6 +86,21 @@ def sweep(folder: Path) -> None:
             left.rename(place)
         else:
             shutil.rmtree(left)
+
+
+def save_estimator(folder: Path, tag: str, estimator: Estimator) -> None:
+    """Write the estimator's state into the checkpoint that was written as UNFINISHED + tag."""
+    written = folder / ACTOR / (UNFINISHED + tag)
+    if written.is_dir():
+        torch.save(estimator.state_dict(), written / ESTIMATOR)
+
+
+def load_estimator(folder: Path, estimator: Estimator) -> None:
+    """Give the estimator the state in the checkpoint that `latest` names; one of an earlier version has none."""
+    states = folder / ACTOR
+    path = states / (states / LATEST).read_text().strip() / ESTIMATOR
+    if path.exists():
+        estimator.load_state_dict(torch.load(path, weights_only=True))
 
 
 def finish(folder: Path, tag: str, facts: Mapping[str, Any], limits: SimpleNamespace) -> None:

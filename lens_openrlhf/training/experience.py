@@ -1,20 +1,41 @@
-"""Experiences that remember their group.
+"""Experiences that carry what the actor's estimator needs.
 
-OpenRLHF drops a sample's rollout position when it splits a batch; the actor needs it to know which samples
-answer the same prompt. The position travels in `info`, which survives to the replay buffer.
+OpenRLHF drops a sample's rollout position and its prompt when it splits a batch; the actor needs them to know which
+samples answer the same prompt. They travel in `info`, which survives to the replay buffer.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from torch import Tensor
 
 from .run_log import EVENTS, REWARD_FAILED, read
 
 ROLLOUT_INDEX = "lens_rollout_index"
+PROMPT = "lens_prompt"
+EXTRA = "lens_extra_"  # what the sampling side knows of a sample, by name
+TAGS = "lens_"
+# Fields of Experience that travel with a sample's tokens and that an estimator of ours leaves free: there is no critic,
+# and the actor sets the returns last.
+CARRIERS = {"entropies": "values", "self_certainty": "returns"}
+
+
+class WithStatistics(NamedTuple):
+    """What the actor's forward pass gives back where an estimator needs more than log-probabilities."""
+
+    logprobs: Tensor  # [B, A]
+    statistics: dict[str, Tensor]  # [B, A] by name
+
+
+def prompt_id(text: str) -> int:
+    """A number of 52 bits, which float64 holds exactly: the same for the same text, in every run."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 12
 
 
 def require_scores(samples: list[Experience], run_dir: str) -> None:
@@ -29,11 +50,28 @@ def require_scores(samples: list[Experience], run_dir: str) -> None:
 
 
 class LensExperienceMaker(RemoteExperienceMaker):
-    """OpenRLHF's experience maker; every experience is tagged with the rollout positions of its samples."""
+    """OpenRLHF's experience maker; every experience is tagged with the rollout positions and prompts of its samples."""
+
+    _statistics: list[dict[str, Tensor]] = []  # of the experiences that are being made, if the estimator needs them
 
     def make_experience_batch(self, rollout_samples: list[Experience]) -> list[Experience]:
         require_scores(rollout_samples, self.args.logger.run_dir)
         experiences = super().make_experience_batch(rollout_samples)
         for experience in experiences:
             experience.info[ROLLOUT_INDEX] = torch.tensor(experience.index, dtype=torch.int64)
+            experience.info[PROMPT] = torch.tensor([prompt_id(p) for p in experience.prompts], dtype=torch.int64)
+        for experience, statistics in zip(experiences, self._statistics, strict=bool(self._statistics)):
+            for name, values in statistics.items():
+                setattr(experience, CARRIERS[name], values)
         return experiences
+
+    def make_experience(self, samples_list: list[Experience]) -> list[Experience]:
+        self._statistics = []
+        return super().make_experience(samples_list)
+
+    def _flatten_results(self, refs, duplicate_factor):
+        results = super()._flatten_results(refs, duplicate_factor)
+        if results and isinstance(results[0], WithStatistics):
+            self._statistics = [result.statistics for result in results]
+            return [result.logprobs for result in results]
+        return results

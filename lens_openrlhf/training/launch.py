@@ -54,8 +54,8 @@ def install_hooks(args: SimpleNamespace) -> None:
     from .rollout import LensRolloutActor, LensRolloutActorWithLogprobs
     from .trainer import LensPPOTrainer, LensPPOTrainerAsync
 
-    config = options.lens_config(args)
-    from_rollout = config is not None and config.confidence_from == "rollout"
+    estimator = options.make_estimator(args)
+    from_rollout = getattr(estimator and estimator.config, "confidence_from", "actor") == "rollout"
     command.PolicyModelActor = LensPolicyModelActor
     vllm_engine.RolloutRayActor = LensRolloutActorWithLogprobs if from_rollout else LensRolloutActor
     ppo_trainer.PPOTrainer = LensPPOTrainer

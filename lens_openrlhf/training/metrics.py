@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..advantages import GroupAdvantages, GroupKind
+from ..advantages import GroupKind
+from ..advantages.estimators import Batch
 
 
 def _mean(values: Tensor, weights: Tensor) -> float | None:
@@ -14,30 +15,25 @@ def _mean(values: Tensor, weights: Tensor) -> float | None:
     return (torch.where(weights > 0, values, 0.0) * weights).sum().item() / total if total > 0 else None
 
 
-def group_metrics(
-    result: GroupAdvantages, lengths: Tensor, correctness: Tensor, rewards: Tensor, cu_groups: Tensor
-) -> dict[str, float | None]:
+def group_metrics(batch: Batch, magnitude: Tensor, confidence: Tensor) -> dict[str, float | None]:
     """Metrics of one step by name; None where there is nothing to average.
 
     Args:
-        result: advantages of the step's N responses in Q groups.
-        lengths: [N] action tokens.
-        correctness, rewards: [N] float64, raw outcome and shaped reward.
-        cu_groups: [Q+1] group offsets.
+        batch: the step's N responses.
+        magnitude: [N] float64, absolute advantage of each, the mean over its tokens where they differ.
+        confidence: [N] float64; NaN for an empty response.
     """
-    sizes = cu_groups.diff()
-    group = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
-    kind = result.group_kind[group]
-    magnitude = result.advantage.abs()
+    group, kinds = batch.group_of, batch.kinds
+    kind = kinds[group]
 
     # GRPO gives no gradient where a group's rewards are all the same.
-    low = torch.full_like(result.difficulty, torch.inf).scatter_reduce(0, group, rewards, "amin")
-    high = torch.full_like(result.difficulty, -torch.inf).scatter_reduce(0, group, rewards, "amax")
+    low = confidence.new_full((len(kinds),), torch.inf).scatter_reduce(0, group, batch.rewards, "amin")
+    high = confidence.new_full((len(kinds),), -torch.inf).scatter_reduce(0, group, batch.rewards, "amax")
     rescued = ((low == high)[group] & (magnitude > 0)).double()
 
-    shown = (lengths > 0).double()
+    shown = (batch.lengths > 0).double()
     metrics = {
-        f"lens/{name.lower()}_groups": (result.group_kind == name_kind).double().mean().item()
+        f"lens/{name.lower()}_groups": (kinds == name_kind).double().mean().item()
         for name, name_kind in GroupKind.__members__.items()
     }
     metrics |= {
@@ -46,9 +42,8 @@ def group_metrics(
     }
     return metrics | {
         "lens/rescued_samples": rescued.mean().item(),
-        "lens/rescued_tokens": _mean(rescued, lengths.double()),
-        "lens/confidence_right": _mean(result.confidence, correctness * shown),
-        "lens/confidence_wrong": _mean(result.confidence, (1 - correctness) * shown),
-        "lens/difficulty": _mean(result.difficulty, (~result.difficulty.isnan()).double()),
-        "lens/empty_responses": float((lengths == 0).sum().item()),
+        "lens/rescued_tokens": _mean(rescued, batch.lengths.double()),
+        "lens/confidence_right": _mean(confidence, batch.correctness * shown),
+        "lens/confidence_wrong": _mean(confidence, (1 - batch.correctness) * shown),
+        "lens/empty_responses": float((batch.lengths == 0).sum().item()),
     }

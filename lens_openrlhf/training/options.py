@@ -17,14 +17,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NoReturn
 
-from ..advantages.config import LensConfig
+from ..advantages import estimators
+from ..advantages.estimators import Estimator, EstimatorError
 from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError
 from . import cpu
 
-LENS = "lens"
+ESTIMATOR, ESTIMATOR_PATH = "algo.advantage.estimator", "algo.lens.estimator_path"
+# Set by the parser: whether an estimator of ours was chosen, and its name.
+ENABLED, CHOSEN = "algo.lens.enabled", "algo.lens.estimator"
 MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_reward.py"
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
-PLACEHOLDER_ESTIMATOR = "group_norm"
+PLACEHOLDER_ESTIMATOR, PLACEHOLDER_FOR_SINGLES = "group_norm", "reinforce"
 
 SECRETS = ("logger.wandb.key",)
 HIDDEN = "(not recorded)"
@@ -46,21 +49,45 @@ def _fail(message: str) -> NoReturn:
     raise OptionError(message)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    estimator = next(a for a in parser._actions if a.dest == "algo.advantage.estimator")
-    estimator.choices = [LENS, *estimator.choices]
+def _offered(path: str | None) -> dict[str, type[Estimator]]:
+    """All estimators by name, and the one of a user's own file.
+
+    Raises:
+        OptionError: one that cannot be loaded.
+    """
+    try:
+        found = {name: estimators.find(name) for name in estimators.names()}
+    except EstimatorError as error:
+        _fail(f"--{ESTIMATOR} {error}")
+    try:
+        return found | ({estimators.CUSTOM: estimators.from_path(path)} if path else {})
+    except EstimatorError as error:
+        _fail(f"--{ESTIMATOR_PATH} {error}")
+
+
+def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estimator]]) -> None:
+    estimator = next(a for a in parser._actions if a.dest == ESTIMATOR)
+    estimator.choices = [*offered, *estimator.choices]
     reward = next(a for a in parser._actions if a.dest == "reward.remote_url")
     reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
     estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
-    group = parser.add_argument_group("LENS (with --algo.advantage.estimator lens)")
-    for option in LensConfig.training_options():
-        group.add_argument(
-            f"--algo.lens.{option.name}",
-            type=type(option.default),
-            default=option.default,
-            choices=option.metadata["choices"],
-            help=f"{option.metadata['help']} (default: {option.default})",
-        )
+    for name, kind in offered.items():
+        group = parser.add_argument_group(f"{kind.paper or name} (with --{ESTIMATOR} {name})")
+        for option in kind.options():
+            group.add_argument(
+                f"--algo.{name}.{option.name}",
+                type=type(option.default),
+                default=option.default,
+                choices=option.metadata["choices"],
+                help=f"{option.metadata['help']} (default: {option.default})".replace("%", "%%"),
+            )
+    group = parser.add_argument_group("an estimator of your own")
+    group.add_argument(
+        f"--{ESTIMATOR_PATH}",
+        default=None,
+        metavar="FILE.py:NAME",
+        help="a function of a batch, or an Estimator subclass, that gives the advantages (docs/estimators.md)",
+    )
     group = parser.add_argument_group("trust")
     group.add_argument(
         CODE_OPTION,
@@ -140,47 +167,74 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     return set(vars(probe.parse_known_args(argv)[0]))
 
 
-def _check_lens(get, given: set[str]) -> None:
-    """Refuse what would quietly spoil LENS. `get(name)` is an option's value by its dotted name."""
+def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) -> None:
+    """Give options the estimator's own defaults, and refuse what would quietly spoil it.
+
+    Args:
+        values: all options by dotted name.
+        given: those that the user gave.
+    """
     try:
-        LensConfig(**{f.name: get(f"algo.lens.{f.name}") for f in LensConfig.training_options()})
+        estimator = kind(_config(values.get, name, kind))
     except ValueError as error:
-        _fail(f"--algo.lens.{error}")
+        _fail(f"--algo.{name}.{error}")
+    if "algo.kl.init_coef" not in given:
+        values["algo.kl.init_coef"] = 0.0
+    for option, value in kind.defaults.items():
+        if option not in given:
+            values[option] = value
+    for option, (value, reason) in kind.requires.items():
+        if option in given and values[option] != value:
+            _fail(f"--{option} {values[option]}: {reason}; use {value} with --{ESTIMATOR} {name}")
+        values[option] = value
+    get = values.get
     samples = get("rollout.n_samples_per_prompt")
-    if samples < 2:
+    if samples < estimator.least_answers:
         _fail(
-            f"--rollout.n_samples_per_prompt {samples}: the lens estimator compares the answers to one prompt, and "
-            "one answer always has advantage 0; use at least 2 (the paper: 16)"
+            f"--rollout.n_samples_per_prompt {samples}: the {name} estimator compares the answers to one prompt, and "
+            f"so few teach it nothing; use at least {estimator.least_answers} (the paper of LENS: 16)"
         )
     kl = get("algo.kl.init_coef")
     if kl > 0 and not get("algo.kl.use_loss"):
         _fail(
-            f"--algo.kl.init_coef {kl}: this adds a KL term to the reward, which the lens estimator does not see; "
-            "use 0 (the paper's setting), or --algo.kl.use_loss to have the KL in the loss"
+            f"--algo.kl.init_coef {kl}: this adds a KL term to the reward, which the {name} estimator does not see; "
+            "use 0 (the default with it), or --algo.kl.use_loss to have the KL in the loss"
         )
     low, high = get("algo.dynamic_filtering_range")
-    if get("algo.dynamic_filtering_enable") and low >= 0:
+    if get("algo.dynamic_filtering_enable") and low >= 0 and kind.learns_from_negative_groups:
         _fail(
             f"--algo.dynamic_filtering_enable with --algo.dynamic_filtering_range {low:g} {high:g} drops every "
-            "group whose answers are all wrong, the very groups lens learns from; leave dynamic filtering off, or "
+            f"group whose answers are all wrong, groups that {name} learns from; leave dynamic filtering off, or "
             "use a range that begins below 0, such as -1 1"
         )
     if not get("reward.remote_url") and not get("train.agent_func_path"):
         _fail(
-            "the lens estimator needs the raw correctness of every answer, which a reward model does not give; use "
+            f"the {name} estimator needs the raw correctness of every answer, which a reward model does not give; use "
             f"--reward.remote_url {MATH_VERIFY} (or a verifier of your own) or --train.agent_func_path"
         )
     freezing = get("critic.freezing_steps")
     if freezing >= 0:
         _fail(
-            f"--critic.freezing_steps {freezing}: the lens estimator has no critic to warm up, and the actor would "
+            f"--critic.freezing_steps {freezing}: the {name} estimator has no critic to warm up, and the actor would "
             "collect samples without learning from them; leave the option out"
         )
     if get("algo.advantage.no_std_norm"):
-        _fail("--algo.advantage.no_std_norm has no effect with the lens estimator; leave the option out")
+        _fail(f"--algo.advantage.no_std_norm has no effect with the {name} estimator; leave the option out")
     gamma = get("algo.advantage.gamma")
     if "algo.advantage.gamma" in given and gamma != 1.0:
-        _fail(f"--algo.advantage.gamma {gamma}: the lens estimator has one advantage a response; use 1")
+        _fail(f"--algo.advantage.gamma {gamma}: the {name} estimator does not discount; use 1")
+    if kind.policy_loss != "ppo":
+        for option, plain in (
+            ("actor.policy_loss_type", "ppo"),
+            ("actor.dual_clip", None),
+            ("algo.advantage.is_correction_level", "off"),
+        ):
+            if get(option) != plain:
+                _fail(f"--{option} {get(option)}: the {name} estimator brings a policy loss of its own; leave it out")
+
+
+def _config(get, name: str, kind: type[Estimator]):
+    return kind.Config(**{option.name: get(f"algo.{name}.{option.name}") for option in kind.options()})
 
 
 def _check_lora(get) -> None:
@@ -235,7 +289,10 @@ class LensArgumentParser(argparse.ArgumentParser):
     on_cpu = False
 
     def parse_args(self, args=None, namespace=None):
-        _add_options(self)
+        probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        probe.add_argument(f"--{ESTIMATOR_PATH}")
+        offered = _offered(vars(probe.parse_known_args(self.argv)[0])[ESTIMATOR_PATH])
+        _add_options(self, offered)
         if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)
         given = _given(self, self.argv)
@@ -244,19 +301,25 @@ class LensArgumentParser(argparse.ArgumentParser):
         if values["reward.remote_url"] == MATH_VERIFY:
             values["reward.remote_url"] = str(MATH_VERIFY_FILE)
 
-        lens = values["algo.advantage.estimator"] == LENS
-        if lens:
-            if "algo.kl.init_coef" not in given:
-                values["algo.kl.init_coef"] = 0.0
-            _check_lens(values.get, given)
-            values["algo.advantage.estimator"] = PLACEHOLDER_ESTIMATOR
-        else:
-            stray = sorted(name for name in given if name.startswith("algo.lens."))
-            if stray:
+        name = values[ESTIMATOR]
+        if values[ESTIMATOR_PATH]:
+            if ESTIMATOR in given and name != estimators.CUSTOM:
                 _fail(
-                    f"--{stray[0]} has no effect with --algo.advantage.estimator {values['algo.advantage.estimator']}"
+                    f"--{ESTIMATOR} {name}: --{ESTIMATOR_PATH} {values[ESTIMATOR_PATH]} is another one; leave one out"
                 )
-        values["algo.lens.enabled"] = lens
+            name = estimators.CUSTOM
+            file, _, member = values[ESTIMATOR_PATH].rpartition(":")
+            values[ESTIMATOR_PATH] = f"{os.path.abspath(file)}:{member}"
+        for other in offered:
+            stray = sorted(o for o in given if o.startswith(f"algo.{other}.") and other != name and o != ESTIMATOR_PATH)
+            if stray:
+                _fail(f"--{stray[0]} has no effect with --{ESTIMATOR} {name}")
+        values[ENABLED] = name in offered
+        values[CHOSEN] = name
+        if values[ENABLED]:
+            _configure(values, given, name, offered[name])
+            single = values["rollout.n_samples_per_prompt"] == 1
+            values[ESTIMATOR] = PLACEHOLDER_FOR_SINGLES if single else PLACEHOLDER_ESTIMATOR
         _check_lora(values.get)
         if self.on_cpu:
             _check_cpu(values.get)
@@ -436,23 +499,34 @@ def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
     return args
 
 
-def lens_config(args: SimpleNamespace) -> LensConfig | None:
-    """The LensConfig in parsed arguments, or None if another estimator was chosen."""
-    if not args.algo.lens.enabled:
+def make_estimator(args: SimpleNamespace) -> Estimator | None:
+    """The estimator in parsed arguments, or None if one of OpenRLHF's was chosen.
+
+    Raises:
+        EstimatorError: the file of a user's own is not there, on another machine, say.
+    """
+    lens = args.algo.lens
+    if not lens.enabled:
         return None
-    return LensConfig(**{f.name: getattr(args.algo.lens, f.name) for f in LensConfig.training_options()})
+    path = lens.estimator_path
+    kind = estimators.from_path(path) if path else estimators.find(lens.estimator)
+    return kind(_config(flatten(args).get, lens.estimator, kind))
 
 
 def chosen(args: SimpleNamespace) -> dict:
-    """{dotted option name: value} as the user chose it, without what stands for the lens estimator inside OpenRLHF.
+    """{dotted option name: value} as the user chose it, without what stands for our estimators inside OpenRLHF, and
+    without the options of other estimators.
 
     For records, which are handed on: a secret is HIDDEN.
     """
     flat = flatten(args)
     flat |= {name: HIDDEN for name in SECRETS if flat.get(name)}
-    if flat.pop("algo.lens.enabled"):
-        return flat | {"algo.advantage.estimator": LENS}
-    return {name: value for name, value in flat.items() if not name.startswith("algo.lens.")}
+    flat.pop(ENABLED)
+    flat[ESTIMATOR] = name = flat.pop(CHOSEN)
+    path = flat.pop(ESTIMATOR_PATH)
+    others = tuple(f"algo.{other}." for other in [*estimators.names(), estimators.CUSTOM] if other != name)
+    flat = {option: value for option, value in flat.items() if not option.startswith(others)}
+    return flat | ({ESTIMATOR_PATH: path} if path else {})
 
 
 def without_secrets(argv: Sequence[str], args: SimpleNamespace) -> list[str]:

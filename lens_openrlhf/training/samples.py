@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from torch import Tensor
 
-from ..advantages import GroupAdvantages, GroupKind
+from ..advantages import GroupKind
+from ..advantages.estimators import Batch
 from ..advantages.reference import group_kind
 
 SAMPLES = "samples"
@@ -35,26 +35,21 @@ SCHEMA = pa.schema(
 )
 
 
-def advantage_columns(
-    index: Tensor, rewards: Tensor, advantage: Tensor, result: GroupAdvantages, cu_groups: Tensor
-) -> dict[str, list]:
+def advantage_columns(index: Tensor, batch: Batch, advantage: Tensor, confidence: Tensor) -> dict[str, list]:
     """What only the actor knows of the step's N answers, by rollout position: reward, confidence, advantage, kind.
 
     Args:
         index: [N] rollout positions.
-        rewards: [N] after shaping.
-        advantage: [N] as the update uses it.
-        result: confidence [N] and group_kind [Q].
-        cu_groups: [Q+1] group offsets.
+        batch: the answers.
+        advantage: [N] as the update uses it, the mean over an answer's tokens where they differ.
+        confidence: [N].
     """
-    sizes = cu_groups.diff()
-    kinds = torch.repeat_interleave(result.group_kind, sizes).tolist()
     return {
         "index": index.tolist(),
-        "reward": rewards.tolist(),
-        "confidence": [None if value != value else value for value in result.confidence.tolist()],
+        "reward": batch.rewards.tolist(),
+        "confidence": [None if value != value else value for value in confidence.tolist()],
         "advantage": advantage.tolist(),
-        "kind": [GroupKind(kind).name.lower() for kind in kinds],
+        "kind": [GroupKind(kind).name.lower() for kind in batch.kinds[batch.group_of].tolist()],
     }
 
 

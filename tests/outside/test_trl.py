@@ -198,6 +198,9 @@ def test_an_answer_without_an_outcome_is_no_part_of_its_group(trainer):
         ({"estimator_options": {"beta": 1}}, "lens: has no option beta; known: scope, alpha"),
         ({"estimator_options": {"alpha": -1}}, "lens: alpha=-1: expected a finite number >= 0"),
         ({"settings": {"scale_rewards": "none"}}, "scale_rewards='none': has no effect"),
+        ({"estimator": "intuitor"}, "intuitor: needs self_certainty, which TRL does not hand on"),
+        ({"estimator": "topr"}, "topr: computes the loss in its own way, which TRL does not"),
+        ({"estimator": "passk", "estimator_options": {"k": 4}}, "num_generations=4: so few answers .* at least 5"),
         (
             {"settings": {"multi_objective_aggregation": "normalize_then_sum"}},
             "multi_objective_aggregation='normalize_then_sum': .* use 'sum_then_normalize'",

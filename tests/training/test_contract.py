@@ -344,3 +344,60 @@ def test_rewards_are_fetched_where_they_are_watched():
         call = f"self._fetch_rewards_via_{kind}([query], [prompt], [label])"
         assert call in source, "rollout.WatchedRewards stands in for this"
     assert 'rewards_info.get("rewards")' in source, "rollout.checked expects this"
+
+
+def test_entropies_are_computed_where_ours_takes_their_place():
+    import openrlhf.models.actor as module
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    source = inspect.getsource(module.Actor.forward)
+    assert 'entropy = compute_entropy(output["logits"])' in source, "actor._WithStatistics exchanges this function"
+    assert 'setattr(output, "entropy", entropy[:, :-1])' in source
+    source = inspect.getsource(plain(PolicyModelActor).forward)
+    calls = ["self.actor.eval()", "action_log_probs = self.actor(", "self.actor.train()"]
+    assert [call for call in calls if call in source] == calls and source.count("self.actor") == 4, (
+        "actor._WithStatistics stands in for self.actor here"
+    )
+
+
+def test_statistics_of_tokens_find_their_fields():
+    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+    from lens_openrlhf.training.experience import CARRIERS
+
+    for field in CARRIERS.values():
+        assert Experience.is_step_tensor_field(field), "it must be unpadded and batched as the tokens are"
+    source = inspect.getsource(RemoteExperienceMaker.make_experience)
+    assert "action_log_probs_list = self._flatten_results(action_log_probs_ref, duplicate_factor)" in source, (
+        "LensExperienceMaker takes the statistics out of this result"
+    )
+    assert inspect.getsource(RemoteExperienceMaker.compute_advantages_and_returns).count(".values,") == 1, (
+        "only gae reads the values that carry entropies"
+    )
+
+
+def test_policy_losses_have_openrlhfs_signature():
+    from openrlhf.models.loss import PolicyLoss
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    from lens_openrlhf.training.policy_loss import PolicyGradientLoss
+
+    assert parameters(PolicyLoss.forward) == parameters(PolicyGradientLoss.forward)
+    source = inspect.getsource(ActorPPOTrainer)
+    assert "actor_loss, clip_ratio, ppo_kl, vllm_kl, is_filter_ratio = self.actor_loss_fn(" in source
+
+
+def test_one_answer_a_prompt_needs_another_placeholder():
+    import openrlhf.cli.train_ppo_ray as command
+
+    assert "reinforce" in next(
+        ast.unparse(n) for n in ast.walk(options.main_block(command)) if "advantage.estimator" in ast.unparse(n)
+    ), "options.PLACEHOLDER_FOR_SINGLES"
+    assert options.parse(
+        [
+            *("--actor.model_name_or_path", "m", "--data.prompt_dataset", "p", "--reward.remote_url", "r.py"),
+            *("--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", "--rollout.n_samples_per_prompt", "1"),
+            *("--algo.advantage.estimator", options.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
+        ]
+    )

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 
 from lens_openrlhf.advantages import reference
 from lens_openrlhf.training import options
-from lens_openrlhf.training.actor import LensPolicyModel
+from lens_openrlhf.training.actor import LensPolicyModel, needs_of
 from lens_openrlhf.training.experience import ROLLOUT_INDEX, LensExperienceMaker
 
 from .conftest import MINIMAL, make_experiences, make_samples
@@ -32,7 +32,9 @@ def replay_buffer():
 def actor_with(args, buffer, mesh):
     """LensPolicyModel with what compute_advantages needs; its models are not."""
     actor = object.__new__(LensPolicyModel)
-    actor.config = options.lens_config(args)
+    actor.estimator = options.make_estimator(args)
+    actor.needs = actor.estimator and needs_of(actor.estimator)
+    actor.step = 0
     actor.strategy = SimpleNamespace(args=args, ds_device_mesh=mesh)
     actor.trainer = SimpleNamespace(replay_buffer=buffer)
     return actor
@@ -65,7 +67,7 @@ def expected_advantages(args, samples):
     scores = torch.cat([s.scores for s in samples])
     rewards = torch.cat([s.rewards for s in samples])
     cu_groups = torch.arange(0, len(samples) + 1, GROUP)
-    config = options.lens_config(args)
+    config = options.make_estimator(args).config
     return reference.lens_advantages(
         torch.cat(tokens), cu_seqlens, scores, cu_groups, config, rewards=rewards
     ).advantage

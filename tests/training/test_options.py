@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from lens_openrlhf.training.preflight import gpus_needed
 def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
     args = parse("--algo.lens.alpha", "0.5", "--algo.lens.scope", "negative")
     assert args.algo.advantage.estimator == "group_norm"
-    config = options.lens_config(args)
+    config = options.make_estimator(args).config
     assert (config.alpha, config.scope, config.confidence) == (0.5, "negative", "geometric")
 
 
@@ -28,7 +29,7 @@ def test_kl_defaults_to_zero_with_lens_only(parse):
 def test_openrlhfs_estimators_stay(parse, estimator):
     args = parse(estimator=estimator)
     assert args.algo.advantage.estimator == estimator
-    assert options.lens_config(args) is None
+    assert options.make_estimator(args) is None
 
 
 def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
@@ -119,7 +120,8 @@ def test_help_shows_lens_beside_openrlhf():
     ).stdout
     for option in ("--algo.lens.alpha", "--algo.lens.scope", "--algo.lens.confidence_from", "--actor.adam.lr"):
         assert option in shown
-    assert "lens,gae" in shown.replace(" ", "")
+    names = re.search(r"--algo.advantage.estimator \{([^}]*)\}", shown)[1].replace("\n", "").replace(" ", "").split(",")
+    assert names[:2] == ["lens", "grpo"] and {"gae", "group_norm"} < set(names)
 
 
 @pytest.mark.parametrize(

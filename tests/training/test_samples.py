@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_openrlhf.advantages import LensConfig, lens_advantages
+from lens_openrlhf.advantages import estimators, lens_advantages
 from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
-from lens_openrlhf.training.actor import Gathered, advantages_of_rows, pack_rows
+from lens_openrlhf.training.actor import compute, gather, needs_of, pack
 from lens_openrlhf.training.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.experience import LensExperienceMaker
 from lens_openrlhf.training.samples import SCHEMA, write_samples
@@ -47,8 +47,9 @@ def columns_of(args, samples):
             )
     # As if another rank, or dynamic batching, had reordered them.
     items = items[5:] + items[:5]
-    rows = pack_rows(items, "actor", "cpu")
-    return advantages_of_rows(Gathered(rows, [len(rows)], 0), LensConfig(), 4, (-10, 10))[2]
+    estimator = estimators.find("lens")()
+    gathered = gather(*pack(items, needs_of(estimator), "cpu"), "", None)
+    return compute(gathered, estimator, needs_of(estimator), 4, 1, (-10, 10)).columns
 
 
 def test_samples_hold_what_the_update_used_in_rollout_order(parse, tmp_path):

@@ -9,10 +9,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from .base import Batch, Estimator, EstimatorError, NoConfig, Result, from_function, group_kinds, option, run
+from .base import (
+    Batch,
+    Estimator,
+    EstimatorError,
+    NoConfig,
+    Result,
+    check_needs,
+    from_function,
+    group_kinds,
+    option,
+    run,
+)
 
 ENTRY_POINTS = "lens_openrlhf.estimators"
 CUSTOM = "custom"  # --algo.lens.estimator_path
@@ -21,6 +33,17 @@ CUSTOM = "custom"  # --algo.lens.estimator_path
 _OURS = {
     "lens": ("lens", "Lens"),
     "grpo": ("grpo", "Grpo"),
+    "dapo": ("dapo", "Dapo"),
+    "ngrpo": ("ngrpo", "Ngrpo"),
+    "rl_zvp": ("rl_zvp", "RlZvp"),
+    "nsr": ("signs", "Nsr"),
+    "psr": ("signs", "Psr"),
+    "w_reinforce": ("signs", "WReinforce"),
+    "asymre": ("asymre", "Asymre"),
+    "topr": ("topr", "Topr"),
+    "passk": ("passk", "Passk"),
+    "intuitor": ("certainty", "Intuitor"),
+    "rent": ("certainty", "Rent"),
 }
 
 
@@ -36,6 +59,9 @@ def names() -> list[str]:
 def _as_class(thing: object, name: str, source: str) -> type[Estimator]:
     if isinstance(thing, type) and issubclass(thing, Estimator):
         thing.source = source
+        if thing.name == Estimator.name:
+            thing.name = name
+        check_needs(thing, source)
         return thing
     if callable(thing) and not isinstance(thing, type):
         return from_function(thing, name, source)
@@ -75,13 +101,16 @@ def from_path(place: str) -> type[Estimator]:
         raise EstimatorError(f"{place}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"lens_estimator_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise EstimatorError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        there = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
-        raise EstimatorError(f"{path}: has no {name}; it has {', '.join(there) or 'no function'}")
+        own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
+        there = [n for n, v in own.items() if inspect.isfunction(v) or isinstance(v, type) and issubclass(v, Estimator)]
+        raise EstimatorError(f"{path}: has no {name}; it has {', '.join(there) or 'no function and no Estimator'}")
     return _as_class(getattr(module, name), name, path)
 
 

@@ -103,11 +103,13 @@ class Result:
 
     Attributes:
         advantage: [N], one for all tokens of a response, or [T], one a token.
+        per_token: whether it is the latter. A bare tensor is taken for it where T is not N and it has T elements.
         confidence: [N] probability of each response, for the records; by default exp of mean_logprob.
         metrics: numbers of the step by name, or None where there is nothing to average.
     """
 
     advantage: Tensor
+    per_token: bool = False
     confidence: Tensor | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -134,20 +136,23 @@ class Estimator:
         Config: dataclass of its options, see :func:`option`; a bad value raises ValueError there.
         needs: of "logprobs", "entropies", "self_certainty": numbers of every token that `advantages` reads. They are
             gathered from all ranks.
+        extras: names in `Batch.extras` that `advantages` reads; whoever samples the answers must give them.
         defaults: options of OpenRLHF by dotted name that become the paper's where the user gives nothing else.
         requires: options of OpenRLHF by dotted name that must have this value, and why: {name: (value, reason)}.
         learns_from_negative_groups: whether a group without a right answer has any advantage other than 0.
         compares_answers: whether it needs more than one answer to a prompt.
-        verified: whether it needs the verifier's outcome.
+        verified: whether it reads the verifier's outcome or the reward; otherwise they are recorded only.
         sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds) or "by_weight" (prompts
             by `prompt_weights`).
-        policy_loss: "ppo", as OpenRLHF has it, or "topr".
+        policy_loss: "ppo", as OpenRLHF has it; "reinforce", without importance ratio; "topr", with one that is cut at 1
+            for negative advantages.
     """
 
     name: ClassVar[str] = "custom"
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoConfig
     needs: ClassVar[frozenset[str]] = frozenset()
+    extras: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
     requires: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     learns_from_negative_groups: ClassVar[bool] = True
@@ -168,6 +173,11 @@ class Estimator:
         """Advantages [N] or [T] of the batch."""
         raise NotImplementedError
 
+    @property
+    def least_answers(self) -> int:
+        """Answers to a prompt without which it could teach nothing."""
+        return 2 if self.compares_answers else 1
+
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts."""
         return {}
@@ -185,15 +195,27 @@ def _place(estimator: Estimator) -> str:
     if source is None:
         try:
             source = inspect.getsourcefile(type(estimator))
-        except TypeError:
+        except (TypeError, OSError):  # defined at a prompt or in a notebook
             source = None
     return f"estimator {estimator.name}" + (f" ({source})" if source else "")
 
 
-def _check_needs(estimator: Estimator, batch: Batch) -> None:
+def check_needs(estimator: type[Estimator], source: str) -> None:
+    """Raises EstimatorError where an estimator needs what no batch has."""
+    unknown = set(estimator.needs) - set(TOKEN_NEEDS)
+    if unknown:
+        raise EstimatorError(
+            f"{estimator.name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}"
+        )
+
+
+def _check_batch(estimator: Estimator, batch: Batch) -> None:
     for need in estimator.needs:
         if getattr(batch, need) is None:
             raise EstimatorError(f"{_place(estimator)}: needs {need} of every token, which the batch does not have")
+    for name in estimator.extras:
+        if name not in batch.extras:
+            raise EstimatorError(f"{_place(estimator)}: needs {name} of every response, which the batch does not have")
 
 
 def run(estimator: Estimator, batch: Batch) -> Result:
@@ -202,24 +224,24 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     Raises:
         EstimatorError: it raised, needs what the batch lacks, or gave back NaN, infinity, another shape or device.
     """
-    _check_needs(estimator, batch)
+    _check_batch(estimator, batch)
     place = _place(estimator)
     try:
         result = estimator.advantages(batch)
     except Exception as error:
         raise EstimatorError(f"{place}: raised {type(error).__name__}: {error}") from error
+    n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
     if isinstance(result, Tensor):
-        result = Result(advantage=result)
+        result = Result(advantage=result, per_token=tuple(result.shape) == (tokens,) != (n,))
     if not isinstance(result, Result) or not isinstance(result.advantage, Tensor):
         raise EstimatorError(f"{place}: gave back {type(result).__name__}, expected a tensor or a Result")
-    advantage, n = result.advantage, len(batch.lengths)
-    shapes = {(n,): f"[{n}], one a response"}
-    if batch.cu_seqlens is not None:
-        shapes[(int(batch.cu_seqlens[-1]),)] = f"[{int(batch.cu_seqlens[-1])}], one a token"
-    if tuple(advantage.shape) not in shapes:
-        expected = " or ".join(shapes.values())
-        hint = "" if len(shapes) > 1 else f"; one a token only with needs of {', '.join(TOKEN_NEEDS)}"
-        raise EstimatorError(f"{place}: gave back shape {list(advantage.shape)}, expected {expected}{hint}")
+    advantage = result.advantage
+    if tuple(advantage.shape) != (tokens if result.per_token else n,):
+        a_token = f" or [{tokens}], one a token" if tokens is not None else ""
+        hint = "" if a_token else f" (one a token only with needs of {', '.join(TOKEN_NEEDS)})"
+        raise EstimatorError(
+            f"{place}: gave back shape {list(advantage.shape)}, expected [{n}], one a response{a_token}{hint}"
+        )
     if advantage.device != batch.correctness.device:
         raise EstimatorError(
             f"{place}: gave back advantages on {advantage.device}, expected {batch.correctness.device}"
@@ -229,12 +251,20 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     advantage = advantage.detach().double()
     bad = (~advantage.isfinite()).nonzero()
     if len(bad):
-        what = "response" if tuple(advantage.shape) == (n,) else "token"
+        what = "token" if result.per_token else "response"
         raise EstimatorError(f"{place}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
-    confidence = result.confidence
+    confidence, metrics = result.confidence, dict(result.metrics)
+    for name, value in metrics.items():
+        if not isinstance(value, int | float | None):
+            raise EstimatorError(f"{place}: metric {name!r} is {value!r}, expected a number or None")
+    if confidence is not None and (tuple(confidence.shape) != (n,) or confidence.device != advantage.device):
+        raise EstimatorError(
+            f"{place}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
+            f"on {advantage.device}"
+        )
     if confidence is None:
         confidence = torch.where(batch.lengths > 0, batch.mean_logprob.clamp(max=0).exp(), math.nan)
-    return Result(advantage=advantage, confidence=confidence, metrics=dict(result.metrics))
+    return Result(advantage=advantage, per_token=result.per_token, confidence=confidence, metrics=metrics)
 
 
 def from_function(function: Callable[[Batch], Tensor | Result], name: str, source: str) -> type[Estimator]:
@@ -249,7 +279,5 @@ def from_function(function: Callable[[Batch], Tensor | Result], name: str, sourc
             return function(batch)
 
     FromFunction.name, FromFunction.needs = name, frozenset(getattr(function, "needs", ()))
-    unknown = FromFunction.needs - set(TOKEN_NEEDS)
-    if unknown:
-        raise EstimatorError(f"{name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}")
+    check_needs(FromFunction, source)
     return FromFunction

@@ -13,6 +13,7 @@ class Lens(Estimator):
     name = "lens"
     paper = "Feng et al. 2025"
     Config = LensConfig
+    options = LensConfig.training_options
 
     def advantages(self, batch: Batch) -> Result:
         result = group_advantages(

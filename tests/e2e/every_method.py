@@ -1,0 +1,20 @@
+"""An estimator that is another method at every step, so that one run tries them all on real rollouts."""
+
+from __future__ import annotations
+
+from lens_openrlhf.advantages import estimators
+from lens_openrlhf.advantages.estimators import Batch, Estimator, Result
+
+# Those whose sampling or extras are not plain have runs of their own.
+METHODS = [n for n in estimators.names() if estimators.find(n).sampling == "plain" and not estimators.find(n).extras]
+
+
+class EveryMethod(Estimator):
+    needs = frozenset().union(*(estimators.find(name).needs for name in METHODS))
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.methods = {name: estimators.find(name)() for name in METHODS}
+
+    def advantages(self, batch: Batch) -> Result:
+        return estimators.run(self.methods[METHODS[(batch.step - 1) % len(METHODS)]], batch)
