@@ -26,12 +26,13 @@ from ..advantages import estimators, segment_mean
 from ..advantages.estimators import Batch, Estimator
 from ..advantages.token_statistics import STATISTICS, statistics
 from . import checkpoints, cpu, lora
-from .experience import CARRIERS, EXTRA, PROMPT, ROLLOUT_INDEX, TAGS, WithStatistics
+from .experience import CARRIERS, PROMPT, ROLLOUT_INDEX, TAGS, WithStatistics
 from .metrics import group_metrics
 from .options import chosen, make_estimator
 from .policy_loss import PolicyGradientLoss
 from .run_log import RunLog
 from .samples import advantage_columns
+from .sampling import EXTRA
 
 # Columns of a gathered row, float64; an estimator's extras follow.
 INDEX, PROMPT_ID, MEAN_LOGPROB, LENGTH, CORRECTNESS, REWARD = range(6)
@@ -380,7 +381,14 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
 
     def fit(self, kl_ctl: float = 0):
         metrics = self.compute_advantages() if self.estimator else {}
-        return super().fit(kl_ctl) | metrics
+        status = super().fit(kl_ctl)
+        if self.estimator:
+            self.estimator.updated(status)
+        return status | metrics
+
+    def prompt_weights(self, prompts: Tensor) -> Tensor:
+        """How often each of `prompts` [P] is to be drawn, see Estimator.prompt_weights."""
+        return self.estimator.prompt_weights(prompts)
 
     def broadcast_to_vllm(self):
         with lora.under_vllm_names(self.actor.model.module):

@@ -6,7 +6,6 @@ samples answer the same prompt. They travel in `info`, which survives to the rep
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from torch import Tensor
 
 from .run_log import EVENTS, REWARD_FAILED, read
+from .sampling import prompt_id
 
 ROLLOUT_INDEX = "lens_rollout_index"
 PROMPT = "lens_prompt"
-EXTRA = "lens_extra_"  # what the sampling side knows of a sample, by name
-TAGS = "lens_"
+TAGS = "lens_"  # also what sampling.EXTRA names
 # Fields of Experience that travel with a sample's tokens and that an estimator of ours leaves free: there is no critic,
 # and the actor sets the returns last.
 CARRIERS = {"entropies": "values", "self_certainty": "returns"}
@@ -31,11 +30,6 @@ class WithStatistics(NamedTuple):
 
     logprobs: Tensor  # [B, A]
     statistics: dict[str, Tensor]  # [B, A] by name
-
-
-def prompt_id(text: str) -> int:
-    """A number of 52 bits, which float64 holds exactly: the same for the same text, in every run."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 12
 
 
 def require_scores(samples: list[Experience], run_dir: str) -> None:

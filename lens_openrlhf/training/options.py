@@ -308,8 +308,6 @@ class LensArgumentParser(argparse.ArgumentParser):
                     f"--{ESTIMATOR} {name}: --{ESTIMATOR_PATH} {values[ESTIMATOR_PATH]} is another one; leave one out"
                 )
             name = estimators.CUSTOM
-            file, _, member = values[ESTIMATOR_PATH].rpartition(":")
-            values[ESTIMATOR_PATH] = f"{os.path.abspath(file)}:{member}"
         for other in offered:
             stray = sorted(o for o in given if o.startswith(f"algo.{other}.") and other != name and o != ESTIMATOR_PATH)
             if stray:
@@ -440,6 +438,10 @@ class LensArgumentParser(argparse.ArgumentParser):
                 values[name] = ",".join(map(absolute, values[name].split(",")))
         if values["train.agent_func_path"]:
             values["train.agent_func_path"] = os.path.abspath(values["train.agent_func_path"])
+        for option in (ESTIMATOR_PATH, "algo.spectral.scorer"):
+            if values[option]:
+                file, _, member = values[option].rpartition(":")
+                values[option] = f"{os.path.abspath(file)}:{member}"
 
     @staticmethod
     def _name_run(values: dict, given: set[str]) -> None:

@@ -16,10 +16,11 @@ import torch
 from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_file
 from . import cpu, model_shape
 from .model_shape import ModelShape
-from .options import MATH_VERIFY_FILE
+from .options import MATH_VERIFY_FILE, make_estimator
 from .plan import GIB, Memory, actor_gpus, memory
 from .profiles import cache_folder
 from .run_log import METRICS
+from .sampling import load_scorer
 
 MIN_FREE_BYTES = 1 << 30
 SERVER_SECONDS = 5
@@ -236,6 +237,9 @@ def _check_functions(args: SimpleNamespace) -> None:
             _check_server(url)
     if args.train.agent_func_path and not Path(args.train.agent_func_path).is_file():
         raise OptionError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
+    estimator = make_estimator(args)
+    if estimator and estimator.sampling == "scored":
+        load_scorer(estimator.config.scorer)
 
 
 def _check_run_folder(args: SimpleNamespace) -> None:

@@ -18,12 +18,13 @@ from . import cpu, remote_code
 from .experience import require_scores
 from .options import MATH_VERIFY_FILE
 from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
+from .sampling import RolloutInRounds, UntilPositive
 
 POLL_SECONDS = 2.0
 CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
 
-class LensRollout(RolloutRayActor.__ray_metadata__.modified_class):
+class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_class):
     """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync. A model's code runs only if allowed."""
 
     async def __init__(self, *args, **kwargs):
@@ -119,7 +120,7 @@ LensRolloutActor = ray.remote(LensRollout)
 LensRolloutActorWithLogprobs = ray.remote(LensRolloutWithLogprobs)
 
 
-class LensSamplesGenerator(SamplesGenerator):
+class LensSamplesGenerator(UntilPositive, SamplesGenerator):
     """OpenRLHF's sample generator; remembers the last evaluation's samples until they are taken."""
 
     @torch.no_grad()

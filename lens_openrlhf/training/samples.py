@@ -71,7 +71,7 @@ def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, 
     }
 
 
-def _response(sample: Experience, tokenizer) -> str:
+def response_text(sample: Experience, tokenizer) -> str:
     """Everything after the prompt, tool output included."""
     # The mask begins at the second token.
     first = int(sample.action_mask[0].nonzero()[0]) + 1 if sample.action_mask.any() else sample.sequences.shape[1]
@@ -108,7 +108,7 @@ def write_samples(
             "prompt_id": [i // per_prompt for i in columns["index"]],
             "prompt": [s.prompts[0] if kept else None for s, kept in zip(chosen, texts, strict=True)],
             "label": [str(s.labels[0]) if kept else None for s, kept in zip(chosen, texts, strict=True)],
-            "response": [_response(s, tokenizer) if kept else None for s, kept in zip(chosen, texts, strict=True)],
+            "response": [response_text(s, tokenizer) if kept else None for s, kept in zip(chosen, texts, strict=True)],
             "correctness": [None if s.scores is None else float(s.scores) for s in chosen],
             "tokens": [int(s.action_mask.sum()) for s in chosen],
             "truncated": [bool(s.truncated) for s in chosen],

@@ -14,11 +14,13 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerA
 
 from .checkpoints import resumable
 from .evaluation import evaluation_record, evaluation_set, tracked
-from .experience import LensExperienceMaker
+from .experience import LensExperienceMaker, require_scores
+from .options import make_estimator
 from .plan import planned_steps
 from .rollout import LensSamplesGenerator
 from .run_log import RunLog
 from .samples import write_samples
+from .sampling import by_weight, load_scorer, score_steps
 
 
 def _plain_class(actor_class):
@@ -34,7 +36,10 @@ class _Recorded:
 
     def _set_up(self) -> None:
         self.run_log = RunLog(self.args.logger.run_dir)
-        if self.args.algo.lens.enabled:
+        estimator = make_estimator(self.args)
+        scored = estimator is not None and estimator.sampling == "scored"
+        self.step_scorer = load_scorer(estimator.config.scorer) if scored else None
+        if estimator:
             self.experience_maker = LensExperienceMaker(
                 self.actor_model_group,
                 self.critic_model_group,
@@ -47,6 +52,10 @@ class _Recorded:
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
     def train_step(self, rollout_samples, global_step):
+        if self.step_scorer:
+            require_scores(rollout_samples, self.args.logger.run_dir)
+            per_prompt = self.args.rollout.n_samples_per_prompt
+            score_steps(rollout_samples, self.tokenizer, self.step_scorer, per_prompt)
         status, step = super().train_step(rollout_samples, global_step)
         text_prompts = self.args.logger.sample_prompts
         if text_prompts >= 0:
@@ -96,6 +105,11 @@ class _Evaluating:
         self.evaluation_set = evaluation_set(strategy, tokenizer)
         # OpenRLHF's has been cut to --data.max_samples.
         self.eval_dataloader = self.evaluation_set and self.evaluation_set.dataloader
+        estimator = make_estimator(self.args)
+        self.prompts_are_weighed = bool(estimator) and estimator.sampling == "by_weight"
+        if self.prompts_are_weighed:
+            block = self.args.rollout.vllm_generate_batch_size or self.args.rollout.batch_size
+            self.prompts_dataloader = by_weight(self.prompts_dataloader, block, self.args.train.seed)
         self.samples_generator = LensSamplesGenerator(
             strategy=strategy,
             prompts_dataloader=self.prompts_dataloader,
@@ -103,6 +117,8 @@ class _Evaluating:
             tokenizer=tokenizer,
             vllm_engines=vllm_engines,
         )
+        if estimator and estimator.sampling == "until_positive":
+            self.samples_generator.rounds = estimator.config
         self.run_log.event("steps", total=planned_steps(self.args, len(self.prompts_dataloader)))
 
     def _recorded_evaluation(self, step: int, evaluate: Callable[[], dict]) -> tuple[dict, dict]:
@@ -127,6 +143,17 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
         self._set_up_sampling(strategy, self.tokenizer, self.vllm_engines)
         self._set_up()
 
+    def _weigh_prompts(self) -> None:
+        if self.prompts_are_weighed:
+            sampler = self.prompts_dataloader.sampler
+            weights = self.actor_model_group.async_run_method(method_name="prompt_weights", prompts=sampler.ids)
+            sampler.weights = ray.get(weights)[0]
+
+    def train_step(self, rollout_samples, global_step):
+        result = super().train_step(rollout_samples, global_step)
+        self._weigh_prompts()
+        return result
+
     def evaluate(self, global_step, **generate_kwargs):
         logs, more = self._recorded_evaluation(
             global_step, lambda: super(LensPPO, self).evaluate(global_step, **generate_kwargs)
@@ -144,6 +171,7 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
 
     def fit(self, global_step: int = 0) -> None:
         self._keep_trackers_open()
+        self._weigh_prompts()
         self.last_step = self.init_checkpoint_states()["global_step"]  # a resumed run may have no step left
         if self.eval_dataloader and evaluation_due(self.args, self.run_log, self.last_step):
             if self.last_step:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.estimators import Batch, Estimator, Result
 
-# Those whose sampling or extras are not plain have runs of their own.
-METHODS = [n for n in estimators.names() if estimators.find(n).sampling == "plain" and not estimators.find(n).extras]
+# Those that have a say in what is sampled have runs of their own.
+METHODS = [name for name in estimators.names() if estimators.find(name).sampling == "plain"]
 
 
 class EveryMethod(Estimator):

@@ -401,3 +401,59 @@ def test_one_answer_a_prompt_needs_another_placeholder():
             *("--algo.advantage.estimator", options.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
         ]
     )
+
+
+def test_answers_of_a_prompt_are_drawn_where_rounds_replace_them():
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+    from openrlhf.utils.agent import MultiTurnAgentExecutor, SingleTurnAgentExecutor
+
+    tree = ast.parse(inspect.getsource(SamplesGenerator))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr != "remote"}
+    assert {"get_num_unfinished_requests", "generate_responses"} <= used, "sampling.UntilPositive stands in for these"
+    call = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "llm_engine.generate_responses.remote"
+    )
+    given = [keyword.arg for keyword in call.keywords]
+    assert not call.args and {"num_samples", "sampling_params"} <= set(given), "RolloutInRounds takes these by name"
+    assert set(given) == set(parameters(plain(RolloutRayActor).generate_responses)) - {"self"}
+    # Evaluation goes past generate_samples, where UntilPositive begins its rounds.
+    assert "self.generate_samples(" not in inspect.getsource(SamplesGenerator.generate_eval_samples)
+    assert "self._dispatch_prompts_to_vllm(" in inspect.getsource(SamplesGenerator._generate_vllm)
+    for executor in (SingleTurnAgentExecutor, MultiTurnAgentExecutor):
+        source = inspect.getsource(executor.execute)
+        for key in ("reward", "scores", "extra_logs"):
+            assert f'"{key}":' in source, "RolloutInRounds reads this of every answer"
+    source = inspect.getsource(SamplesGenerator._process_response_into_experience)
+    assert 'response.get("extra_logs", {})' in source and "info[key] = torch.tensor([value])" in source, (
+        "what RolloutInRounds knows of the drawn answers reaches the estimator this way"
+    )
+
+
+def test_prompts_are_drawn_through_a_dataloader_that_can_be_replaced():
+    from openrlhf.datasets import PromptDataset
+    from openrlhf.trainer.ppo_trainer import PPOTrainer
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+    from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
+
+    assert "return self.datasources[idx], self.prompts[idx]," in inspect.getsource(PromptDataset.__getitem__), (
+        "sampling.by_weight takes the texts of dataset.prompts for the prompts that come"
+    )
+    assert "return StatefulDataLoader(" in inspect.getsource(DeepspeedStrategy.setup_dataloader)
+    fit = inspect.getsource(plain(PPOTrainer).fit)
+    used = ("len(self.prompts_dataloader)", ".load_state_dict(state_dict)", '": self.prompts_dataloader.state_dict()')
+    assert all(name in fit for name in used), "sampling.by_weight gives back a dataloader for these"
+    assert "iter(self.prompts_dataloader)" in inspect.getsource(SamplesGenerator.generate_samples)
+
+
+def test_an_update_reports_how_far_it_moved_the_policy():
+    from openrlhf.models.loss import PolicyLoss
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    assert "ppo_kl = masked_mean(-raw_policy_log_ratio" in inspect.getsource(PolicyLoss.forward), "spo adds it up"
+    assert 'experience.info["ppo_kl"] = ppo_kl' in inspect.getsource(ActorPPOTrainer.training_step)
+    assert "self.strategy.all_reduce(reduced_status)" in inspect.getsource(ActorPPOTrainer.ppo_train), (
+        "spo's tracker must be the same on every rank"
+    )

@@ -13,8 +13,9 @@ from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import checkpoints, cpu, options
 from lens_openrlhf.training.actor import _WithStatistics, compute, gather, needs_of, pack, set_advantages
-from lens_openrlhf.training.experience import LensExperienceMaker, WithStatistics, prompt_id
+from lens_openrlhf.training.experience import LensExperienceMaker, WithStatistics
 from lens_openrlhf.training.policy_loss import PolicyGradientLoss
+from lens_openrlhf.training.sampling import prompt_id
 
 from .conftest import make_experiences, make_samples
 

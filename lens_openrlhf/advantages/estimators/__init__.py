@@ -44,6 +44,9 @@ _OURS = {
     "passk": ("passk", "Passk"),
     "intuitor": ("certainty", "Intuitor"),
     "rent": ("certainty", "Rent"),
+    "spo": ("spo", "Spo"),
+    "reinforce_ada": ("reinforce_ada", "ReinforceAda"),
+    "spectral": ("spectral", "Spectral"),
 }
 
 
@@ -88,15 +91,15 @@ def find(name: str) -> type[Estimator]:
     return _as_class(thing, name, point.value)
 
 
-def from_path(place: str) -> type[Estimator]:
-    """The estimator of a user's own file, given as `my.py:name`: an Estimator subclass or a function of a batch.
+def load(place: str, expected: str) -> tuple[object, str, str]:
+    """What a user's own file has under a name, given as `my.py:name`; also the name and the path.
 
     Raises:
-        EstimatorError: no such file or name, or a file that cannot be imported.
+        EstimatorError: no such file or name, or a file that cannot be imported; `expected` says what it should be.
     """
     path, separator, name = place.rpartition(":")
     if not separator or not path.endswith(".py") or not name.isidentifier():
-        raise EstimatorError(f"{place}: expected FILE.py:NAME, a function of a batch or an Estimator subclass")
+        raise EstimatorError(f"{place}: expected FILE.py:NAME, {expected}")
     if not Path(path).is_file():
         raise EstimatorError(f"{place}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"lens_estimator_{Path(path).stem}", path)
@@ -111,7 +114,16 @@ def from_path(place: str) -> type[Estimator]:
         own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
         there = [n for n, v in own.items() if inspect.isfunction(v) or isinstance(v, type) and issubclass(v, Estimator)]
         raise EstimatorError(f"{path}: has no {name}; it has {', '.join(there) or 'no function and no Estimator'}")
-    return _as_class(getattr(module, name), name, path)
+    return getattr(module, name), name, path
+
+
+def from_path(place: str) -> type[Estimator]:
+    """The estimator of a user's own file, given as `my.py:name`: an Estimator subclass or a function of a batch.
+
+    Raises:
+        EstimatorError: no such file or name, or a file that cannot be imported.
+    """
+    return _as_class(*load(place, "a function of a batch or an Estimator subclass"))
 
 
 __all__ = [
@@ -123,6 +135,7 @@ __all__ = [
     "find",
     "from_path",
     "group_kinds",
+    "load",
     "names",
     "option",
     "run",

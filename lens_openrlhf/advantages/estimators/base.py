@@ -70,6 +70,16 @@ class Batch:
         """[N] to [Q]."""
         return self.group_sum(values) / self.cu_groups.diff()
 
+    def extra(self, name: str, remedy: str) -> Tensor:
+        """[N] float64, the extra of that name.
+
+        Raises:
+            ValueError: it is missing; the message says what to do.
+        """
+        if name not in self.extras:
+            raise ValueError(f"the batch has no {name} of its responses: {remedy}")
+        return self.extras[name]
+
     @property
     def kinds(self) -> Tensor:
         """[Q] int8, see GroupKind."""
@@ -136,14 +146,14 @@ class Estimator:
         Config: dataclass of its options, see :func:`option`; a bad value raises ValueError there.
         needs: of "logprobs", "entropies", "self_certainty": numbers of every token that `advantages` reads. They are
             gathered from all ranks.
-        extras: names in `Batch.extras` that `advantages` reads; whoever samples the answers must give them.
+        extras: names that `advantages` reads with `Batch.extra`; whoever samples the answers must give them.
         defaults: options of OpenRLHF by dotted name that become the paper's where the user gives nothing else.
         requires: options of OpenRLHF by dotted name that must have this value, and why: {name: (value, reason)}.
         learns_from_negative_groups: whether a group without a right answer has any advantage other than 0.
         compares_answers: whether it needs more than one answer to a prompt.
         verified: whether it reads the verifier's outcome or the reward; otherwise they are recorded only.
-        sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds) or "by_weight" (prompts
-            by `prompt_weights`).
+        sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds), "by_weight" (prompts
+            by `prompt_weights`) or "scored" (plain, and the steps of wrong answers get a score).
         policy_loss: "ppo", as OpenRLHF has it; "reinforce", without importance ratio; "topr", with one that is cut at 1
             for negative advantages.
     """
@@ -177,6 +187,13 @@ class Estimator:
     def least_answers(self) -> int:
         """Answers to a prompt without which it could teach nothing."""
         return 2 if self.compares_answers else 1
+
+    def updated(self, status: Mapping[str, float]) -> None:
+        """Called after the step's update with what OpenRLHF reports of it (`ppo_kl`), the same on every rank."""
+
+    def prompt_weights(self, prompts: Tensor) -> Tensor:
+        """[P] float64 above 0, how often each of `prompts` [P] int64 is to be drawn; for sampling "by_weight"."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts."""
@@ -213,9 +230,6 @@ def _check_batch(estimator: Estimator, batch: Batch) -> None:
     for need in estimator.needs:
         if getattr(batch, need) is None:
             raise EstimatorError(f"{_place(estimator)}: needs {need} of every token, which the batch does not have")
-    for name in estimator.extras:
-        if name not in batch.extras:
-            raise EstimatorError(f"{_place(estimator)}: needs {name} of every response, which the batch does not have")
 
 
 def run(estimator: Estimator, batch: Batch) -> Result:
