@@ -108,6 +108,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         except estimators.EstimatorError as error:
             hint = "; ROLLOUTS come first" if Path(place).exists() and option == "--estimator" else ""
             raise OptionError(f"{option} {error}{hint}") from None
+        if kind.extras:
+            raise OptionError(
+                f"{option} {place}: needs {', '.join(kind.extras)} of every response, which whoever samples has to "
+                "bring along; it works in lens-openrlhf train alone"
+            )
         name = place if option == "--estimator" else place.rpartition(":")[2]
         if name in kinds:
             raise OptionError(f"{option} {place}: an estimator of the name {name} is there already")

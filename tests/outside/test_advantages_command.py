@@ -292,6 +292,7 @@ def without(name, **more):
         ),
         (hand_worked(), ["--reward", "score"], r"--reward score: .* has no such column; it has prompt, reward"),
         (hand_worked(), ["--estimator", "nonesuch"], "--estimator nonesuch: unknown estimator; known: lens, grpo"),
+        (hand_worked(), ["--estimator", "spectral"], "--estimator spectral: needs step_score of every response"),
         (hand_worked(), ["--estimator", "lens", "lens"], "--estimator lens: .* is there already"),
         (hand_worked(), ["--algo.lens.alpha", "-1"], r"--algo.lens.alpha=-1.0: expected a finite number >= 0"),
         (hand_worked(), ["--algo.grpo.alpha", "1"], r"unrecognized arguments: --algo.grpo.alpha 1; see .*--help"),
