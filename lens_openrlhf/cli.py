@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
     "compare": (_command(".experiments.compare"), "train arms over seeds on equal terms, and their table"),
     "report": (_command(".reporting.command"), "figures of one or many runs as a page, or live"),
+    "advantages": (_command(".outside.command"), "what estimators give the rollouts of any framework, side by side"),
     "simulate": (_command(".experiments.tabular"), "the mechanism in seconds: LENS and GRPO on a table of answers"),
     "doctor": (_command(".doctor"), "what is installed, what will run, and how to mend what will not"),
 }
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf",
         description="LENS: GRPO that learns from groups in which every answer is wrong, inside OpenRLHF.",
-        epilog="\n".join(f"  {name:<8} {help}" for name, (_, help) in COMMANDS.items())
+        epilog="\n".join(f"  {name:<10} {help}" for name, (_, help) in COMMANDS.items())
         + "\n\nOptions of a command: lens-openrlhf COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

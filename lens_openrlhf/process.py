@@ -48,6 +48,17 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` at the end, unless something was raised."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def output_to(path: Path) -> Iterator[IO[str]]:
     """Send this process's output, and its children's, to a file; yields the terminal."""
     sys.stdout.flush()

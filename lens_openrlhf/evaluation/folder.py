@@ -6,10 +6,8 @@ can be interrupted at any moment.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..inputs import OptionError
+from ..process import appearing_whole
 
 CONFIG, SAMPLES, SUMMARY, LOG = "config.json", "samples", "summary.json", "evaluate.log"
 
@@ -38,19 +37,8 @@ RESERVED = tuple(_COLUMNS)
 TEXTS = ("prompt", "label", "response", "answer")
 
 
-@contextlib.contextmanager
-def _appearing_whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` at the end, unless something was raised."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def write_json(path: Path, record: dict) -> None:
-    with _appearing_whole(path) as beside:
+    with appearing_whole(path) as beside:
         beside.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
@@ -79,7 +67,7 @@ def write_part(folder: Path, part: int, rows: Sequence[dict[str, Any]], splits: 
     schema = pa.schema([*_COLUMNS.items(), *((name, pa.string()) for name in splits)])
     path = part_path(folder, part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing_whole(path) as beside:
+    with appearing_whole(path) as beside:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), beside)
 
 

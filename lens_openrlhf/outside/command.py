@@ -1,0 +1,239 @@
+"""`lens-openrlhf advantages`: what estimators give the responses of a file, whichever framework sampled them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..inputs import OptionError
+from ..process import complain, printable
+
+COLUMN_OPTIONS = {
+    "prompt": "what tells prompts apart (default: prompt_id, else prompt)",
+    "step": "number of the training step; groups are of one step (default: step, where there is one)",
+    "correctness": "the verifier's outcome in [0, 1] (default: correctness, else the reward)",
+    "reward": "the reward after shaping (default: reward, else the correctness)",
+    "logprobs": "lists of the log-probabilities of a response's tokens (default: logprobs)",
+    "mean_logprob": "instead of them their mean, with --length (default: mean_logprob)",
+    "confidence": "or exp of that mean, as a run's samples have it (default: confidence)",
+    "length": "number of tokens of a response (default: length, else tokens)",
+    "entropies": "lists of entropies, for estimators that need them (default: entropies)",
+    "self_certainty": "lists of KL(uniform || policy), likewise (default: self_certainty)",
+}
+DESCRIPTION = """\
+Computes advantages for responses that are already there: a row a response, in any order, of any framework. Prints how
+each estimator spreads its weight over groups by kind, and writes the rows with their advantages.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message}; see lens-openrlhf advantages --help")
+
+
+def _base_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="lens-openrlhf advantages",
+        usage="lens-openrlhf advantages ROLLOUTS... [--estimator NAME...] [--prompt COLUMN] [...] [-o FILE]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "rollouts", nargs="+", metavar="ROLLOUTS", help="a .jsonl or .parquet file, or a run folder (its samples/)"
+    )
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the rows with advantages, .jsonl or .parquet")
+    group = parser.add_argument_group("estimators")
+    group.add_argument(
+        "--estimator", nargs="+", action="extend", metavar="NAME", help="one or more, side by side (default: lens)"
+    )
+    group.add_argument(
+        "--estimator_path",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="of a file of your own: a function of a batch, or an Estimator subclass",
+    )
+    group = parser.add_argument_group("columns")
+    for name, help in COLUMN_OPTIONS.items():
+        group.add_argument(f"--{name}", metavar="COLUMN", help=help)
+    return parser
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError("expected true or false")
+    return text.lower() == "true"
+
+
+def _add_options(parser: argparse.ArgumentParser, name: str, options: Sequence[Field]) -> None:
+    if not options:
+        return
+    group = parser.add_argument_group(f"options of {name}")
+    for option in options:
+        group.add_argument(
+            f"--algo.{name}.{option.name}",
+            type=_boolean if isinstance(option.default, bool) else type(option.default),
+            default=argparse.SUPPRESS,
+            choices=option.metadata.get("choices"),
+            metavar=None if option.metadata.get("choices") else "VALUE",
+            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
+        )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, checked; `estimators` is {name: estimator}, `given` {column option: column or None}.
+
+    Raises:
+        OptionError: values that cannot work.
+        SystemExit: --help.
+    """
+    from ..advantages import estimators
+    from .estimate import NOT_HERE
+
+    first = _Parser(add_help=False, allow_abbrev=False)
+    for option in ("--estimator", "--estimator_path"):
+        first.add_argument(option, nargs="+", action="extend", default=[])
+    chosen = first.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
+    names = chosen.estimator or ([] if chosen.estimator_path else ["lens"])
+    kinds: dict[str, type[estimators.Estimator]] = {}
+    for option, place in [("--estimator", n) for n in names] + [("--estimator_path", p) for p in chosen.estimator_path]:
+        try:
+            kind = estimators.find(place) if option == "--estimator" else estimators.from_path(place)
+        except estimators.EstimatorError as error:
+            hint = "; ROLLOUTS come first" if Path(place).exists() and option == "--estimator" else ""
+            raise OptionError(f"{option} {error}{hint}") from None
+        if kind.extras:
+            raise OptionError(
+                f"{option} {place}: needs {', '.join(kind.extras)} of every response, which whoever samples has to "
+                "bring along; it works in lens-openrlhf train alone"
+            )
+        name = place if option == "--estimator" else place.rpartition(":")[2]
+        if name in kinds:
+            raise OptionError(f"{option} {place}: an estimator of the name {name} is there already")
+        kinds[name] = kind
+    parser = _base_parser()
+    fields = {name: [f for f in kind.options() if f.name not in NOT_HERE] for name, kind in kinds.items()}
+    for name, options in fields.items():
+        _add_options(parser, name, options)
+    arguments = parser.parse_args(argv)
+    values = vars(arguments)
+    arguments.estimators = {}
+    for name, kind in kinds.items():
+        prefix = f"algo.{name}."
+        config = {f.name: values[prefix + f.name] for f in fields[name] if prefix + f.name in values}
+        try:
+            arguments.estimators[name] = kind(kind.Config(**config))
+        except ValueError as error:
+            raise OptionError(f"--{prefix}{error}") from None
+    arguments.given = {name: values[name] for name in COLUMN_OPTIONS}
+    forms = [name for name in ("logprobs", "mean_logprob", "confidence") if values[name]]
+    if len(forms) > 1:
+        raise OptionError(f"--{forms[1]} {values[forms[1]]}: --{forms[0]} says the same; give one of them")
+    return arguments
+
+
+def _check_out(out: Path, paths: Sequence[Path]) -> None:
+    from .rollouts import SUFFIXES
+
+    if out.suffix not in SUFFIXES:
+        raise OptionError(f"-o {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if any(out.exists() and out.samefile(path) for path in paths):
+        raise OptionError(f"-o {out}: is one of the files that are read; name another one")
+
+
+def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
+    """The estimator's advantages, step after step: [N] a number each, or an array where it gives one a token.
+
+    Raises:
+        OptionError: what the estimator could not do.
+    """
+    import numpy as np
+    import torch
+
+    from ..advantages.estimators import EstimatorError
+    from .estimate import Responses, estimate, tokens_of
+
+    lengths = torch.from_numpy(rollouts.length)
+    found: list[Any] = [0.0] * len(lengths)
+    for step in np.unique(rollouts.step):
+        rows = torch.from_numpy(np.flatnonzero(rollouts.step == step))
+        where = tokens_of(rows, lengths) if rollouts.tokens else None
+        column = {
+            name: torch.from_numpy(values)[rows]
+            for name in ("prompt", "correctness", "reward", "mean_logprob", "length")
+            if (values := getattr(rollouts, name)) is not None
+        }
+        responses = Responses(
+            group=column["prompt"],
+            lengths=column["length"],
+            correctness=column["correctness"],
+            rewards=column["reward"],
+            mean_logprob=column.get("mean_logprob"),
+            tokens={name: torch.from_numpy(values)[where] for name, values in rollouts.tokens.items()},
+            prompts=column["prompt"] if rollouts.recurs else None,
+            step=int(step),
+        )
+        try:
+            result = estimate(estimator, responses)
+        except EstimatorError as error:
+            raise OptionError(f"{error} (step {step})") from None
+        if result.per_token:
+            parts = np.split(result.advantage.numpy(), np.cumsum(column["length"].numpy())[:-1])
+        else:
+            parts = result.advantage.tolist()
+        for row, part in zip(rows.tolist(), parts, strict=True):
+            found[row] = part
+    return found
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from . import rollouts as files
+    from .summary import table
+
+    paths = files.find_files(arguments.rollouts)
+    if arguments.out is not None:
+        _check_out(arguments.out, paths)
+    needs = sorted(set().union(*(estimator.needs for estimator in arguments.estimators.values())))
+    rollouts = files.read(paths, arguments.given, needs)
+    found = {}
+    for name, estimator in arguments.estimators.items():
+        found[name] = advantages_of(estimator, rollouts)
+        if any(isinstance(value, np.ndarray) for value in found[name]):
+            found[name] = [
+                value if isinstance(value, np.ndarray) else np.full(length, value)
+                for value, length in zip(found[name], rollouts.length.tolist(), strict=True)
+            ]
+    print(printable(table(rollouts, found)))
+    if arguments.out is not None:
+        columns = {f"advantage_{name}" if len(found) > 1 else "advantage": values for name, values in found.items()}
+        files.write(arguments.out, paths, columns)
+        print(printable(f"{arguments.out}: {len(rollouts.prompt):,} rows with {', '.join(columns)}"))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the process's exit status; every failure ends in one line that says why."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(parse(argv))
+    except OptionError as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except OSError as error:
+        complain(f"error: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

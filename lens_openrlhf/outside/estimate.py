@@ -1,0 +1,144 @@
+"""From responses in any order to an estimator's advantages in the same order. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..advantages import segment_mean
+from ..advantages.estimators import Batch, Estimator, EstimatorError, Result, find, run
+
+# Options that say where OpenRLHF's numbers come from; elsewhere it is the framework or the file that decides.
+NOT_HERE = {"confidence_from": "actor"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Responses:
+    """N responses in any order.
+
+    Attributes:
+        group: [N] int64, equal where the prompt is the same.
+        lengths: [N] int64, action tokens.
+        correctness, rewards: [N] the verifier's outcome in [0, 1], and the reward after shaping.
+        tokens: [T] by name ("logprobs", "entropies", "self_certainty"), of each action token, response after response.
+        mean_logprob: [N] mean log-probability of the action tokens, nats; computed from the tokens where it is None.
+        prompts: [N] int64, the same number whenever a prompt comes again; None where that is not known.
+        step: number of the training step, from 1.
+    """
+
+    group: Tensor
+    lengths: Tensor
+    correctness: Tensor
+    rewards: Tensor
+    tokens: Mapping[str, Tensor]
+    mean_logprob: Tensor | None = None
+    prompts: Tensor | None = None
+    step: int = 1
+
+
+def make(
+    kind: type[Estimator] | str,
+    framework: str,
+    has: Collection[str],
+    options: Mapping[str, Any],
+    keeps_state: bool = True,
+) -> Estimator:
+    """An estimator for a trainer that samples and learns in its own way.
+
+    Args:
+        kind: the class, or its name in the registry.
+        framework: the trainer's name, for messages.
+        has: numbers of every token that the trainer can give.
+        options: values of the estimator's Config.
+        keeps_state: whether the trainer's checkpoints hold the estimator's state.
+
+    Raises:
+        EstimatorError: an unknown name or option, a bad value, or what the trainer cannot do.
+    """
+    kind = find(kind) if isinstance(kind, str) else kind
+    if missing := [*sorted(kind.needs - set(has)), *kind.extras]:
+        raise EstimatorError(
+            f"{kind.name}: needs {', '.join(missing)}, which {framework} does not hand on; use another estimator, or "
+            "lens-openrlhf train"
+        )
+    if kind.sampling != "plain" or kind.policy_loss != "ppo":
+        what = "samples answers" if kind.sampling != "plain" else "computes the loss"
+        raise EstimatorError(f"{kind.name}: {what} in its own way, which {framework} does not; use lens-openrlhf train")
+    known = [field.name for field in kind.options() if field.name not in NOT_HERE]
+    for name in options:
+        if name not in known:
+            raise EstimatorError(f"{kind.name}: has no option {name}; known: {', '.join(known) or 'none'}")
+    try:
+        estimator = kind(kind.Config(**options))
+    except ValueError as error:
+        raise EstimatorError(f"{kind.name}: {error}") from error
+    if not keeps_state and estimator.state_dict():
+        raise EstimatorError(f"{kind.name}: remembers what {framework} would not save; use lens-openrlhf train")
+    return estimator
+
+
+def packed(values: Tensor, mask: Tensor) -> Tensor:
+    """[N, A] padded to [T] float32, the values at action tokens."""
+    return values[mask.bool()].float()
+
+
+def padded(result: Result, mask: Tensor) -> Tensor:
+    """Advantages [N] or [T] to [N, A] float32, 0 where mask [N, A] is."""
+    mask, advantage = mask.bool(), result.advantage.float()
+    if not result.per_token:
+        return torch.where(mask, advantage[:, None], 0.0)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, advantage)
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def tokens_of(rows: Tensor, lengths: Tensor) -> Tensor:
+    """[T'] int64, where the tokens of responses `rows`, one after the other, lie among all; lengths [N] are of all."""
+    chosen = lengths[rows]
+    shift = _offsets(lengths)[:-1][rows] - _offsets(chosen)[:-1]
+    return torch.arange(int(chosen.sum()), device=lengths.device) + shift.repeat_interleave(chosen)
+
+
+def estimate(estimator: Estimator, responses: Responses) -> Result:
+    """The estimator's advantages in the order of `responses`, [N], or [T] where they are per_token; and its metrics.
+
+    Raises:
+        EstimatorError: see :func:`lens_openrlhf.advantages.estimators.run`. Its responses and tokens are counted with
+            those to one prompt side by side.
+        ValueError: log-probabilities that are none.
+    """
+    lengths = responses.lengths
+    mean = responses.mean_logprob
+    if mean is None:
+        mean = segment_mean(responses.tokens["logprobs"], _offsets(lengths)).mean_logprob
+    order = torch.argsort(responses.group, stable=True)
+    sizes = torch.unique(responses.group, return_counts=True)[1]
+    cu_groups = _offsets(sizes)
+    of_batch: dict[str, Tensor] = {}
+    tokens = None
+    if estimator.needs:
+        of_batch["cu_seqlens"] = _offsets(lengths[order])
+        tokens = tokens_of(order, lengths)
+        of_batch |= {
+            name: responses.tokens[name][tokens].float() for name in estimator.needs if name in responses.tokens
+        }
+    batch = Batch(
+        mean_logprob=mean[order].double(),
+        lengths=lengths[order],
+        correctness=responses.correctness[order].double(),
+        rewards=responses.rewards[order].double(),
+        cu_groups=cu_groups,
+        prompts=None if responses.prompts is None else responses.prompts[order][cu_groups[:-1]],
+        step=responses.step,
+        **of_batch,
+    )
+    result = run(estimator, batch)
+    advantage = torch.empty_like(result.advantage)
+    advantage[tokens if result.per_token else order] = result.advantage
+    return Result(advantage=advantage, per_token=result.per_token, metrics=result.metrics)
