@@ -156,8 +156,8 @@ def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
     import numpy as np
     import torch
 
-    from ..advantages.estimators import EstimatorError
-    from .estimate import Responses, estimate, tokens_of
+    from ..advantages.estimators import EstimatorError, tokens_of
+    from .estimate import Responses, estimate
 
     lengths = torch.from_numpy(rollouts.length)
     found: list[Any] = [0.0] * len(lengths)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..advantages import segment_mean
-from ..advantages.estimators import Batch, Estimator, EstimatorError, Result, find, run
+from ..advantages.estimators import Batch, Estimator, EstimatorError, Result, find, run, tokens_of
 
 # Options that say where OpenRLHF's numbers come from; elsewhere it is the framework or the file that decides.
 NOT_HERE = {"confidence_from": "actor"}
@@ -96,13 +96,6 @@ def padded(result: Result, mask: Tensor) -> Tensor:
 
 def _offsets(lengths: Tensor) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-
-
-def tokens_of(rows: Tensor, lengths: Tensor) -> Tensor:
-    """[T'] int64, where the tokens of responses `rows`, one after the other, lie among all; lengths [N] are of all."""
-    chosen = lengths[rows]
-    shift = _offsets(lengths)[:-1][rows] - _offsets(chosen)[:-1]
-    return torch.arange(int(chosen.sum()), device=lengths.device) + shift.repeat_interleave(chosen)
 
 
 def estimate(estimator: Estimator, responses: Responses) -> Result:

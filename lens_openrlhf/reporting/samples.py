@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ..advantages import GroupAdvantages, GroupKind, LensConfig, group_advantages, theory
+from ..advantages.estimators import Batch
 from ..training.metrics import group_metrics
 from .arms import Arm
 from .runs import Problem, Run
@@ -49,10 +50,16 @@ class StepSamples:
         """The metrics that training logs with the lens estimator, of any estimator's answers."""
         column = {name: torch.from_numpy(values) for name, values in self.columns.items()}
         sizes = torch.from_numpy(np.bincount(self.group))
-        cu_groups = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-        return group_metrics(
-            self.groups, column["tokens"].long(), column["correctness"], column["reward"], cu_groups
-        ) | {
+        batch = Batch(
+            mean_logprob=column["confidence"].log(),
+            lengths=column["tokens"].long(),
+            correctness=column["correctness"],
+            rewards=column["reward"],
+            cu_groups=torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
+        )
+        known = self.groups.difficulty[self.groups.difficulty.isfinite()]
+        return group_metrics(batch, self.groups.advantage.abs(), self.groups.confidence) | {
+            "lens/difficulty": known.mean().item() if len(known) else None,
             "rollout/reward_mean": column["reward"].mean().item(),
             "rollout/response_length_mean": column["tokens"].mean().item(),
         }
@@ -81,7 +88,7 @@ def _floats(table: pa.Table, name: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=8192)
-def _step_samples(path: Path, difficulty: str, changed: int) -> StepSamples:
+def _step_samples(path: Path, config: LensConfig, changed: int) -> StepSamples:
     """`changed`, the file's time of change, makes a file that was written anew be read anew."""
     table = _read(path, NUMBERS)
     columns = {name: _floats(table, name) for name in NUMBERS}
@@ -100,7 +107,7 @@ def _step_samples(path: Path, difficulty: str, changed: int) -> StepSamples:
         torch.from_numpy(np.isfinite(confidence).astype(np.int64)),
         torch.from_numpy(columns["correctness"]),
         torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
-        LensConfig(difficulty=difficulty),
+        config,
     )
     # The advantages the update used, whatever the estimator.
     return StepSamples(columns, groups._replace(advantage=torch.from_numpy(columns["advantage"])), group)
@@ -108,14 +115,17 @@ def _step_samples(path: Path, difficulty: str, changed: int) -> StepSamples:
 
 def read_samples(run: Run) -> dict[int, StepSamples]:
     """Answers of at most STATISTIC_STEPS of the run's steps, evenly apart; what cannot be read joins its problems."""
-    difficulty = run.options.get("algo.lens.difficulty")
-    if difficulty not in ("importance", "max"):
-        difficulty = "importance"
+    names = ("difficulty", "preference", "gamma")  # what decides about D
+    given = {name: run.options.get(f"algo.lens.{name}") for name in names}
+    try:
+        config = LensConfig(**{name: value for name, value in given.items() if value is not None})
+    except ValueError:  # a damaged record
+        config = LensConfig()
     found = {}
     for step in spread(list(run.samples), STATISTIC_STEPS):
         path = run.samples[step]
         try:
-            found[step] = _step_samples(path, difficulty, path.stat().st_mtime_ns)
+            found[step] = _step_samples(path, config, path.stat().st_mtime_ns)
         except (OSError, ValueError) as error:
             run.problems.append(Problem(str(path), f"{error}; the step's answers are left out"))
     return found

@@ -152,14 +152,6 @@ def gather(rows: Tensor, tokens: Tensor, error: str, group: dist.ProcessGroup | 
     return Gathered(torch.cat(collect(rows, counts)), all_tokens, counts, token_counts, rank)
 
 
-def _tokens_in(order: Tensor, lengths: Tensor) -> Tensor:
-    """[T] positions of the tokens of responses, which lie one after another, for the responses in another order."""
-    starts = lengths.cumsum(0) - lengths
-    new_lengths = lengths[order]
-    shift = starts[order] - (new_lengths.cumsum(0) - new_lengths)
-    return torch.repeat_interleave(shift, new_lengths) + torch.arange(int(lengths.sum()), device=lengths.device)
-
-
 def batch_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: int) -> tuple[Batch, Tensor, Tensor]:
     """The gathered rows as a batch in rollout order, that order [N], and the order of the tokens [T].
 
@@ -183,7 +175,7 @@ def batch_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: in
     lengths = ordered[:, LENGTH].long()
     tokens, token_order = {}, torch.empty(0, dtype=torch.int64, device=rows.device)
     if needs.tokens:
-        token_order = _tokens_in(order, rows[:, LENGTH].long())
+        token_order = estimators.tokens_of(order, rows[:, LENGTH].long())
         numbers = gathered.tokens[token_order]
         tokens = {name: numbers[:, i].contiguous() for i, name in enumerate(needs.tokens)}
         tokens["cu_seqlens"] = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

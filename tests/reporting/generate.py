@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from lens_openrlhf.advantages import GroupKind, LensAdvantages, LensConfig, lens_advantages
+from lens_openrlhf.advantages.estimators import Batch
 from lens_openrlhf.evaluation import mean_and_error, pass_at_k
 from lens_openrlhf.training.metrics import group_metrics
 from lens_openrlhf.training.run_log import RunLog
@@ -177,10 +178,18 @@ class Trainer:
         answers = Answers.draw(questions, self.skill(step - 1), self.n, self.generator)
         result, cu_groups = answers.advantages(self.config)
         correctness = answers.correctness
+        batch = Batch(
+            mean_logprob=result.mean_logprob,
+            lengths=result.lengths,
+            correctness=correctness,
+            rewards=correctness,
+            cu_groups=cu_groups,
+        )
         seconds = {name: float(self.generator.gamma(40, mean / 40)) for name, mean in
                    (("generation", 3.2), ("make_experience", 1.6), ("ppo_train", 4.4), ("broadcast", 0.1))}  # fmt: skip
         status = {
-            **group_metrics(result, result.lengths, correctness, correctness, cu_groups),
+            **group_metrics(batch, result.advantage.abs(), result.confidence),
+            "lens/difficulty": result.difficulty.mean().item(),
             "rollout/reward_mean": correctness.mean().item(),
             "rollout/response_length_mean": answers.lengths.mean(),
             "rollout/truncated_rate": answers.truncated.mean(),

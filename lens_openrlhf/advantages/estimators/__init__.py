@@ -24,6 +24,7 @@ from .base import (
     from_function,
     group_kinds,
     run,
+    tokens_of,
 )
 
 ENTRY_POINTS = "lens_openrlhf.estimators"
@@ -139,4 +140,5 @@ __all__ = [
     "names",
     "option",
     "run",
+    "tokens_of",
 ]

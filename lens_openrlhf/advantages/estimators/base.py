@@ -107,6 +107,21 @@ def group_kinds(correctness: Tensor, cu_groups: Tensor) -> Tensor:
     return torch.where(low < high, int(GroupKind.MIXED), uniform).to(torch.int8)
 
 
+def tokens_of(responses: Tensor, lengths: Tensor) -> Tensor:
+    """Where the tokens of some responses, one after the other, lie among those of all.
+
+    Args:
+        responses: [M] int64, which ones, in any order.
+        lengths: [N] int64, tokens of every response.
+
+    Returns:
+        [T'] int64.
+    """
+    chosen = lengths[responses]
+    shift = (lengths.cumsum(0) - lengths)[responses] - (chosen.cumsum(0) - chosen)
+    return torch.arange(int(chosen.sum()), device=lengths.device) + shift.repeat_interleave(chosen)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What an estimator gives back.
