@@ -303,7 +303,7 @@ class LensArgumentParser(argparse.ArgumentParser):
 
         name = values[ESTIMATOR]
         if values[ESTIMATOR_PATH]:
-            if ESTIMATOR in given and name != estimators.CUSTOM:
+            if ESTIMATOR in given and name not in (estimators.CUSTOM, "lens"):  # lens: as profiles have it
                 _fail(
                     f"--{ESTIMATOR} {name}: --{ESTIMATOR_PATH} {values[ESTIMATOR_PATH]} is another one; leave one out"
                 )
