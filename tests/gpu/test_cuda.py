@@ -157,15 +157,17 @@ def test_compute_sanitizer(tool):
 
 
 def _gather(rank: int, port: int) -> None:
-    from lens_openrlhf.training.actor import gather_rows
+    from lens_openrlhf.training.actor import gather
 
     torch.cuda.set_device(rank)
     dist.init_process_group("nccl", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
     rows = torch.full((3 + rank, 5), float(rank), dtype=torch.float64, device="cuda")
-    gathered = gather_rows(rows, "", dist.group.WORLD)
+    tokens = torch.full((5 * rank, 2), float(rank), device="cuda")  # none on the first rank
+    gathered = gather(rows, tokens, "", dist.group.WORLD)
     assert gathered.counts == [3, 4] and gathered.rows[:, 0].tolist() == [0.0] * 3 + [1.0] * 4
+    assert gathered.token_counts == [0, 5] and gathered.tokens.tolist() == [[1.0, 1.0]] * 5
     with pytest.raises(ValueError, match="rank 1: broken"):
-        gather_rows(rows, "broken" if rank else "", dist.group.WORLD)
+        gather(rows, tokens, "broken" if rank else "", dist.group.WORLD)
     dist.destroy_process_group()
 
 

@@ -147,7 +147,7 @@ def test_experience_keeps_what_the_actor_needs():
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     for name in ("rewards", "scores"):
-        assert Experience.is_episode_tensor_field(name), f"actor.pack_rows reads {name} from the replay buffer"
+        assert Experience.is_episode_tensor_field(name), f"actor.pack reads {name} from the replay buffer"
     for name in ("action_log_probs", "rollout_log_probs", "action_mask", "advantages", "returns"):
         assert Experience.is_step_tensor_field(name), f"actor.py reads or replaces {name}"
 

@@ -59,7 +59,7 @@ def test_a_recipe_is_the_papers(profile):
     assert (args.rollout.max_new_tokens, args.rollout.temperature, args.rollout.top_p) == (4096, 1, 1)
     assert tuple(args.actor.eps_clip_low_high) == (0.2, 0.2) and args.algo.kl.init_coef == 0
     assert args.actor.loss_agg_mode == "seq-mean-token-mean"
-    config = options.lens_config(args)
+    config = options.make_estimator(args).config
     assert (config.alpha, config.scope, config.confidence, config.difficulty) == (
         0.25,
         "both",

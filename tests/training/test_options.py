@@ -21,7 +21,7 @@ def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
 
 
 def test_a_preference_reaches_the_actor(parse):
-    config = options.lens_config(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9"))
+    config = options.make_estimator(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9")).config
     assert (config.preference, config.gamma) == ("length", 1.9)
 
 
