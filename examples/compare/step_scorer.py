@@ -10,5 +10,6 @@ def digits(prompt: str, response: str, label: str) -> float:
     if not numbers or (numbers[-1][0] == "-") != (label[0] == "-"):
         return 0.0
     given, right = numbers[-1].lstrip("-")[::-1], label.lstrip("-")[::-1]
-    agreed = next((i for i, (a, b) in enumerate(zip(given, right, strict=False)) if a != b), min(len(given), len(right)))
+    wrong = [i for i, (a, b) in enumerate(zip(given, right, strict=False)) if a != b]
+    agreed = wrong[0] if wrong else min(len(given), len(right))
     return agreed / max(len(given), len(right))
