@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,29 @@ CUSTOM_GENERATE = "custom_generate/generate.py"
 
 class OptionError(ValueError):
     """An option's value that cannot work, with the remedy."""
+
+
+def add_fields(parser: argparse.ArgumentParser, title: str, name: str, options: Sequence[Field]) -> None:
+    """Offer the fields of an estimator's Config as `--algo.NAME.FIELD`, in a group of their own."""
+    if not options:
+        return
+    group = parser.add_argument_group(title)
+    for option in options:
+        choices = option.metadata.get("choices")
+        group.add_argument(
+            f"--algo.{name}.{option.name}",
+            type=_boolean if isinstance(option.default, bool) else type(option.default),
+            default=option.default,
+            choices=choices,
+            metavar=None if choices else "VALUE",
+            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
+        )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
+    return text.lower() == "true"
 
 
 def check_model(option: str, name: str, allow_code: bool = False, code_option: str = CODE_OPTION) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -116,6 +116,26 @@ def explain(error: BaseException) -> str:
     # Ray's error for an actor that died names its class above the message.
     died = re.search(r"^\s*class_name: (\S+)$", text, re.MULTILINE)
     return f"{died[1]} has died: {message}" if died else message
+
+
+def ended(
+    command: Callable[[], int],
+    refused: type[Exception] | tuple[type[Exception], ...],
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a command to its exit status: 2 where it raised what it is to refuse input with, 130 where it was
+    interrupted, 1 where the system failed it. Each ends in one line that says why."""
+    try:
+        return command()
+    except refused as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain(interrupted)
+        return 130
+    except OSError as error:
+        complain(f"error: {error}")
+        return 1
 
 
 def interrupt_once() -> None:

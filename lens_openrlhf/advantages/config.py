@@ -23,6 +23,22 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
+def check_choices(config: Any) -> None:
+    """Raises ValueError where a field of a Config that has choices holds none of them."""
+    for entry in fields(config):
+        choices, value = entry.metadata.get("choices"), getattr(config, entry.name)
+        if choices is not None and value not in choices:
+            raise ValueError(f"{entry.name}={value!r}: expected one of {', '.join(choices)}")
+
+
+def check_number(name: str, value: Any, hint: str = "", least: float = -math.inf, above: float = -math.inf) -> None:
+    """Raises ValueError unless `value` is a finite number, at least `least` and more than `above`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= least and value > above):
+        bound = f" above {above:g}" if above > -math.inf else f" >= {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{name}={value!r}: expected a finite number{bound}" + (f" ({hint})" if hint else ""))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LensConfig:
     """Switches of LENS (Feng et al. 2025); the defaults are the paper's.
@@ -67,16 +83,9 @@ class LensConfig:
     )
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            choices = entry.metadata["choices"]
-            value = getattr(self, entry.name)
-            if choices is not None and value not in choices:
-                raise ValueError(f"{entry.name}={value!r}: expected one of {', '.join(choices)}")
-        for name, hint in {"alpha": "the paper uses 0.25", "gamma": "on the scale of confidences"}.items():
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value!r}: expected a finite number >= 0 ({hint})")
+        check_choices(self)
+        check_number("alpha", self.alpha, "the paper uses 0.25", least=0)
+        check_number("gamma", self.gamma, "on the scale of confidences", least=0)
         if self.gamma and self.preference != "length":
             raise ValueError(f"gamma={self.gamma!r}: has no effect without preference='length'")
         if self.preference == "length" and self.confidence == "sequence":

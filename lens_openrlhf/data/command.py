@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..inputs import OptionError
-from ..process import complain, printable
+from ..process import ended, printable
 
 MANIFEST = "manifest.json"
 PROBLEM = "{problem}"
@@ -283,32 +283,27 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
     return summary(out, manifest)
 
 
+def _run(argv: Sequence[str]) -> int:
+    arguments = parse(argv)
+    from ..process import interrupt_once
+    from ..rewards.pool import MAX_WORKERS, Settings
+
+    interrupt_once()
+    # All cores, as nothing else runs here.
+    os.environ.setdefault("LENS_VERIFIER_WORKERS", str(min(MAX_WORKERS, len(os.sched_getaffinity(0)))))
+    try:
+        Settings.from_env()
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    print(printable(make(arguments, argv)))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the process's exit status; every failure ends in one line that says why."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments = parse(argv)
-        from ..process import interrupt_once
-        from ..rewards.pool import MAX_WORKERS, Settings
-
-        interrupt_once()
-        # All cores, as nothing else runs here.
-        os.environ.setdefault("LENS_VERIFIER_WORKERS", str(min(MAX_WORKERS, len(os.sched_getaffinity(0)))))
-        try:
-            Settings.from_env()
-        except ValueError as error:
-            raise OptionError(str(error)) from None
-        print(printable(make(arguments, argv)))
-        return 0
-    except OptionError as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on, with the labels that were checked", file=sys.stderr)
-        return 130
-    except OSError as error:
-        complain(f"error: {error}")
-        return 1
+    goes_on = "interrupted; the same command goes on, with the labels that were checked"
+    return ended(lambda: _run(argv), OptionError, goes_on)
 
 
 if __name__ == "__main__":

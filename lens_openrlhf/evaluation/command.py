@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 from tqdm import tqdm
 
 from ..inputs import MATH_VERIFY, OptionError, check_model
-from ..process import complain, printable
+from ..process import complain, ended, printable
 from . import figures, folder
 from .grading import RewardFunction, load_reward
 from .prompts import Prompt, check_keys, check_labels, load, make_prompts, split_columns
@@ -372,27 +372,21 @@ def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
     return 0
 
 
+def _main(argv: Sequence[str]) -> int:
+    settings = parse(argv)
+    if "recompute" in settings:
+        print(printable(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"])))
+        return 0
+    from ..process import interrupt_once
+
+    interrupt_once()
+    return _evaluate(argv, settings)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the process's exit status; every failure ends in one line that says why."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        settings = parse(argv)
-        if "recompute" in settings:
-            print(printable(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"])))
-            return 0
-        from ..process import interrupt_once
-
-        interrupt_once()
-        return _evaluate(argv, settings)
-    except OptionError as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted before anything was sampled", file=sys.stderr)
-        return 130
-    except OSError as error:
-        complain(f"error: {error}")
-        return 1
+    return ended(lambda: _main(argv), OptionError, "interrupted before anything was sampled")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..process import complain, printable, write_atomically
+from ..process import ended, printable, write_atomically
 from . import archive, spec, tables
 from .spec import Run, Spec, SpecError
 from .state import RESULTS, SPEC, STATE, State, locked
@@ -180,6 +180,14 @@ def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] =
         return status
 
 
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.archive:
+        return pack(*arguments.archive)
+    if arguments.table:
+        return show_tables(arguments.spec, arguments.out)
+    return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse, arguments.gpus)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `lens-openrlhf compare`; returns the process's exit status: 0, 1 where a run failed, 2 for bad input,
     130 where it was interrupted."""
@@ -187,21 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.spec is None) == (arguments.archive is None):
         parser.error("name a SPEC, or a folder and a file with --archive")
-    try:
-        if arguments.archive:
-            return pack(*arguments.archive)
-        if arguments.table:
-            return show_tables(arguments.spec, arguments.out)
-        return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse, arguments.gpus)
-    except (SpecError, tables.TableError) as error:
-        complain(f"error: {error}")
-        return 2
-    except OSError as error:
-        complain(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return ended(lambda: _run(arguments), (SpecError, tables.TableError))
 
 
 if __name__ == "__main__":

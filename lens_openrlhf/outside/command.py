@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..inputs import OptionError
-from ..process import complain, printable
+from ..inputs import OptionError, add_fields
+from ..process import ended, printable
 
 COLUMN_OPTIONS = {
     "prompt": "what tells prompts apart (default: prompt_id, else prompt)",
@@ -65,27 +64,6 @@ def _base_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError("expected true or false")
-    return text.lower() == "true"
-
-
-def _add_options(parser: argparse.ArgumentParser, name: str, options: Sequence[Field]) -> None:
-    if not options:
-        return
-    group = parser.add_argument_group(f"options of {name}")
-    for option in options:
-        group.add_argument(
-            f"--algo.{name}.{option.name}",
-            type=_boolean if isinstance(option.default, bool) else type(option.default),
-            default=argparse.SUPPRESS,
-            choices=option.metadata.get("choices"),
-            metavar=None if option.metadata.get("choices") else "VALUE",
-            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
-        )
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments, checked; `estimators` is {name: estimator}, `given` {column option: column or None}.
 
@@ -120,13 +98,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _base_parser()
     fields = {name: [f for f in kind.options() if f.name not in NOT_HERE] for name, kind in kinds.items()}
     for name, options in fields.items():
-        _add_options(parser, name, options)
+        add_fields(parser, f"options of {name}", name, options)
     arguments = parser.parse_args(argv)
     values = vars(arguments)
     arguments.estimators = {}
     for name, kind in kinds.items():
         prefix = f"algo.{name}."
-        config = {f.name: values[prefix + f.name] for f in fields[name] if prefix + f.name in values}
+        config = {f.name: values[prefix + f.name] for f in fields[name]}
         try:
             arguments.estimators[name] = kind(kind.Config(**config))
         except ValueError as error:
@@ -222,17 +200,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the process's exit status; every failure ends in one line that says why."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(parse(argv))
-    except OptionError as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except OSError as error:
-        complain(f"error: {error}")
-        return 1
+    return ended(lambda: _run(parse(argv)), OptionError, "interrupted; nothing was written")
 
 
 if __name__ == "__main__":

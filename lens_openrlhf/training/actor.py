@@ -156,7 +156,7 @@ def batch_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: in
     """The gathered rows as a batch in rollout order, that order [N], and the order of the tokens [T].
 
     Raises:
-        ValueError: no rows, a rollout sample that came twice, or a response whose tokens are not all there.
+        ValueError: no rows, or a rollout sample that came twice.
     """
     rows = gathered.rows
     if len(rows) == 0:

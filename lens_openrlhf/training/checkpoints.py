@@ -9,6 +9,7 @@ what it had recorded of later steps, because they will come again.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ..advantages.estimators import Estimator
+from ..advantages.estimators import Estimator, EstimatorError, described
 from ..inputs import OptionError
 from ..process import write_atomically
 from . import manifest
@@ -36,9 +37,11 @@ FACTS = "run.json"  # in a checkpoint: its step, and the run's options
 ESTIMATOR = "estimator.pt"  # in a checkpoint: the estimator's state
 SUPERSEDED = "superseded.jsonl"
 
+# What says whose state a checkpoint holds.
+IDENTITY = ("algo.advantage.estimator", "algo.lens.estimator_path")
 # Options that a checkpoint cannot be loaded with, if they differ, and those that decide which prompts come next.
 FIXED = (
-    *("algo.advantage.estimator", "actor.num_nodes", "actor.num_gpus_per_node", "ds.zero_stage", "ds.lora.rank"),
+    *(*IDENTITY, "actor.num_nodes", "actor.num_gpus_per_node", "ds.zero_stage", "ds.lora.rank"),
     *("ds.ring_attn_size", "ds.tensor_parallel_size"),
 )
 DATA_ORDER = (
@@ -95,12 +98,33 @@ def save_estimator(folder: Path, tag: str, estimator: Estimator) -> None:
         torch.save(estimator.state_dict(), written / ESTIMATOR)
 
 
+def check_state(estimator: Estimator) -> None:
+    """Raises EstimatorError unless the estimator's state can be written and read: no checkpoint is loaded that could
+    run code, so tensors, numbers, texts, lists and dicts alone."""
+    file = io.BytesIO()
+    try:
+        torch.save(estimator.state_dict(), file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        raise EstimatorError(
+            f"{described(estimator)}: its state_dict() cannot be kept in a checkpoint, which holds tensors, "
+            f"numbers, texts, lists and dicts ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
 def load_estimator(folder: Path, estimator: Estimator) -> None:
-    """Give the estimator the state in the checkpoint that `latest` names; one of an earlier version has none."""
+    """Give the estimator the state in the checkpoint that `latest` names.
+
+    Raises:
+        EstimatorError: it keeps state, and the checkpoint, one of OpenRLHF's own, has none.
+    """
     states = folder / ACTOR
     path = states / (states / LATEST).read_text().strip() / ESTIMATOR
     if path.exists():
         estimator.load_state_dict(torch.load(path, weights_only=True))
+    elif estimator.state_dict():
+        raise EstimatorError(f"{path}: is missing, and the {estimator.name} estimator goes on from its state alone")
 
 
 def finish(folder: Path, tag: str, facts: Mapping[str, Any], limits: SimpleNamespace) -> None:
@@ -262,7 +286,7 @@ def check(args: SimpleNamespace, options: Mapping[str, Any]) -> Resume | None:
         old, new = before.get(name), plain.get(name)
         if old == new or name.startswith(UNIMPORTANT):
             continue
-        if name in FIXED and not (args.ds.use_universal_ckpt and name != "algo.advantage.estimator"):
+        if name in FIXED and not (args.ds.use_universal_ckpt and name not in IDENTITY):
             raise OptionError(
                 f"--{name} {new}: the checkpoint {folder / ACTOR / found.tag} was written with {old}, and cannot be "
                 f"continued otherwise; use {old}, or name another --ckpt.path to begin anew"

@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
-from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError
+from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
+from ..process import complain
 from . import cpu
 
 ESTIMATOR, ESTIMATOR_PATH = "algo.advantage.estimator", "algo.lens.estimator_path"
@@ -49,16 +50,21 @@ def _fail(message: str) -> NoReturn:
     raise OptionError(message)
 
 
-def _offered(path: str | None) -> dict[str, type[Estimator]]:
-    """All estimators by name, and the one of a user's own file.
+def _offered(chosen: str | None, path: str | None) -> dict[str, type[Estimator]]:
+    """All estimators by name, and the one of a user's own file. One of another package that cannot be loaded is left
+    out with a warning, unless it was chosen.
 
     Raises:
-        OptionError: one that cannot be loaded.
+        OptionError: the chosen one cannot be loaded.
     """
-    try:
-        found = {name: estimators.find(name) for name in estimators.names()}
-    except EstimatorError as error:
-        _fail(f"--{ESTIMATOR} {error}")
+    found = {}
+    for name in estimators.names():
+        try:
+            found[name] = estimators.find(name)
+        except EstimatorError as error:
+            if name == chosen:
+                _fail(f"--{ESTIMATOR} {error}")
+            complain(f"warning: an installed estimator is left out: {error}")
     try:
         return found | ({estimators.CUSTOM: estimators.from_path(path)} if path else {})
     except EstimatorError as error:
@@ -72,15 +78,7 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
     estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
     for name, kind in offered.items():
-        group = parser.add_argument_group(f"{kind.paper or name} (with --{ESTIMATOR} {name})")
-        for option in kind.options():
-            group.add_argument(
-                f"--algo.{name}.{option.name}",
-                type=type(option.default),
-                default=option.default,
-                choices=option.metadata["choices"],
-                help=f"{option.metadata['help']} (default: {option.default})".replace("%", "%%"),
-            )
+        add_fields(parser, f"{kind.paper or name} (with --{ESTIMATOR} {name})", name, kind.options())
     group = parser.add_argument_group("an estimator of your own")
     group.add_argument(
         f"--{ESTIMATOR_PATH}",
@@ -290,8 +288,10 @@ class LensArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        probe.add_argument(f"--{ESTIMATOR_PATH}")
-        offered = _offered(vars(probe.parse_known_args(self.argv)[0])[ESTIMATOR_PATH])
+        for option in (ESTIMATOR, ESTIMATOR_PATH):
+            probe.add_argument(f"--{option}")
+        wanted = vars(probe.parse_known_args(self.argv)[0])
+        offered = _offered(wanted[ESTIMATOR], wanted[ESTIMATOR_PATH])
         _add_options(self, offered)
         if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 import torch
 
+from ..advantages.estimators import EstimatorError
 from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_file
 from . import cpu, model_shape
+from .checkpoints import check_state
 from .model_shape import ModelShape
 from .options import MATH_VERIFY_FILE, make_estimator
 from .plan import GIB, Memory, actor_gpus, memory
@@ -238,8 +240,13 @@ def _check_functions(args: SimpleNamespace) -> None:
     if args.train.agent_func_path and not Path(args.train.agent_func_path).is_file():
         raise OptionError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
     estimator = make_estimator(args)
-    if estimator and estimator.sampling == "scored":
-        load_scorer(estimator.config.scorer)
+    if estimator:
+        try:
+            check_state(estimator)
+        except EstimatorError as error:
+            raise OptionError(str(error)) from None
+        if estimator.sampling == "scored":
+            load_scorer(estimator.config.scorer)
 
 
 def _check_run_folder(args: SimpleNamespace) -> None:

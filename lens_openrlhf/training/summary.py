@@ -36,7 +36,7 @@ def summary_table(folder: Path, seconds: float, width: int = 100) -> str:
     tenth = max(1, len(steps) // 10)
     for label, key in (
         ("negative groups", "lens/negative_groups"),
-        ("samples only LENS used", "lens/rescued_samples"),
+        ("rescued samples", "lens/rescued_samples"),
         ("mean reward in training", "rollout/reward_mean"),
     ):
         values = [s[key] for s in steps if s.get(key) is not None]

@@ -213,6 +213,20 @@ def test_what_a_checkpoint_cannot_be_loaded_with_is_refused(arguments, more, key
         checkpoints.check(args, options.chosen(args))
 
 
+def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp_path):
+    (tmp_path / "own.py").write_text("def first(batch): return batch.rewards\n\n\nsecond = first\n")
+    args = [
+        arguments("--algo.lens.estimator_path", f"{tmp_path}/own.py:{name}", estimator="custom")
+        for name in ("first", "second")
+    ]
+    write(args[0], 2)
+    assert checkpoints.check(args[0], options.chosen(args[0])).step == 2
+    with pytest.raises(
+        OptionError, match="estimator_path .*own.py:second: the checkpoint .* written with .*own.py:fir"
+    ):
+        checkpoints.check(args[1], options.chosen(args[1]))
+
+
 def test_other_changes_are_said_aloud(arguments):
     write(arguments(), 2)
     args = arguments("--algo.lens.alpha", "1", "--train.seed", "5", "--ckpt.save_steps", "7")

@@ -45,6 +45,7 @@ def counts(batch):
 @dataclass(frozen=True, kw_only=True)
 class Config:
     size: float = option(2.0, "size of everything, 100% by default")
+    whole: bool = True
 
     def __post_init__(self):
         if self.size <= 0:
@@ -141,7 +142,9 @@ def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
     assert recorded["algo.advantage.estimator"] == "custom" and recorded["algo.custom.size"] == 3.0
     assert recorded["algo.lens.estimator_path"].endswith("plugins.py:Sized")
     assert not [name for name in recorded if name.startswith("algo.lens.") and name != "algo.lens.estimator_path"]
-    given = parse_plugin("Sized", "--actor.eps_clip_low_high", "0.2", "0.2")
+    assert options.make_estimator(args).config.whole is True
+    given = parse_plugin("Sized", "--algo.custom.whole", "false", "--actor.eps_clip_low_high", "0.2", "0.2")
+    assert options.make_estimator(given).config.whole is False
     assert given.actor.eps_clip_low_high == [0.2, 0.2]
 
 
@@ -175,6 +178,30 @@ def test_its_state_comes_back_from_a_checkpoint(parse_plugin, tmp_path):
     again = options.make_estimator(args)
     checkpoints.load_estimator(tmp_path, again)
     assert again.seen == 12
+    (tmp_path / checkpoints.ACTOR / "global_step4" / checkpoints.ESTIMATOR).unlink()
+    with pytest.raises(estimators.EstimatorError, match="estimator.pt: is missing, and the Sized estimator goes on"):
+        checkpoints.load_estimator(tmp_path, again)
+    checkpoints.load_estimator(tmp_path, estimators.find("lens")())  # has no state
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_start(parse_plugin):
+    estimator = options.make_estimator(parse_plugin("Sized"))
+    checkpoints.check_state(estimator)
+    for unfit in (SimpleNamespace(a=1), lambda: 0):
+        estimator.seen = unfit
+        with pytest.raises(estimators.EstimatorError, match=r"Sized \(.*plugins.py\): its state_dict\(\) cannot be k"):
+            checkpoints.check_state(estimator)
+
+
+def test_a_broken_package_spoils_only_the_run_that_chose_it(parse, monkeypatch, capsys):
+    from importlib.metadata import EntryPoint
+
+    broken = EntryPoint("broken", "no_such_package:f", estimators.ENTRY_POINTS)
+    monkeypatch.setattr(estimators, "entry_points", lambda group: [broken])
+    assert options.make_estimator(parse()).name == "lens"
+    assert capsys.readouterr().err.startswith("warning: an installed estimator is left out: broken: entry point no_su")
+    with pytest.raises(OptionError, match="--algo.advantage.estimator broken: entry point no_such_package:f cannot"):
+        parse(estimator="broken")
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +255,7 @@ def test_statistics_are_those_of_the_distribution_that_was_sampled_from(tiny_act
     torch.testing.assert_close(logprobs, plain)
 
 
-def test_statistics_travel_to_the_estimator_with_their_tokens(parse):
+def test_statistics_travel_to_the_estimator_with_their_tokens(parse, monkeypatch):
     """Through the experience maker's own steps; the actor's answer is given."""
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
@@ -252,12 +279,8 @@ def test_statistics_travel_to_the_estimator_with_their_tokens(parse):
                 [torch.nn.functional.pad(marks[i], (0, width - marks[i].shape[1])) for i in experience.index]
             )
 
-    flatten = RemoteExperienceMaker._flatten_results
-    try:
-        RemoteExperienceMaker._flatten_results = lambda self, refs, factor: refs
-        experiences = make_experiences_with(args, samples, Maker)
-    finally:
-        RemoteExperienceMaker._flatten_results = flatten
+    monkeypatch.setattr(RemoteExperienceMaker, "_flatten_results", lambda self, refs, factor: refs)
+    experiences = make_experiences_with(args, samples, Maker)
     from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 
     buffer = NaiveReplayBuffer(sample_batch_size=4)

@@ -20,7 +20,8 @@ from .base import (
     EstimatorError,
     NoConfig,
     Result,
-    check_needs,
+    check_declared,
+    described,
     from_function,
     group_kinds,
     run,
@@ -65,7 +66,7 @@ def _as_class(thing: object, name: str, source: str) -> type[Estimator]:
         thing.source = source
         if thing.name == Estimator.name:
             thing.name = name
-        check_needs(thing, source)
+        check_declared(thing, source)
         return thing
     if callable(thing) and not isinstance(thing, type):
         return from_function(thing, name, source)
@@ -85,6 +86,8 @@ def find(name: str) -> type[Estimator]:
     if name not in packages:
         raise EstimatorError(f"{name}: unknown estimator; known: {', '.join(names())}")
     point = packages[name]
+    if not name.isidentifier():  # an option's name has it between dots
+        raise EstimatorError(f"{name}: entry point {point.value} must have a name of letters, digits and _")
     try:
         thing = point.load()
     except Exception as error:
@@ -133,6 +136,7 @@ __all__ = [
     "EstimatorError",
     "NoConfig",
     "Result",
+    "described",
     "find",
     "from_path",
     "group_kinds",

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import option
+from ..config import check_number, option
 from .base import Batch, Estimator
-from .shared import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,9 @@ from ..config import GroupKind, LensConfig
 from ..ops import group_advantages
 
 TOKEN_NEEDS = ("logprobs", "entropies", "self_certainty")
+SAMPLING = ("plain", "until_positive", "by_weight", "scored")
+POLICY_LOSSES = ("ppo", "reinforce", "topr")
+OPTION_TYPES = (bool, int, float, str)
 GRPO = LensConfig(scope="none")
 
 
@@ -185,13 +188,13 @@ class Estimator:
         self.config = self.Config() if config is None else config
 
     @classmethod
-    def options(cls):
+    def options(cls) -> tuple[Field, ...]:
         """The fields of its Config."""
         return fields(cls.Config)
 
     def advantages(self, batch: Batch) -> Tensor | Result:
         """Advantages [N] or [T] of the batch."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define advantages(batch)")
 
     @property
     def least_answers(self) -> int:
@@ -203,7 +206,7 @@ class Estimator:
 
     def prompt_weights(self, prompts: Tensor) -> Tensor:
         """[P] float64 above 0, how often each of `prompts` [P] int64 is to be drawn; for sampling "by_weight"."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has sampling 'by_weight' and no prompt_weights(prompts)")
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts."""
@@ -217,7 +220,8 @@ class EstimatorError(ValueError):
     """An estimator that raised, or gave back what cannot be used; the message names it and its file."""
 
 
-def _place(estimator: Estimator) -> str:
+def described(estimator: Estimator) -> str:
+    """The estimator's name and where it stands, for messages."""
     source = getattr(estimator, "source", None)
     if source is None:
         try:
@@ -227,19 +231,35 @@ def _place(estimator: Estimator) -> str:
     return f"estimator {estimator.name}" + (f" ({source})" if source else "")
 
 
-def check_needs(estimator: type[Estimator], source: str) -> None:
-    """Raises EstimatorError where an estimator needs what no batch has."""
+def check_declared(estimator: type[Estimator], source: str) -> None:
+    """What an estimator says of itself.
+
+    Raises:
+        EstimatorError: it needs what no batch has, is sampled for in an unknown way, or has options that no command
+            line can give.
+    """
+    place = f"{estimator.name} ({source})"
     unknown = set(estimator.needs) - set(TOKEN_NEEDS)
     if unknown:
-        raise EstimatorError(
-            f"{estimator.name} ({source}): needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}"
-        )
+        raise EstimatorError(f"{place}: needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}")
+    for name, known in (("sampling", SAMPLING), ("policy_loss", POLICY_LOSSES)):
+        value = getattr(estimator, name)
+        if value not in known:
+            raise EstimatorError(f"{place}: has {name} {value!r}; known: {', '.join(known)}")
+    if not is_dataclass(estimator.Config):
+        raise EstimatorError(f"{place}: its Config is no dataclass")
+    for entry in estimator.options():
+        if not isinstance(entry.default, OPTION_TYPES):
+            raise EstimatorError(
+                f"{place}: option {entry.name} has no default of type "
+                f"{', '.join(kind.__name__ for kind in OPTION_TYPES)}"
+            )
 
 
 def _check_batch(estimator: Estimator, batch: Batch) -> None:
     for need in estimator.needs:
         if getattr(batch, need) is None:
-            raise EstimatorError(f"{_place(estimator)}: needs {need} of every token, which the batch does not have")
+            raise EstimatorError(f"{described(estimator)}: needs {need} of every token, which the batch does not have")
 
 
 def run(estimator: Estimator, batch: Batch) -> Result:
@@ -249,41 +269,41 @@ def run(estimator: Estimator, batch: Batch) -> Result:
         EstimatorError: it raised, needs what the batch lacks, or gave back NaN, infinity, another shape or device.
     """
     _check_batch(estimator, batch)
-    place = _place(estimator)
+    named = described(estimator)
     try:
         result = estimator.advantages(batch)
     except Exception as error:
-        raise EstimatorError(f"{place}: raised {type(error).__name__}: {error}") from error
+        raise EstimatorError(f"{named}: raised {type(error).__name__}: {error}") from error
     n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
     if isinstance(result, Tensor):
         result = Result(advantage=result, per_token=tuple(result.shape) == (tokens,) != (n,))
     if not isinstance(result, Result) or not isinstance(result.advantage, Tensor):
-        raise EstimatorError(f"{place}: gave back {type(result).__name__}, expected a tensor or a Result")
+        raise EstimatorError(f"{named}: gave back {type(result).__name__}, expected a tensor or a Result")
     advantage = result.advantage
     if tuple(advantage.shape) != (tokens if result.per_token else n,):
         a_token = f" or [{tokens}], one a token" if tokens is not None else ""
         hint = "" if a_token else f" (one a token only with needs of {', '.join(TOKEN_NEEDS)})"
         raise EstimatorError(
-            f"{place}: gave back shape {list(advantage.shape)}, expected [{n}], one a response{a_token}{hint}"
+            f"{named}: gave back shape {list(advantage.shape)}, expected [{n}], one a response{a_token}{hint}"
         )
     if advantage.device != batch.correctness.device:
         raise EstimatorError(
-            f"{place}: gave back advantages on {advantage.device}, expected {batch.correctness.device}"
+            f"{named}: gave back advantages on {advantage.device}, expected {batch.correctness.device}"
         )
     if advantage.dtype.is_complex:
-        raise EstimatorError(f"{place}: gave back {advantage.dtype}, expected real numbers")
+        raise EstimatorError(f"{named}: gave back {advantage.dtype}, expected real numbers")
     advantage = advantage.detach().double()
     bad = (~advantage.isfinite()).nonzero()
     if len(bad):
         what = "token" if result.per_token else "response"
-        raise EstimatorError(f"{place}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
+        raise EstimatorError(f"{named}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
     confidence, metrics = result.confidence, dict(result.metrics)
     for name, value in metrics.items():
         if not isinstance(value, int | float | None):
-            raise EstimatorError(f"{place}: metric {name!r} is {value!r}, expected a number or None")
+            raise EstimatorError(f"{named}: metric {name!r} is {value!r}, expected a number or None")
     if confidence is not None and (tuple(confidence.shape) != (n,) or confidence.device != advantage.device):
         raise EstimatorError(
-            f"{place}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
+            f"{named}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
             f"on {advantage.device}"
         )
     if confidence is None:
@@ -303,5 +323,5 @@ def from_function(function: Callable[[Batch], Tensor | Result], name: str, sourc
             return function(batch)
 
     FromFunction.name, FromFunction.needs = name, frozenset(getattr(function, "needs", ()))
-    check_needs(FromFunction, source)
+    check_declared(FromFunction, source)
     return FromFunction

@@ -3,11 +3,11 @@ baseline of the few that are kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
-from ..config import option
+from ..config import check_choices, check_number, option
 from .base import Batch, Estimator, Result
 
 EPS = 1e-6
@@ -33,12 +33,9 @@ class ReinforceAdaConfig:
     )
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value, choices = getattr(self, entry.name), entry.metadata["choices"]
-            if choices is not None and value not in choices:
-                raise ValueError(f"{entry.name}={value!r}: expected one of {', '.join(choices)}")
-            if choices is None and value < 1:
-                raise ValueError(f"{entry.name}={value!r}: expected at least 1")
+        check_choices(self)
+        for name in ("rounds", "oversample"):
+            check_number(name, getattr(self, name), least=1)
 
 
 class ReinforceAda(Estimator):

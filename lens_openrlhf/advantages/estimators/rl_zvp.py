@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import GroupKind, option
+from ..config import GroupKind, check_number, option
 from .base import Batch, Estimator, Result
-from .shared import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import option
+from ..config import check_number, option
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD, check_number
+from .shared import READS_NO_REWARD
 
 
 class Nsr(Estimator):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from ..config import GroupKind, option
+from ..config import GroupKind, check_number, option
 from .base import Batch, Estimator, Result
 
 
@@ -23,9 +22,7 @@ class SpectralConfig:
 
     def __post_init__(self) -> None:
         for name in ("beta", "gamma"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
+            check_number(name, getattr(self, name), least=0)
 
 
 class Spectral(Estimator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import option
+from ..config import check_number, option
 from .base import Batch, Estimator, Result
 
 EPS = 1e-8
@@ -30,9 +29,7 @@ class SpoConfig:
 
     def __post_init__(self) -> None:
         for name in ("half_life", "prior_weight", "bonus"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value!r}: expected a finite number above 0")
+            check_number(name, getattr(self, name), above=0)
         if not 0 <= self.rho_min <= self.rho_max <= 1:
             raise ValueError(
                 f"rho_min={self.rho_min!r}, rho_max={self.rho_max!r}: expected 0 <= rho_min <= rho_max <= 1"

@@ -81,6 +81,7 @@ def package(tmp_path, monkeypatch):
         "number = some_package:number\n"
         "broken = some_package.missing:f\n"
         "grpo = some_package:doubled\n"
+        "with-dash = some_package:doubled\n"
     )
     monkeypatch.syspath_prepend(str(folder))
 
@@ -98,6 +99,11 @@ def test_estimators_of_installed_packages_are_found_after_ours(package):
         find("broken")
     with pytest.raises(EstimatorError, match="some_package:number: number is neither an Estimator subclass nor a func"):
         find("number")
+
+
+def test_a_package_cannot_have_a_name_that_makes_no_option(package):
+    with pytest.raises(EstimatorError, match="with-dash: entry point some_package:doubled must have a name of letters"):
+        find("with-dash")
 
 
 def test_a_faulty_estimator_of_a_package_is_named_with_its_entry_point(package):
@@ -167,6 +173,27 @@ def test_a_class_of_a_file_with_options_and_annotations_as_texts(write):
             "{path}:f",
             r"f \(.*my.py\): needs entropy; known: logprobs, entropies",
         ),
+        (
+            "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): sampling = 'twice'",
+            "{path}:f",
+            r"f \(.*my.py\): has sampling 'twice'; known: plain, until_positive, by_weight, scored",
+        ),
+        (
+            "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): policy_loss = 'pg'",
+            "{path}:f",
+            r"has policy_loss 'pg'; known: ppo, reinforce, topr",
+        ),
+        (
+            "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): Config = dict",
+            "{path}:f",
+            r"its Config is no dataclass",
+        ),
+        (
+            "from dataclasses import make_dataclass\nfrom lens_openrlhf.advantages.estimators import Estimator\n"
+            "class f(Estimator): Config = make_dataclass('C', ['scale'])",
+            "{path}:f",
+            r"option scale has no default of type bool, int, float, str",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(write, code, place, message):
@@ -177,6 +204,7 @@ def test_what_is_wrong_with_a_file_is_said(write, code, place, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        ("raise NotImplementedError", "raised NotImplementedError"),
         ("raise KeyError('oops')", "raised KeyError: 'oops'"),
         ("return None", "gave back NoneType, expected a tensor or a Result"),
         ("return batch.rewards.tolist()", "gave back list, expected a tensor or a Result"),
