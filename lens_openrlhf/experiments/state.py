@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..process import write_atomically
+from ..process import LOCK, Held, holding, write_atomically
 from ..training.run_log import EVALUATIONS, METRICS, read
 from .spec import Options, Run, Spec, SpecError, meaning
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
-LOCK = ".lock"
 FINISHED = "finished"
 LARGE = ("model", "checkpoints")  # of a run: not needed for any table or figure
 INPUTS = ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset")
@@ -30,23 +27,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         SpecError: another process compares in it, or the folder holds something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    others = [path.name for path in folder.iterdir() if path.name != LOCK]
+    others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.exists() else []
     if others and not (folder / STATE).is_file():
         raise SpecError(f"{folder}: holds {others[0]} and no comparison; name another folder with -o")
-    with open(folder / LOCK, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise SpecError(
-                f"{folder}: process {file.read().strip() or 'unknown'} compares in it; wait for it, or name another "
-                "folder with -o"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    try:
+        with holding(folder):
+            yield
+    except Held as held:
+        raise SpecError(f"{folder}: {held} compares in it; wait for it, or name another folder with -o") from None
 
 
 def load(folder: Path) -> dict:

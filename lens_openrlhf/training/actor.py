@@ -196,12 +196,12 @@ def batch_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: in
 @dataclass(frozen=True)
 class Advantages:
     """A step's advantages, clipped, in the order of the gathered rows: [N], or [T] in that of their tokens. And the
-    step's metrics, and what samples/ keeps of every answer."""
+    step's metrics; and what samples/ keeps of every answer, on rank 0, which is asked for it."""
 
     values: Tensor
     per_token: bool
     metrics: dict[str, float | None]
-    columns: dict[str, list]
+    columns: dict[str, list] | None
 
 
 def compute(
@@ -227,8 +227,9 @@ def compute(
     metrics = group_metrics(batch, magnitude, result.confidence) | dict(result.metrics)
     values = torch.empty_like(clipped)
     values[token_order if result.per_token else order] = clipped
-    index = gathered.rows[order, INDEX].long()
-    columns = advantage_columns(index, batch, response, result.confidence)
+    columns = None
+    if gathered.rank == 0:
+        columns = advantage_columns(gathered.rows[order, INDEX].long(), batch, response, result.confidence)
     return Advantages(values, result.per_token, metrics, columns)
 
 
@@ -404,8 +405,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         dist.barrier()
 
     def take_columns(self) -> dict[str, list] | None:
-        """What samples/ keeps of the last update's answers, the same on every rank; None with an estimator of
-        OpenRLHF's."""
+        """What samples/ keeps of the last update's answers; None with an estimator of OpenRLHF's."""
         columns, self.columns = self.columns, None
         return columns
 

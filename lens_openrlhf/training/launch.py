@@ -13,9 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..process import (
+    Held,
     complain,
+    ended,
     explain,
     git_commit,
+    holding,
     interrupt_once,
     log_traceback,
     output_to,
@@ -189,35 +192,43 @@ def run(args: SimpleNamespace) -> None:
     command.train(args)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not drives():
-        return 0
-    for name in LAUNCHER_VARIABLES:
-        os.environ.pop(name, None)
-    interrupt_once()
-    started = time.monotonic()
-    try:
-        if DRY_RUN in argv:
-            print(dry_run.main(argv))
-            return 0
-        args = options.parse(argv)
-        check_surroundings(args)
-        resume = checkpoints.check(args, options.chosen(args))
-        write_config(args, argv, resume)
-        for line in checkpoints.go_on(args, resume):
-            print(line, flush=True)
-    except options.OptionError as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted before the run began", file=sys.stderr)
-        return 130
-    except OSError as error:
-        complain(f"error: cannot write the run folder: {error}")
-        return 1
+def _hold(args: SimpleNamespace, stack: contextlib.ExitStack) -> None:
+    """Keep other runs out of the folders that this one writes.
 
+    Raises:
+        OptionError: another one is there.
+    """
+    run, checkpoints_folder = Path(args.logger.run_dir), Path(args.ckpt.path)
+    places = {"--logger.run_dir": run}
+    if (args.ckpt.save_steps > 0 or args.ckpt.load_enable) and run not in checkpoints_folder.parents:
+        places["--ckpt.path"] = checkpoints_folder
+    for option, folder in places.items():
+        try:
+            stack.enter_context(holding(folder))
+        except Held as held:
+            raise options.OptionError(
+                f"{option} {folder}: {held} trains there; wait for it, or name another folder"
+            ) from None
+
+
+def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespace:
+    """The checked arguments of a run whose folder is ready for it.
+
+    Raises:
+        OptionError: what cannot work, before anything expensive.
+    """
+    args = options.parse(argv)
+    check_surroundings(args)
+    _hold(args, stack)
+    resume = checkpoints.check(args, options.chosen(args))
+    write_config(args, argv, resume)
+    for line in checkpoints.go_on(args, resume):
+        print(line, flush=True)
+    return args
+
+
+def _train(args: SimpleNamespace, started: float) -> int:
+    """Train with the output in the run folder's train.log and a line a step here; returns the exit status."""
     folder = Path(args.logger.run_dir)
     full = args.logger.console == "full"
     redirect = contextlib.nullcontext(sys.stdout) if full else output_to(folder / "train.log")
@@ -242,6 +253,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     print(summary_table(folder, time.monotonic() - started, shutil.get_terminal_size().columns))
     return 0
+
+
+def _main(argv: Sequence[str]) -> int:
+    if DRY_RUN in argv:
+        print(dry_run.main(argv))
+        return 0
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        return _train(_prepare(argv, stack), started)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not drives():
+        return 0
+    for name in LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+    interrupt_once()
+    return ended(lambda: _main(argv), options.OptionError, "interrupted before the run began")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ def _plain_class(actor_class):
     return actor_class.__ray_metadata__.modified_class
 
 
+def _ask_first(group, method: str, *args):
+    """What rank 0 of a group of actors says; where all would say the same, the others need not send it too."""
+    return ray.get(getattr(group._actor_handlers[0], method).remote(*args))
+
+
 class _Recorded:
     """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences, a line a step in metrics.jsonl, and the
     step's answers in samples/."""
@@ -59,7 +64,7 @@ class _Recorded:
         status, step = super().train_step(rollout_samples, global_step)
         text_prompts = self.args.logger.sample_prompts
         if text_prompts >= 0:
-            columns = ray.get(self.actor_model_group.async_run_method(method_name="take_columns"))[0]
+            columns = _ask_first(self.actor_model_group, "take_columns")
             write_samples(
                 self.args.logger.run_dir,
                 step,
@@ -146,8 +151,7 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
     def _weigh_prompts(self) -> None:
         if self.prompts_are_weighed:
             sampler = self.prompts_dataloader.sampler
-            weights = self.actor_model_group.async_run_method(method_name="prompt_weights", prompts=sampler.ids)
-            sampler.weights = ray.get(weights)[0]
+            sampler.weights = _ask_first(self.actor_model_group, "prompt_weights", sampler.ids)
 
     def train_step(self, rollout_samples, global_step):
         result = super().train_step(rollout_samples, global_step)

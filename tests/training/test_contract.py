@@ -176,7 +176,10 @@ def test_a_step_ends_in_its_status_and_number():
 
     assert parameters(BasePPOTrainer.train_step) == ["self", "rollout_samples", "global_step"]
     assert "return status, global_step + 1" in inspect.getsource(BasePPOTrainer.train_step), "_Recorded overrides this"
-    assert parameters(RayActorGroup.async_run_method) == ["self", "method_name", "args", "kwargs"]
+    group = inspect.getsource(RayActorGroup)
+    assert "self._actor_handlers = [master_actor]" in group and "self._actor_handlers.append(worker_actor)" in group, (
+        "trainer._ask_first asks the first of them, which is rank 0"
+    )
 
 
 def test_evaluation_prompts_are_made_as_ours_are():
