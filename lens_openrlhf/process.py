@@ -156,13 +156,18 @@ def ended(
     """Run a command to its exit status: 2 where it raised what it is to refuse input with, 130 where it was
     interrupted, 1 where the system failed it. Each ends in one line that says why."""
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
     except refused as error:
         complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         complain(interrupted)
         return 130
+    except BrokenPipeError:  # whoever read the output has had enough of it, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except OSError as error:
         complain(f"error: {error}")
         return 1

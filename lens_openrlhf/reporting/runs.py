@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -308,7 +309,8 @@ def check_same_data(runs: Sequence[Run]) -> str | None:
     def facts() -> Iterator[tuple[Run, str, Any]]:
         for run in runs:
             if run.options.get("eval.dataset"):
-                yield run, "evaluates on", run.options["eval.dataset"]
+                # An archive, from which runs can be taken over, writes ~ for the home folder.
+                yield run, "evaluates on", os.path.expanduser(run.options["eval.dataset"])
         for run in runs:
             if run.evaluations:
                 yield run, "evaluates prompts numbering", run.evaluations[-1].prompts

@@ -100,6 +100,22 @@ def test_number_of_points(open_page, address):
         assert [len(trace["x"]) for trace in traces(page, name)] == [points] * curves, name
 
 
+def test_one_evaluation_by_level_is_bars_with_errors(open_page, tmp_path):
+    for seed in (1, 2):
+        evaluations = write_run(tmp_path / f"seed-{seed}", STEPS, STEPS, seed=seed) / "eval.jsonl"
+        evaluations.write_text(evaluations.read_text().splitlines()[-1] + "\n")
+    page = open_page(make(tmp_path / "report.html", *tmp_path.glob("seed-*")))
+    data = json.loads(page.locator("#report-data").text_content())["evaluation"]
+    (bars,) = traces(page, "pass-by-split")
+    column = [split for split in data["splits"] if split["column"] == "level"]
+    assert bars["x"] == [str(split["value"]) for split in column] and len(column) > 1
+    assert bars["y"] == [data["table"][split["key"]]["1"][0]["mean"] for split in column]
+    errors = page.evaluate(
+        """() => document.querySelector('[data-figure="pass-by-split"] .plot').data[0].error_y.array"""
+    )
+    assert errors == [data["table"][split["key"]]["1"][0]["error"] for split in column] and any(errors)
+
+
 def test_an_arm_has_one_colour_everywhere(open_page, address):
     page = open_page(address)
     colours = {(trace["arm"], trace["color"]) for name in FIGURES for trace in traces(page, name)}

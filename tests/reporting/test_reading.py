@@ -236,6 +236,14 @@ def test_different_evaluation_data_names_both_runs(one_run, tmp_path):
     assert check_same_data([read_run(one_run)] * 2) is None
 
 
+def test_a_run_out_of_an_archive_is_of_the_same_data(tmp_path, monkeypatch):
+    """An archive writes ~ for the home folder, and `compare --reuse` takes runs out of one."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    write_config(tmp_path / "here", **{"eval.dataset": "/home/someone/heldout.jsonl"})
+    write_config(tmp_path / "there", **{"eval.dataset": "~/heldout.jsonl"})
+    assert check_same_data([read_run(tmp_path / "here"), read_run(tmp_path / "there")]) is None
+
+
 def test_an_option_that_an_arm_does_not_have_tells_nothing(tmp_path):
     plain = {"algo.advantage.estimator": "group_norm"}
     write_config(tmp_path / "lens")

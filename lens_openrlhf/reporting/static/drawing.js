@@ -195,9 +195,9 @@ function build(id, { look = mode(), forFile = false, width = 900 } = {}) {
         y: series.y,
         marker: { color: tone },
         textposition: "none",
-        ...(series.lying && {
-          orientation: "h",
-          ...(series.e.some(known) && { error_x: { array: series.e, color: ink.soft, thickness: 1, width: 2 } }),
+        ...(series.lying && { orientation: "h" }),
+        ...(series.e?.some(known) && {
+          [series.lying ? "error_x" : "error_y"]: { array: series.e, color: ink.soft, thickness: 1, width: 2 },
         }),
       });
     } else {

@@ -113,6 +113,18 @@ const FIGURES = {
       ...splits.flatMap((s) => passSeries(s.key, state.k).flatMap((c) => c.y.map((y, i) => y + (c.e[i] ?? 0)))),
     );
     const y = { ...SHARE, range: [0, Math.min(1.02, 1.06 * top || 1)] };
+    if (splits.length && splits.every((s) => passSeries(s.key, state.k).every((c) => c.x.length < 2)))
+      return {
+        title: `Pass@${state.k} by ${state.column} ${atStep()}`,
+        panels: [{ x: { title: state.column, type: "category" }, y }],
+        series: range(data.arms.length).map((arm) => {
+          const own = splits.map((s) => passSeries(s.key, state.k).find((c) => c.arm === arm));
+          const each = (name) => own.map((curve) => curve?.[name]?.[0] ?? null);
+          const x = splits.map((s) => String(s.value));
+          return { arm, x, y: each("y"), e: each("e"), n: each("n"), of: seeds(arm), bars: true };
+        }),
+        file: `pass-at-${state.k}-by-${state.column}`,
+      };
     return {
       title: splits.length ? `Pass@${state.k} by ${state.column}` : "Pass@k by split",
       panels: splits.map((s) => ({
