@@ -132,6 +132,7 @@ def measure_controller(args: SimpleNamespace, counts: Iterable[int], tokens: int
     """Microseconds a sample of the last count, by part."""
     import ray
 
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would tell of a later version
     ray.init(num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=4 * 2**30)
     found: dict[str, float] = {}
     try:
