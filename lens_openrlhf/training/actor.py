@@ -389,19 +389,22 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
 
     def save_checkpoint(self, tag, client_states=None, metric_value=None, metric_key=None):
         args, folder = self.strategy.args, Path(self.strategy.args.ckpt.path)
-        if self.strategy.is_rank_0():
-            checkpoints.sweep(folder)
-        with checkpoints.nothing_deleted(args.ckpt):
-            super().save_checkpoint(checkpoints.UNFINISHED + tag, client_states, metric_value, metric_key)
-        if self.strategy.is_rank_0():
-            if self.estimator:
-                checkpoints.save_estimator(folder, tag, self.estimator)
-            facts = {
-                "step": (client_states or {}).get("global_step", 0),
-                "options": chosen(args),
-                "architecture": checkpoints.architecture(args.actor.model_name_or_path),
-            }
-            checkpoints.finish(folder, tag, facts, args.ckpt)
+        try:
+            if self.strategy.is_rank_0():
+                checkpoints.sweep(folder)
+            with checkpoints.nothing_deleted(args.ckpt):
+                super().save_checkpoint(checkpoints.UNFINISHED + tag, client_states, metric_value, metric_key)
+            if self.strategy.is_rank_0():
+                if self.estimator:
+                    checkpoints.save_estimator(folder, tag, self.estimator)
+                facts = {
+                    "step": (client_states or {}).get("global_step", 0),
+                    "options": chosen(args),
+                    "architecture": checkpoints.architecture(args.actor.model_name_or_path),
+                }
+                checkpoints.finish(folder, tag, facts, args.ckpt)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            raise checkpoints.not_written(folder, tag, error) from error
         dist.barrier()
 
     def take_columns(self) -> dict[str, list] | None:

@@ -127,6 +127,16 @@ def load_estimator(folder: Path, estimator: Estimator) -> None:
         raise EstimatorError(f"{path}: is missing, and the {estimator.name} estimator goes on from its state alone")
 
 
+def not_written(folder: Path, tag: str, error: Exception) -> OSError:
+    """The error for a checkpoint whose writing failed; what torch's own says does not name the place."""
+    free = shutil.disk_usage(folder).free / 2**20
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return OSError(
+        f"--ckpt.path {folder}: checkpoint {tag} cannot be written, with {free:.0f} MiB free there ({said}); earlier "
+        "ones are as they were, and --ckpt.load_enable goes on from the last"
+    )
+
+
 def finish(folder: Path, tag: str, facts: Mapping[str, Any], limits: SimpleNamespace) -> None:
     """Give the checkpoint that was written as UNFINISHED + tag its name, and delete those that are too many.
 

@@ -62,10 +62,12 @@ def confidence_without_the_tool(model, tokenizer, prompt: str, response: str, to
     return float(chosen[own[1:]].mean().exp())
 
 
-def test_what_a_tool_says_does_not_count_in_the_confidence(tiny, tmp_path):
+@pytest.mark.parametrize("source", ["actor", pytest.param("rollout", marks=pytest.mark.long)])
+def test_what_a_tool_says_does_not_count_in_the_confidence(tiny, tmp_path, source):
     agent = tmp_path / "agent.py"
     agent.write_text(AGENT)
     command = command_line(tmp_path / "run", tiny, "", "--algo.advantage.estimator", "lens")
+    command += ["--algo.lens.confidence_from", source]
     position = command.index("--reward.remote_url")
     command[position : position + 2] = ["--train.agent_func_path", str(agent)]
     run = finish([*command, "--data.max_samples", "16"], tmp_path / "run")

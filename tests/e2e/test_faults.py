@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lens_openrlhf.training.run_log import read
 
-from .conftest import command_line, explained, finish, started
+from .conftest import command_line, explained, finish, interrupt, small_disk, started
 
 pytestmark = pytest.mark.long
 
@@ -118,3 +119,54 @@ def test_a_reward_server_that_goes_away(tiny, tmp_path):
         server.shutdown()
     assert run.status == 1 and "Request error for 5 times" in run.output, explained(run)
     assert [record["step"] for record in run.records("metrics")] == [1]
+
+
+STEPS = 30
+CHECKPOINTS = [*LENS, "--ckpt.save_steps", "1", "--ckpt.load_enable", "--data.max_samples", str(8 * STEPS)]
+
+
+def newest_step(states) -> int:
+    """Of the checkpoints that have their names, and so are whole."""
+    return max(int(path.name.removeprefix("global_step")) for path in states.glob("global_step*"))
+
+
+def wait_for(process, condition, every: float) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(every)
+
+
+def goes_on_to_the_end(command, folder, states, step: int) -> None:
+    run = finish(command, folder)
+    assert run.status == 0, explained(run)
+    assert f"goes on after step {step}, from the checkpoint" in run.output
+    assert [record["step"] for record in run.records("metrics")] == list(range(1, STEPS + 1))
+    assert newest_step(states) == STEPS and not list(states.glob("unfinished-*"))
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(tiny, reward_file, tmp_path):
+    with small_disk(tmp_path / "disk", "1g") as disk:
+        folder, states = tmp_path / "run", disk / "checkpoints" / "_actor"
+        command = command_line(folder, tiny, reward_file, *CHECKPOINTS, "--ckpt.path", str(disk / "checkpoints"))
+        with started(command, folder) as process:
+            wait_for(process, (states / "latest").exists, 0.05)
+            with open(disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
+                while True:
+                    filler.write(bytes(1 << 20))
+            error = ended(process, folder)
+        assert f"--ckpt.path {disk / 'checkpoints'}: checkpoint global_step" in error and "cannot be written" in error
+        step = newest_step(states)
+        (disk / "filler").unlink()
+        goes_on_to_the_end(command, folder, states, step)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(tiny, reward_file, tmp_path):
+    folder = tmp_path / "run"
+    states = folder / "checkpoints" / "_actor"
+    command = command_line(folder, tiny, reward_file, *CHECKPOINTS)
+    with started(command, folder) as process:
+        wait_for(process, lambda: (states / "latest").exists() and list(states.glob("unfinished-*")), 0.001)
+        output = interrupt(process, signal.SIGINT)
+    assert process.returncode == 130 and "Traceback" not in output
+    goes_on_to_the_end(command, folder, states, newest_step(states))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .conftest import command_line, finish, interrupt, started
+from .conftest import command_line, finish, interrupt, small_disk, started
 
 LENS = ["--algo.advantage.estimator", "lens"]
 
@@ -77,19 +74,6 @@ def test_run_folder_that_holds_a_run(tiny, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     run = finish(command_line(tmp_path, tiny, "math-verify", *LENS), tmp_path)
     refused(run, "--logger.run_dir", "holds a run already", "--ckpt.load_enable")
-
-
-@contextlib.contextmanager
-def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own."""
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_full_disk(tiny, tmp_path):
