@@ -10,7 +10,7 @@ import torch
 
 from lens_openrlhf.advantages import estimators
 
-from .conftest import command_line, explained, finish
+from .conftest import ROOT, command_line, explained, finish
 from .every_method import METHODS
 
 
@@ -42,3 +42,62 @@ def test_every_method_takes_a_real_step(tiny, reward_file, tmp_path):
     for name in METHODS:
         if estimators.find(name).needs:
             assert metrics[METHODS.index(name)]["actor_grad_norm"] > 0, name
+
+
+def trained(folder, tiny, reward, method: str, *more: str):
+    run = finish(command_line(folder, tiny, reward, "--algo.advantage.estimator", method, *more), folder)
+    assert run.status == 0, explained(run)
+    return run
+
+
+def answers_of(run) -> pd.DataFrame:
+    return pd.concat(pd.read_parquet(path) for path in sorted((run.folder / "samples").iterdir()))
+
+
+@pytest.mark.long
+def test_spo_remembers_its_prompts_through_a_checkpoint(tiny, reward_file, tmp_path):
+    options = ["--rollout.n_samples_per_prompt", "1", "--rollout.batch_size", "16", "--data.max_samples", "32"]
+    options += ["--ckpt.save_steps", "1", "--ckpt.load_enable"]
+    first = trained(tmp_path / "run", tiny, reward_file, "spo", *options)
+    assert len(first.records("metrics")) == 2
+    # What no prompt has come before has the value 1/2: the advantages are the rewards, whitened.
+    new = pd.read_parquet(first.folder / "samples" / "step-000001.parquet")
+    whitened = (new["reward"] - new["reward"].mean()) / (new["reward"].std() + 1e-8)
+    assert first.records("metrics")[0]["spo/new_prompts"] == 1
+    assert new["advantage"].tolist() == pytest.approx(whitened.tolist(), abs=1e-6)
+
+    run = trained(tmp_path / "run", tiny, reward_file, "spo", *options, "--train.num_episodes", "3")
+    metrics = run.records("metrics")
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
+    assert "goes on after step 2" in run.output
+    known = [record["spo/tracked_prompts"] for record in metrics]
+    # Drawn by weight and with replacement, 96 draws of 32 prompts: those of before are still known.
+    assert known == sorted(known) and known[1] <= known[2] <= 32
+    assert metrics[2]["spo/new_prompts"] < 1 and metrics[-1]["spo/rho"] is not None
+
+
+@pytest.mark.long
+def test_reinforce_ada_draws_in_rounds(tiny, reward_file, tmp_path):
+    run = trained(tmp_path / "run", tiny, reward_file, "reinforce_ada", "--data.max_samples", "24")
+    metrics = run.records("metrics")
+    assert len(metrics) == 3
+    # Rounds of twice the 4 that are kept, 4 at most; some prompts of the tiny model need more than one.
+    assert all(8 <= record["reinforce_ada/drawn"] <= 32 for record in metrics)
+    assert max(record["reinforce_ada/drawn"] for record in metrics) > 8
+    kept = answers_of(run)
+    mean = (kept["reward"] - kept["advantage"]).groupby([kept["step"], kept["prompt_id"]])
+    assert len(kept) == 3 * 8 * 4 and (mean.max() - mean.min()).max() < 1e-9, "one mean of all that were drawn"
+    assert mean.first().between(0, 1).all()
+
+
+@pytest.mark.long
+def test_spectral_grades_wrong_answers(tiny, reward_file, tmp_path):
+    scorer = f"{ROOT / 'examples' / 'compare' / 'step_scorer.py'}:digits"
+    more = ["--algo.spectral.scorer", scorer, "--data.max_samples", "24"]
+    run = trained(tmp_path / "run", tiny, reward_file, "spectral", *more)
+    assert all(0 <= record["spectral/step_score"] <= 1 for record in run.records("metrics"))
+    kept = answers_of(run)
+    negative = kept[kept["kind"] == "negative"]
+    assert negative["advantage"].abs().max() > 0, "wrong answers are told apart by their right digits"
+    mixed = kept[kept["kind"] == "mixed"].groupby(["step", "prompt_id"])
+    assert all(abs(group["advantage"].mean()) < 1e-6 for _, group in mixed)
