@@ -121,7 +121,7 @@ def test_a_reward_server_that_goes_away(tiny, tmp_path):
     assert [record["step"] for record in run.records("metrics")] == [1]
 
 
-STEPS = 30
+STEPS = 8  # as many as there are prompts for
 CHECKPOINTS = [*LENS, "--ckpt.save_steps", "1", "--ckpt.load_enable", "--data.max_samples", str(8 * STEPS)]
 
 
