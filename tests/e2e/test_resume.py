@@ -68,16 +68,31 @@ def victims(folder, driver: int) -> dict[str, list[int]]:
     return found | ({"vLLM's engine": engines} if engines else {})
 
 
+def a_random_moment(rng: random.Random, process: subprocess.Popen, folder, startup: float, last: int) -> None:
+    """Waits for one: as often while the run starts as during one of its next steps, none of them beyond `last`."""
+    if rng.random() < 0.5:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.uniform(3, startup))
+        return
+    step = min(len(read(folder / "metrics.jsonl")) + rng.randint(1, 2), last)
+    while process.poll() is None and len(read(folder / "metrics.jsonl")) < step:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 1))
+
+
 @pytest.mark.long
 def test_killed_at_ten_random_moments(tiny, reward_file, tmp_path):
-    """Two episodes, whose boundary is met too, against a run that was never killed: the same prompts step by step."""
+    """Three episodes, whose boundaries are met too, against a run that was never killed: the same prompts step by
+    step."""
     rng = random.Random(20)
-    options = ["--algo.advantage.estimator", "lens", "--logger.sample_prompts", "8", "--train.num_episodes", "2"]
+    options = ["--algo.advantage.estimator", "lens", "--logger.sample_prompts", "8", "--train.num_episodes", "3"]
     options += ["--ckpt.save_steps", "1", "--ckpt.max_num", "2", "--data.max_samples", "60"]  # an odd batch at the end
+    begun = time.time()
     whole = finish(command_line(tmp_path / "whole", tiny, reward_file, *options), tmp_path / "whole")
     assert whole.status == 0, explained(whole)
-    steps = [record["step"] for record in whole.records("metrics")]
-    assert len(steps) == 16
+    metrics = whole.records("metrics")
+    startup, steps = metrics[0]["time"] - begun, [record["step"] for record in metrics]
+    assert len(steps) == 24
 
     folder = tmp_path / "killed"
     command = command_line(folder, tiny, reward_file, *options, "--ckpt.load_enable")
@@ -85,14 +100,13 @@ def test_killed_at_ten_random_moments(tiny, reward_file, tmp_path):
     while len(killed) < 10:
         with no_strays():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, cwd=ROOT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=rng.uniform(5, 60))
-            if process.poll() is None:
-                victim, pids = rng.choice(sorted(victims(folder, process.pid).items()))
-                for pid in pids:
-                    os.killpg(-pid, signal.SIGKILL) if pid < 0 else os.kill(pid, signal.SIGKILL)
-                killed.append((victim, len(read(folder / "metrics.jsonl"))))
-            assert process.wait(timeout=60) != 0, f"it came to its end before it was killed ten times: {killed}"
+            a_random_moment(rng, process, folder, startup, last=20)
+            assert process.poll() is None, f"it came to its end before it was killed ten times: {killed}"
+            victim, pids = rng.choice(sorted(victims(folder, process.pid).items()))
+            for pid in pids:
+                os.killpg(-pid, signal.SIGKILL) if pid < 0 else os.kill(pid, signal.SIGKILL)
+            killed.append((victim, len(read(folder / "metrics.jsonl"))))
+            assert process.wait(timeout=60) != 0, killed
     run = finish(command, folder)
     assert run.status == 0, explained(run)
     assert [record["step"] for record in run.records("metrics")] == steps, killed
