@@ -126,13 +126,15 @@ def test_the_page_follows_a_run_and_keeps_its_place(open_page, tmp_path):
         page.locator('input[name="choice-kind"][value="mixed"]').check(force=True)
         page.locator('[data-figure="reward"]').scroll_into_view_if_needed()
         page.wait_for_function("document.querySelector('[data-figure=\"reward\"] .plot').data?.length")
-        before = page.evaluate("window.scrollY")
-        assert points(page, "reward") == 1 and before > 300
+        card = page.locator('[data-figure="reward"]')
+        before = card.bounding_box()["y"]
+        assert points(page, "reward") == 1 and page.evaluate("window.scrollY") > 300
         trainer.step(2)
         trainer.evaluate(2)
         page.get_by_text("live, step 2 of 9").wait_for()
         assert points(page, "reward") == 2
-        assert page.evaluate("window.scrollY") == before
+        # Figures above it may grow with the second evaluation; what is looked at stays where it is.
+        assert card.bounding_box()["y"] == pytest.approx(before, abs=1)
         assert page.locator('input[name="choice-k"]:checked').get_attribute("value") == "4"
         assert page.locator('input[name="choice-kind"]:checked').get_attribute("value") == "mixed"
         page.locator("#read-answers").click()
