@@ -129,7 +129,8 @@ def load_estimator(folder: Path, estimator: Estimator) -> None:
 
 def not_written(folder: Path, tag: str, error: Exception) -> OSError:
     """The error for a checkpoint whose writing failed; what torch's own says does not name the place."""
-    free = shutil.disk_usage(folder).free / 2**20
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free / 2**20
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return OSError(
         f"--ckpt.path {folder}: checkpoint {tag} cannot be written, with {free:.0f} MiB free there ({said}); earlier "

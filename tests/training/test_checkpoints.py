@@ -279,3 +279,10 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
     again = loader()
     again.load_state_dict(states["data_loader_state_dict"])
     assert [drawn for drawn, _ in batches(again, states["episode"])] == everything[stop:]
+
+
+def test_a_checkpoint_that_cannot_be_written_names_its_folder(tmp_path):
+    folder = tmp_path / "not" / "there"
+    error = checkpoints.not_written(folder, "global_step3", RuntimeError("enforce fail\nframe 1"))
+    said = f"--ckpt.path {folder}: checkpoint global_step3 cannot be written, with "
+    assert str(error).startswith(said) and "(enforce fail);" in str(error) and "\n" not in str(error)
