@@ -20,7 +20,7 @@ import psutil
 
 from lens_openrlhf.demo import prepare
 from lens_openrlhf.training.profiles import cache_folder
-from lens_openrlhf.training.run_log import EVENTS, METRICS, read
+from lens_openrlhf.training.run_log import EVENTS, METRICS, Follower, read
 
 PROMPTS, SAMPLES = 8, 4
 SECONDS = 10.0
@@ -59,20 +59,37 @@ def command(out: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "lens_openrlhf.cli", "train", *words]
 
 
+def name_of(process: psutil.Process) -> str:
+    """What a process does; Ray and vLLM name theirs, and of others Python's module or script is told."""
+    name, words = process.name(), process.cmdline()
+    if not name.startswith("python"):
+        return name
+    if any("multiprocessing" in word for word in words):
+        return "workers of multiprocessing"
+    told = [word for word in words[1:] if not word.startswith("-")]
+    return Path(told[0]).stem if told else name
+
+
 def sample(driver: psutil.Process, names: dict[int, str]) -> Iterator[tuple[str, float, int]]:
-    """(name and number, MiB that are its own, open files) of every process of the run."""
+    """(name, MiB that are its own, open files) of all processes of a name together, and of the shared memory."""
+    sums: dict[str, list] = {}
     for process in [driver, *driver.children(recursive=True)]:
         try:
-            name = names.get(process.pid) or process.name()
-            yield f"{name} {process.pid}", process.memory_full_info().uss / 2**20, process.num_fds()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            name = names.get(process.pid) or name_of(process)
+            facts = process.memory_full_info().uss / 2**20, process.num_fds()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
+        sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0)), facts, strict=True)]
+    yield from ((name, mib, files) for name, (mib, files) in sums.items())
+    shared = Path("/dev/shm")  # Ray's objects and gloo's: nobody's own
+    if shared.is_dir():
+        yield "shared memory", psutil.disk_usage(str(shared)).used / 2**20, len(list(shared.iterdir()))
 
 
 def watch(out: Path, steps: int) -> int:
     """Run, and write a line a process every few seconds. Returns the run's exit status."""
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    began, step, metrics = time.monotonic(), 0, Follower(out / "run" / METRICS)
     with open(out / TABLE, "w", newline="", buffering=1) as file:
         table = csv.writer(file)
         table.writerow(["seconds", "step", "process", "mib", "files"])
@@ -81,26 +98,28 @@ def watch(out: Path, steps: int) -> int:
             while run.poll() is None:
                 ready = [event for event in read(out / "run" / EVENTS) if event["event"] == "ready"]
                 names = {run.pid: "driver"} | {event["pid"]: event["where"] for event in ready}
-                step = len(read(out / "run" / METRICS))
+                step += len(metrics.new())
+                now = round(time.monotonic() - began, 1)
                 for row in sample(driver, names):
-                    table.writerow([round(time.monotonic() - began, 1), step, *row])
+                    table.writerow([now, step, *row])
                 time.sleep(SECONDS)
     return run.returncode
 
 
 def report(out: Path) -> None:
-    """What grew after the warm-up, a plot of it, and the time of a step by quarters."""
+    """What grew after the warm-up, a plot of it, and the time of a step by quarters, all of it told and not judged."""
     import pandas as pd
     import plotly.express as px
 
     rows = pd.read_csv(out / TABLE)
     steps = read(out / "run" / METRICS)
     settled = rows[rows["step"] > WARM_UP * len(steps)]
-    print(f"{'process':<40} {'MiB then':>9} {'MiB last':>9} {'files then':>10} {'files last':>10}")
+    edges = [f"{sign} {what}" for what in ("MiB", "files") for sign in ("first", "middle", "last")]
+    print(f"{f'medians of tenths after step {WARM_UP * len(steps):.0f}':<34}", *(f"{edge:>12}" for edge in edges))
     for name, of in settled.groupby("process"):
         edge = max(1, len(of) // 10)
-        first, last = of.head(edge).median(numeric_only=True), of.tail(edge).median(numeric_only=True)
-        print(f"{name:<40} {first.mib:>9.0f} {last.mib:>9.0f} {first.files:>10.0f} {last.files:>10.0f}")
+        parts = (of.head(edge), of.iloc[(len(of) - edge) // 2 :].head(edge), of.tail(edge))
+        print(f"{name:<34}", *(f"{part[what].median():>12.0f}" for what in ("mib", "files") for part in parts))
     seconds = [record["timing/step_total"] for record in steps]
     quarter = max(1, len(seconds) // 4)
     shown = ", ".join(f"{statistics.median(seconds[i * quarter : (i + 1) * quarter]):.2f}" for i in range(4))

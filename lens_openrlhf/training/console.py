@@ -10,7 +10,7 @@ from typing import IO
 from tqdm import tqdm
 
 from ..evaluation import mean_and_error, pass_at_k
-from .run_log import EVALUATIONS, EVENTS, METRICS, read
+from .run_log import EVALUATIONS, EVENTS, METRICS, Follower
 
 POLL_SECONDS = 0.3
 
@@ -47,7 +47,7 @@ class Console:
     def __init__(self, folder: Path, terminal: IO[str], quiet: bool = False):
         self._folder, self._terminal, self._quiet = folder, terminal, quiet
         # A resumed run continues its files; what stands in them was shown before.
-        self._seen = {name: len(read(folder / name)) for name in (EVENTS, EVALUATIONS, METRICS)}
+        self._records = {name: Follower(folder / name) for name in (EVENTS, EVALUATIONS, METRICS)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._bar: tqdm | None = None
@@ -78,14 +78,8 @@ class Console:
         while not self._stop.wait(POLL_SECONDS):
             self._poll()
 
-    def _new(self, name: str) -> list[dict]:
-        records = read(self._folder / name)
-        fresh = records[self._seen[name] :]
-        self._seen[name] = len(records)
-        return fresh
-
     def _poll(self) -> None:
-        for event in self._new(EVENTS):
+        for event in self._records[EVENTS].new():
             if event["event"] == "ready" and event["where"] == "LensPolicyModel 0":
                 self._say(f"ready after {time.monotonic() - self._started:.0f} s")
             elif event["event"] == "steps":
@@ -100,9 +94,9 @@ class Console:
                     )
             elif event["event"] == "evaluating":
                 self._say(f"evaluating after step {event['step']} …")
-        for record in self._new(EVALUATIONS):
+        for record in self._records[EVALUATIONS].new():
             self._say(evaluation_line(record))
-        for record in self._new(METRICS):
+        for record in self._records[METRICS].new():
             self._say(step_line(record))
             if self._bar is not None:
                 self._bar.update()

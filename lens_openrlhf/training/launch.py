@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +39,7 @@ LAUNCHER_VARIABLES = (
 )
 # How long a cluster's machines may take to join it.
 CLUSTER_SECONDS, CLUSTER_POLL_SECONDS = 300, 1
+ACCELERATOR = "accelerator_type:"  # what Ray calls the kind of a GPU that it has found, among a cluster's resources
 
 
 def drives() -> bool:
@@ -103,6 +104,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     resources = {}
     if not cluster:
         variables |= {name: os.environ.get(name, value) for name, value in stay_on_localhost().items()}
+        # Ray would keep a record of the last 100,000 calls, a quarter of a GiB, for a dashboard that there is none of.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     runtime_env = {"env_vars": variables}
     # A job may have been submitted with some of these; they are in our environment and so above already.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -128,7 +131,18 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         **resources,
     )
     if cluster:
+        _check_driver(ray.cluster_resources(), cluster)
         _wait_for_gpus(gpus_needed(args), cluster)
+
+
+def _check_driver(resources: Mapping[str, float], cluster: str) -> None:
+    """Raises OptionError where the driver would treat the GPUs of a cluster as if there were none."""
+    kinds = [name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)]
+    if kinds and cpu.required():
+        raise options.OptionError(
+            f"the Ray cluster at {cluster} has GPUs ({', '.join(kinds)}), and this machine has none: start the command "
+            "on one of the cluster's that has (`ray job submit` does so where the head has)"
+        )
 
 
 def _wait_for_gpus(needed: int, cluster: str) -> None:
@@ -224,6 +238,11 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespac
     write_config(args, argv, resume)
     for line in checkpoints.go_on(args, resume):
         print(line, flush=True)
+    if args.train.enable_ema and args.ckpt.save_steps > 0:
+        complain(
+            "warning: --train.enable_ema: OpenRLHF's checkpoints do not hold the averaged weights; a run that goes on "
+            "from one has to do without"
+        )
     return args
 
 

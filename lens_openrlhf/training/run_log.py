@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,15 @@ class RunLog:
 
     def _append(self, name: str, record: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
         # One write a line, so that a reader never sees two lines mixed.
-        with open(self.folder / name, "a", buffering=1) as file:
+        with open(self.folder / name, "a+b", buffering=0) as file:
+            if end := file.seek(0, os.SEEK_END):
+                file.seek(end - 1)
+                if file.read(1) != b"\n":  # cut off by a crash; two of them may say so at once
+                    line = b"\n" + line
             file.write(line)
+            os.fsync(file.fileno())  # a checkpoint must not outlive the steps before it
 
     def step(self, step: int, status: dict) -> None:
         """A training step's metrics, OpenRLHF's and LENS's."""
@@ -64,15 +70,40 @@ class RunLog:
         self._append(EVENTS, {"time": time.time(), "event": name, **facts})
 
 
+class Follower:
+    """What others append to a file of records; what stands there already is left out."""
+
+    def __init__(self, path: str | Path):
+        self._path, self._at = Path(path), 0
+        self._at = len(self._whole_lines())
+
+    def _whole_lines(self) -> bytes:
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._at)
+                content = file.read()
+        except FileNotFoundError:
+            return b""
+        return content[: content.rfind(b"\n") + 1]
+
+    def new(self) -> list[dict]:
+        """The records since the last call, or since the beginning; only they are read, as a run's files grow long."""
+        lines = self._whole_lines()
+        self._at += len(lines)
+        return _records(lines)
+
+
 def read(path: str | Path) -> list[dict]:
-    """The records of one file; none where it does not exist. A last line cut off by a crash is left out."""
+    """The records of one file; none where it does not exist. A line cut off by a crash is left out."""
     path = Path(path)
-    if not path.exists():
-        return []
+    return _records(path.read_bytes()) if path.exists() else []
+
+
+def _records(lines: bytes) -> list[dict]:
     records = []
-    for line in path.read_text().splitlines():
+    for line in lines.splitlines():
         try:
             records.append(json.loads(line))
         except (ValueError, RecursionError):
-            break
+            continue
     return records

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import launch
 
 LOOK = """
@@ -88,6 +89,16 @@ def test_another_cluster_is_joined_as_it_is(started, monkeypatch):
     given, multi_node = started("--model.allow_remote_code")
     assert multi_node and given["address"] == "192.0.2.7:6379" and "num_gpus" not in given
     assert not {"VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "HF_MODULES_CACHE"} & given["runtime_env"]["env_vars"].keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the driver's machine has a GPU")
+def test_a_driver_without_a_gpu_does_not_join_machines_that_have_them(started, monkeypatch):
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.7:6379")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 8, "accelerator_type:H100": 1})
+    with pytest.raises(OptionError, match=r"192.0.2.7:6379 has GPUs \(H100\), and this machine has none"):
+        started()
 
 
 def test_ones_own_addresses_are_kept(started, monkeypatch):

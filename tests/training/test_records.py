@@ -9,7 +9,7 @@ import pytest
 
 from lens_openrlhf.training import profiles
 from lens_openrlhf.training.console import Console, step_line
-from lens_openrlhf.training.run_log import RunLog, read
+from lens_openrlhf.training.run_log import Follower, RunLog, read
 from lens_openrlhf.training.summary import summary_table
 
 
@@ -38,6 +38,26 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 11, "rew')
     assert read(tmp_path / "metrics.jsonl")[-1]["step"] == 10
+
+
+def test_records_after_a_line_cut_off_by_a_crash_are_whole(tmp_path):
+    fill(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "rew')
+    RunLog(tmp_path).step(11, {"policy_loss": 0.1})
+    RunLog(tmp_path).step(12, {"policy_loss": 0.1})
+    assert [record["step"] for record in read(tmp_path / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_a_follower_reads_what_is_new_and_whole(tmp_path):
+    path = tmp_path / "events.jsonl"
+    early = Follower(path)
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a":')
+    late = Follower(path)
+    assert early.new() == [{"a": 1}, {"a": 2}] and early.new() == late.new() == []
+    with open(path, "a") as file:
+        file.write(' 3}\n{"a": 4}\n')
+    assert early.new() == late.new() == [{"a": 3}, {"a": 4}]
 
 
 def test_console_shows_each_step_once(tmp_path):
