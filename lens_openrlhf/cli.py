@@ -22,7 +22,7 @@ def _train(argv: Sequence[str]) -> int:
     from .training.profiles import ProfileError, expand
 
     try:
-        argv = expand(argv)
+        argv = expand(argv, say=print)
     except ProfileError as error:
         complain(f"error: {error}")
         return 2

@@ -91,8 +91,7 @@ class Run:
 
     def command(self, folder: Path) -> list[str]:
         """Words for `lens-openrlhf train`, run in `folder`."""
-        words = [word for name, values in self.options.items() for word in (f"--{name}", *values)]
-        return [*words, "--train.seed", str(self.seed), "--logger.run_dir", str(folder)]
+        return [*join_words(self.options), "--train.seed", str(self.seed), "--logger.run_dir", str(folder)]
 
 
 def read(path: Path) -> Spec:
@@ -263,6 +262,11 @@ def split_words(words: Sequence[str]) -> Options:
     return options
 
 
+def join_words(options: Mapping[str, Sequence[str]]) -> list[str]:
+    """{option: words} as a command line."""
+    return [word for name, values in options.items() for word in (f"--{name}", *values)]
+
+
 def _profile_options(spec: Spec, make: bool) -> Options:
     """Options of the spec's profile. What a profile makes on first use is made, or named: ${demo}."""
     if spec.profile is None:
@@ -281,6 +285,18 @@ def _profile_options(spec: Spec, make: bool) -> Options:
     return split_words(words[: -len(more)])
 
 
+def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:
+    """A profile's options without those in which it has no say for the method chosen later, as in profiles.expand."""
+    from ..training import options
+
+    method = options.method_in(join_words(profile))
+    chosen = options.method_in(join_words({**profile, **{k: v or [] for k, v in later.items()}}))
+    if chosen == method:
+        return profile
+    overruled = options.overruled_by(chosen)
+    return {name: words for name, words in profile.items() if not overruled(name)}
+
+
 def arm_options(spec: Spec, make: bool = False) -> dict[str, Options]:
     """Options of every arm: the profile's, then those for all arms, then the arm's own.
 
@@ -290,7 +306,7 @@ def arm_options(spec: Spec, make: bool = False) -> dict[str, Options]:
     profile = _profile_options(spec, make)
     arms = {}
     for label, own in spec.arms.items():
-        merged = {**profile, **spec.options, **own}
+        merged = {**_for_method(profile, {**spec.options, **own}), **spec.options, **own}
         arms[label] = {name: words for name, words in merged.items() if words is not None and name not in RESERVED}
     return arms
 

@@ -12,7 +12,7 @@ import ast
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NoReturn
@@ -29,6 +29,10 @@ ENABLED, CHOSEN = "algo.lens.enabled", "algo.lens.estimator"
 MATH_VERIFY_FILE = Path(__file__).parent.parent / "rewards" / "math_verify_reward.py"
 # What OpenRLHF computes while ours is on; the actor replaces its advantages (actor.py).
 PLACEHOLDER_ESTIMATOR, PLACEHOLDER_FOR_SINGLES = "group_norm", "reinforce"
+
+CLIP, CLIP_PAIR = "actor.eps_clip", "actor.eps_clip_low_high"  # OpenRLHF reads the first only without the second
+# What a policy loss of an estimator's own leaves without effect, and OpenRLHF's defaults.
+PPO_OPTIONS = {"actor.policy_loss_type": "ppo", "actor.dual_clip": None, "algo.advantage.is_correction_level": "off"}
 
 SECRETS = ("logger.wandb.key",)
 HIDDEN = "(not recorded)"
@@ -48,6 +52,36 @@ class NeedsCuda(OptionError):
 
 def _fail(message: str) -> NoReturn:
     raise OptionError(message)
+
+
+def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """The estimator that a command line names, and the file of one's own; None where it does not."""
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in (ESTIMATOR, ESTIMATOR_PATH):
+        probe.add_argument(f"--{option}")
+    found = vars(probe.parse_known_args(words)[0])
+    return found[ESTIMATOR], found[ESTIMATOR_PATH]
+
+
+def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]:
+    """Whether a profile made for another method has no say in an option (dotted name): those that this one decides,
+    and the other's own.
+
+    How many answers a prompt has is a matter of size and stays the profile's.
+    """
+    name, path = method
+    try:
+        kind = estimators.from_path(path) if path else estimators.find(name)
+        decided = {*kind.defaults, *kind.requires} - {"rollout.n_samples_per_prompt"}
+    except EstimatorError:  # OpenRLHF's own, or what the parser will refuse
+        decided, kind = set(), Estimator
+    if kind.policy_loss != "ppo":
+        decided |= {CLIP, CLIP_PAIR, *PPO_OPTIONS}
+    if CLIP_PAIR in decided:
+        decided.add(CLIP)
+    mine = estimators.CUSTOM if path else name
+    others = tuple(f"algo.{other}." for other in estimators.names() if other != mine)
+    return lambda option: option in decided or (option.startswith(others) and option != ESTIMATOR_PATH)
 
 
 def _offered(chosen: str | None, path: str | None) -> dict[str, type[Estimator]]:
@@ -123,8 +157,9 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     group.add_argument(
         "--reward.timeout",
         type=float,
-        default=180,
-        help="seconds that a reward function or server may take for an answer; more ends the run (default: 180)",
+        default=60,
+        help="seconds that a reward function or server may take for an answer, or an agent for a step; more ends the "
+        "run (default: 60)",
     )
     group.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
     group.add_argument("--eval.at_end", action="store_true", help="also evaluate after the last step")
@@ -179,7 +214,7 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
     if "algo.kl.init_coef" not in given:
         values["algo.kl.init_coef"] = 0.0
     for option, value in kind.defaults.items():
-        if option not in given:
+        if option not in given and not (option == CLIP_PAIR and CLIP in given):
             values[option] = value
     for option, (value, reason) in kind.requires.items():
         if option in given and values[option] != value:
@@ -206,9 +241,14 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
             "use a range that begins below 0, such as -1 1"
         )
     if not get("reward.remote_url") and not get("train.agent_func_path"):
+        what = (
+            "needs the raw correctness of every answer"
+            if kind.verified
+            else "does not learn from a verifier, but the records tell right answers by one"
+        )
         _fail(
-            f"the {name} estimator needs the raw correctness of every answer, which a reward model does not give; use "
-            f"--reward.remote_url {MATH_VERIFY} (or a verifier of your own) or --train.agent_func_path"
+            f"the {name} estimator {what}, which a reward model does not give; use --reward.remote_url {MATH_VERIFY} "
+            "(or a verifier of your own) or --train.agent_func_path"
         )
     freezing = get("critic.freezing_steps")
     if freezing >= 0:
@@ -222,13 +262,11 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
     if "algo.advantage.gamma" in given and gamma != 1.0:
         _fail(f"--algo.advantage.gamma {gamma}: the {name} estimator does not discount; use 1")
     if kind.policy_loss != "ppo":
-        for option, plain in (
-            ("actor.policy_loss_type", "ppo"),
-            ("actor.dual_clip", None),
-            ("algo.advantage.is_correction_level", "off"),
-        ):
-            if get(option) != plain:
-                _fail(f"--{option} {get(option)}: the {name} estimator brings a policy loss of its own; leave it out")
+        for option in (CLIP, CLIP_PAIR, *PPO_OPTIONS):
+            if option in given and values[option] != PPO_OPTIONS.get(option, ...):
+                _fail(
+                    f"--{option} {values[option]}: the {name} estimator brings a policy loss of its own; leave it out"
+                )
 
 
 def _config(get, name: str, kind: type[Estimator]):
@@ -243,6 +281,7 @@ def _check_lora(get) -> None:
         (get("ds.zero_stage") == 3, "--ds.zero_stage 3 splits every weight over the ranks; use 2"),
         (get("ds.load_in_4bit"), "--ds.load_in_4bit packs them; leave it out"),
         (get("ds.tensor_parallel_size") > 1, "--ds.tensor_parallel_size splits them; use 1"),
+        (get("train.enable_ema"), "--train.enable_ema would average the weights without them; leave it out"),
     ):
         if spoiled:
             _fail(
@@ -287,11 +326,7 @@ class LensArgumentParser(argparse.ArgumentParser):
     on_cpu = False
 
     def parse_args(self, args=None, namespace=None):
-        probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        for option in (ESTIMATOR, ESTIMATOR_PATH):
-            probe.add_argument(f"--{option}")
-        wanted = vars(probe.parse_known_args(self.argv)[0])
-        offered = _offered(wanted[ESTIMATOR], wanted[ESTIMATOR_PATH])
+        offered = _offered(*method_in(self.argv))
         _add_options(self, offered)
         if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)

@@ -4,7 +4,9 @@ A file holds options as they stand on a command line, over as many lines as one 
 `${package}` is the folder of lens_openrlhf; `${demo}` and `${smollm2}` hold the model and the questions of these
 profiles, made on first use; `${gpus}`, `${nodes}` and `${gpus_per_node}` follow from `--gpus N`.
 A profile may begin with `--profile OTHER`. What comes later wins: a profile's options over those of the one that it
-names, and options on the command line over all.
+names, and options on the command line over all. Where a later one chooses another estimator, what that brings of its
+own (clip range, averaging of the loss, a KL term) also wins over the profile's, which was made for another method;
+how many answers a prompt has stays the profile's.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 
@@ -105,6 +107,35 @@ def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str
     return [*([] if base is None else _chain(base, (*within, name))), (file, words)]
 
 
+def _without(words: Sequence[str], unwanted: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """A command line without some options (by dotted name) and their values; and those words."""
+    kept, taken = [], []
+    into = kept
+    for word in words:
+        if word.startswith("--"):
+            into = taken if unwanted(word.removeprefix("--").partition("=")[0]) else kept
+        into.append(word)
+    return kept, taken
+
+
+def _let_the_method_win(layers: list[list[str]], say: Callable[[str], None]) -> list[str]:
+    """Layers of words, later ones winning, as one; what the chosen method brings wins over layers made for another."""
+    from . import options
+
+    def method(number: int) -> tuple[str | None, str | None]:
+        return options.method_in([word for layer in layers[:number] for word in layer])
+
+    chosen = method(len(layers))
+    result = []
+    for number, words in enumerate(layers, 1):
+        if method(number) != chosen:
+            words, taken = _without(words, options.overruled_by(chosen))
+            if taken:
+                say(f"with {chosen[1] or chosen[0]} the profile's {shlex.join(taken)} has no say")
+        result += words
+    return result
+
+
 def _folder(variable: str, rest: Sequence[str]) -> str:
     """A folder of FOLDERS: made, but for a dry run, or as a placeholder."""
     if HELP & set(rest):
@@ -112,10 +143,11 @@ def _folder(variable: str, rest: Sequence[str]) -> str:
     return str(cache_folder() / variable) if DRY_RUN in rest else FOLDERS[variable]()
 
 
-def expand(argv: Sequence[str]) -> list[str]:
+def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
     """`argv` with `--profile NAME`, and `--gpus N` where it stands, replaced by the profile's options.
 
-    With --help or --dry_run in `argv` nothing is made.
+    With --help or --dry_run in `argv` nothing is made. `say` gets a line where options of the profile are left out for
+    those of another method.
 
     Raises:
         ProfileError: an unknown profile, one that cannot be read, or a size that it cannot take.
@@ -133,13 +165,13 @@ def expand(argv: Sequence[str]) -> list[str]:
         raise ProfileError(f"--gpus {gpus}: the profile {name} has a fixed size; {remedy}")
     values = {variable: _folder(variable, rest) for variable in FOLDERS if f"${{{variable}}}" in everything}
     values |= {"package": str(PACKAGE), **sizes}
-    expanded = []
+    layers = []
     for file, words in chain:
         try:
-            expanded += [Template(word).substitute(values) for word in words]
+            layers.append([Template(word).substitute(values) for word in words])
         except (KeyError, ValueError) as error:
             raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
     if "--logger.run_dir" not in rest:
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{find(name).stem}"
-        expanded += ["--logger.run_dir", os.path.join("runs", run)]
-    return expanded + rest
+        layers[-1] += ["--logger.run_dir", os.path.join("runs", run)]
+    return _let_the_method_win([*layers, rest], say)

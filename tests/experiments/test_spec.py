@@ -69,6 +69,16 @@ def test_a_profile_comes_first_and_its_options_can_be_removed(sound, tmp_path):
     assert removed.count("--train.seed") == kept.count("--train.seed") == 1 and "77" not in kept
 
 
+def test_what_a_method_brings_wins_over_a_profile_made_for_another(content, write):
+    del content["options"]["algo.advantage.estimator"]
+    content |= {"profile": "tiny", "options": {"eval.max_samples": 8}}
+    dapo = {"algo.advantage.estimator": "dapo"}
+    content["arms"] = {"LENS": {}, "DAPO": dapo, "mine": dapo | {"actor.loss_agg_mode": "seq-mean-token-mean"}}
+    arms = spec.arm_options(spec.read(write(content)))
+    modes = [options.get("actor.loss_agg_mode") for options in arms.values()]
+    assert modes == [["seq-mean-token-mean"], None, ["seq-mean-token-mean"]]
+
+
 def test_checking_makes_nothing_of_a_profile(monkeypatch, tmp_path):
     """The tiny profile trains its model on first use; a spec that is refused must not wait for that."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -113,6 +113,34 @@ def test_a_profile_goes_on_from_another(tmp_path):
         profiles.expand(["--profile", "mine.args"])
 
 
+@pytest.mark.parametrize(
+    ("method", "mode", "clips", "kl", "left_out"),
+    [
+        ("nsr", "seq-mean-token-mean", (0.2, 0.2), 0, ""),
+        ("dapo", "token-mean", [0.2, 0.28], 0, " --actor.eps_clip 0.2 --actor.loss_agg_mode seq-mean-token-mean"),
+        ("topr", "token-mean", (0.2, 0.2), 0, " --actor.eps_clip 0.2 --actor.loss_agg_mode seq-mean-token-mean"),
+        ("intuitor", "seq-mean-token-mean", (0.2, 0.2), 0.005, " --algo.kl.init_coef 0"),
+    ],
+)
+def test_what_a_method_brings_wins_over_a_profile_made_for_another(method, mode, clips, kl, left_out):
+    chosen = ["--profile", "llama3.1-8b", "--algo.advantage.estimator", method, "--ref.num_gpus_per_node", "8"]
+    said = []
+    args = options.parse(profiles.expand(chosen, say=said.append), anywhere=True)
+    assert (args.actor.loss_agg_mode, args.actor.eps_clip_low_high, args.algo.kl.init_coef) == (mode, clips, kl)
+    assert said == [f"with {method} the profile's --algo.lens.alpha 0.25{left_out} has no say"]
+
+    given = ["--actor.loss_agg_mode", "seq-mean-token-mean"]
+    args = options.parse(profiles.expand([*chosen, *given]), anywhere=True)
+    assert args.actor.loss_agg_mode == given[1], "options on the command line win over all"
+
+
+def test_a_profile_that_chooses_the_method_itself_has_the_say(tmp_path):
+    own = "--profile tiny --algo.advantage.estimator dapo --actor.eps_clip_low_high 0.1 0.3"
+    (tmp_path / "mine.args").write_text(own)
+    args = args_of(str(tmp_path / "mine.args"))
+    assert (args.actor.loss_agg_mode, args.actor.eps_clip_low_high) == ("token-mean", [0.1, 0.3])
+
+
 def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys):
     shown = planned(capsys, "qwen2.5-3b", "--gpus", "16")
     assert "3.09 billion parameters" in shown and "16 GPUs: the actor on 16 on 2 machines" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lens_openrlhf.advantages.estimators import find, names
+from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.options import flatten
 
 
@@ -26,3 +27,34 @@ def test_openrlhf_takes_the_defaults_of_a_method_and_they_are_what_it_requires(p
         assert values[option] == value and type(values[option]) is type(value), option
     for option, (value, reason) in method.requires.items():
         assert values[option] == value and reason, option
+
+
+CLIPS = "actor.eps_clip_low_high"
+
+
+def test_a_clip_range_of_ones_own_wins_over_a_methods(parse):
+    assert flatten(parse(estimator="ngrpo"))[CLIPS] == [0.16, 0.24]
+    assert flatten(parse("--actor.eps_clip", "0.3", estimator="ngrpo"))[CLIPS] == (0.3, 0.3)
+    assert flatten(parse(f"--{CLIPS}", "0.1", "0.2", estimator="ngrpo"))[CLIPS] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("name", ["topr", "asymre"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--actor.eps_clip", "0.2"],
+        ["--actor.eps_clip_low_high", "0.2", "0.28"],
+        ["--actor.policy_loss_type", "gspo"],
+        ["--actor.dual_clip", "10"],
+        ["--algo.advantage.is_correction_level", "token"],
+    ],
+)
+def test_what_a_loss_of_its_own_does_not_read_is_refused(parse, name, more):
+    with pytest.raises(OptionError, match=f"{more[0]} .*the {name} estimator brings a policy loss of its own"):
+        parse(*more, estimator=name)
+    assert parse("--actor.policy_loss_type", "ppo", estimator=name)
+
+
+def test_a_method_without_a_verifier_says_what_one_is_for(parse):
+    with pytest.raises(OptionError, match="rent estimator does not learn from a verifier, but the records"):
+        parse("--reward.remote_url", "", "--ref.num_gpus_per_node", "1", estimator="rent")

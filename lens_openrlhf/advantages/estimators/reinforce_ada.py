@@ -50,7 +50,12 @@ class ReinforceAda(Estimator):
     name = "reinforce_ada"
     paper = "Xiong et al. 2025"
     Config = ReinforceAdaConfig
-    defaults = {"rollout.n_samples_per_prompt": 4}
+    # As in the script of the paper's runs.
+    defaults = {
+        "rollout.n_samples_per_prompt": 4,
+        "actor.eps_clip_low_high": [0.2, 0.28],
+        "actor.loss_agg_mode": "token-mean",
+    }
     learns_from_negative_groups = False
     extras = ("drawn_mean", "drawn_std", "drawn")
     sampling = "until_positive"

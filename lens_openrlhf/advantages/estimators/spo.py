@@ -59,6 +59,8 @@ class Spo(Estimator):
     name = "spo"
     paper = "Xu & Ding 2025"
     Config = SpoConfig
+    # As in the script of the paper's runs.
+    defaults = {"actor.eps_clip_low_high": [0.2, 0.28], "actor.loss_agg_mode": "token-mean"}
     requires = {
         "train.async_enable": (False, "prompts are drawn by what the step before has taught of them"),
     }
@@ -82,7 +84,10 @@ class Spo(Estimator):
 
     def advantages(self, batch: Batch) -> Result:
         if batch.prompts is None:
-            raise ValueError("the batch does not say which prompts its responses answer, which the tracker goes by")
+            raise ValueError(
+                "the batch does not say which prompts its responses answer, which the tracker goes by: rollouts of "
+                "several steps need a prompt's id and its step (--prompt and --step of lens-openrlhf advantages)"
+            )
         # On the CPU, where sums have one order, the tracker stays the same on all ranks.
         prompts, of_group = batch.prompts.cpu().unique(return_inverse=True)
         prompt = of_group[batch.group_of.cpu()]
