@@ -166,13 +166,14 @@ class Runner:
         return one
 
     def _make_room(self, run: Run, folder: Path) -> float:
-        """Continue an interrupted run from its checkpoint where the options say so; otherwise it begins anew.
+        """Continue a run that did not come to its end from its checkpoint where the options say so; otherwise it begins
+        anew.
 
         Returns the seconds that the run has taken before.
         """
         record = self.state.of(run)
-        interrupted = record.get("state") in ("running", "interrupted")
-        if interrupted and "ckpt.load_enable" in run.options:
+        begun = record.get("state") in ("running", "interrupted", "failed")
+        if begun and "ckpt.load_enable" in run.options:
             with contextlib.suppress(OptionError):  # none of its checkpoints is whole
                 if found := checkpoints.newest(folder / "checkpoints"):
                     say(f"{run.key} goes on after step {found.step}")

@@ -331,8 +331,8 @@ def read(paths: Sequence[Path], given: Mapping[str, str | None], token_needs: Co
         prompt += [numbers.setdefault(key, len(numbers)) for key in keys]
         parts.append(found)
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    # Our own runs count the prompts of a step from 0.
-    recurs = "step" in columns and not (columns["prompt"] == "prompt_id" and not given.get("prompt"))
+    # Our own runs count the prompts of a step from 0, so that a number says nothing from one step to the next.
+    recurs = "step" not in columns or columns["prompt"] != "prompt_id" or bool(given.get("prompt"))
     return Rollouts(
         files=paths,
         columns=columns,

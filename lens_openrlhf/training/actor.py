@@ -7,9 +7,10 @@ advantages. The tokens themselves are gathered only for an estimator that needs 
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from .options import chosen, make_estimator
 from .policy_loss import PolicyGradientLoss
 from .run_log import RunLog
 from .samples import advantage_columns
-from .sampling import EXTRA
+from .sampling import EXTRA, checked_weights
 
 # Columns of a gathered row, float64; an estimator's extras follow.
 INDEX, PROMPT_ID, MEAN_LOGPROB, LENGTH, CORRECTNESS, REWARD = range(6)
@@ -300,6 +301,22 @@ def _entropy_replaced(function) -> Iterator[None]:
         openrlhf_actor.compute_entropy = before
 
 
+def check_update(status: Mapping[str, float], param_dtype: str) -> None:
+    """What OpenRLHF reports of a step's updates, before their weights reach vLLM or a checkpoint.
+
+    Raises:
+        FloatingPointError: a loss or gradient that is no number. DeepSpeed calls the norm of such a gradient -1; with
+            fp16 it then skips the update, as its loss scaling needs.
+    """
+    loss, norm = status.get("policy_loss", 0.0), status.get("actor_grad_norm", 0.0)
+    if not math.isfinite(loss) or not math.isfinite(norm) or (norm < 0 and param_dtype != "fp16"):
+        raise FloatingPointError(
+            f"the update has policy_loss {loss:g} and actor_grad_norm {norm:g}{' (none)' if norm < 0 else ''}; the "
+            "weights may be spoiled and are not kept. Go on from the last checkpoint (--ckpt.load_enable), with "
+            "a smaller --actor.adam.lr"
+        )
+
+
 class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     """OpenRLHF's PPO actor. `fit` computes the advantages first where an estimator of ours was chosen."""
 
@@ -375,13 +392,16 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     def fit(self, kl_ctl: float = 0):
         metrics = self.compute_advantages() if self.estimator else {}
         status = super().fit(kl_ctl)
+        check_update(status, self.strategy.args.ds.param_dtype)
         if self.estimator:
-            self.estimator.updated(status)
+            with estimators.asked(self.estimator, "updated"):
+                self.estimator.updated(status)
         return status | metrics
 
     def prompt_weights(self, prompts: Tensor) -> Tensor:
         """How often each of `prompts` [P] is to be drawn, see Estimator.prompt_weights."""
-        return self.estimator.prompt_weights(prompts)
+        with estimators.asked(self.estimator, "prompt_weights"):
+            return checked_weights(self.estimator.prompt_weights(prompts), len(prompts))
 
     def broadcast_to_vllm(self):
         with lora.under_vllm_names(self.actor.model.module):

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ..advantages.estimators import Estimator, EstimatorError, described
+from ..advantages.estimators import Estimator, EstimatorError, asked, described
 from ..inputs import OptionError
 from ..process import write_atomically
 from . import manifest
@@ -122,7 +122,9 @@ def load_estimator(folder: Path, estimator: Estimator) -> None:
     states = folder / ACTOR
     path = states / (states / LATEST).read_text().strip() / ESTIMATOR
     if path.exists():
-        estimator.load_state_dict(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        with asked(estimator, "load_state_dict"):
+            estimator.load_state_dict(state)
     elif estimator.state_dict():
         raise EstimatorError(f"{path}: is missing, and the {estimator.name} estimator goes on from its state alone")
 
@@ -175,6 +177,7 @@ def _put_in_place(new: Path, place: Path) -> None:
     if place.exists():
         place.rename(old)
     new.rename(place)
+    _to_disk(place.parent)
     if old.exists():
         shutil.rmtree(old)
 
@@ -244,8 +247,9 @@ def newest(folder: Path) -> Resume | None:
             continue
         try:
             found.append((json.loads((path / FACTS).read_text())["step"], path.stat().st_mtime, path))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if manifest.has_one(path):  # ours, then
+                notes.append(f"checkpoint {path.name} is left out: {FACTS} cannot be read ({error})")
     for step, _, path in sorted(found, reverse=True):
         try:
             manifest.check(path)
@@ -256,7 +260,7 @@ def newest(folder: Path) -> Resume | None:
     latest = states / LATEST
     tag = latest.read_text().strip() if latest.is_file() else ""
     step = "" if tag.startswith(UNFINISHED) else tag.rpartition("global_step")[2]
-    if step.isdigit() and (states / tag).is_dir() and not (states / tag / FACTS).exists():
+    if step.isdigit() and (states / tag).is_dir() and not manifest.has_one(states / tag):
         return Resume(tag, int(step), [*notes, f"checkpoint {tag} has no manifest, so that it could not be checked"])
     if notes:
         raise OptionError(
@@ -278,7 +282,13 @@ def check(args: SimpleNamespace, options: Mapping[str, Any]) -> Resume | None:
     sweep(folder)
     found = newest(folder)
     if found is None:
+        _check_nothing_is_lost(args)
         return None
+    if args.train.enable_ema:
+        raise OptionError(
+            f"--train.enable_ema: OpenRLHF's checkpoints, {folder / ACTOR / found.tag} too, do not hold the averaged "
+            "weights; leave the option out to go on, or name another --ckpt.path to begin anew"
+        )
     facts = folder / ACTOR / found.tag / FACTS
     if not facts.exists():
         return found
@@ -305,6 +315,16 @@ def check(args: SimpleNamespace, options: Mapping[str, Any]) -> Resume | None:
         effect = ", so that prompts do not come in the order of one run" if name in DATA_ORDER else ""
         notes.append(f"--{name} was {old} until step {found.step} and is {new} from now on{effect}")
     return Resume(found.tag, found.step, notes)
+
+
+def _check_nothing_is_lost(args: SimpleNamespace) -> None:
+    """Raises OptionError where a run would begin over the records of one that must have had checkpoints."""
+    recorded = len(read(Path(args.logger.run_dir) / METRICS))
+    if recorded > max(args.ckpt.save_steps, 0):
+        raise OptionError(
+            f"--ckpt.path {args.ckpt.path}: has no checkpoint to go on from, but {args.logger.run_dir} holds the "
+            f"records of {recorded} steps; name the path of its checkpoints, or another --logger.run_dir to begin anew"
+        )
 
 
 def rewind(folder: Path, step: int) -> int:

@@ -47,6 +47,11 @@ def write(folder: str | Path) -> None:
         beside.unlink(missing_ok=True)
 
 
+def has_one(folder: Path) -> bool:
+    """Whether a manifest was written for the folder."""
+    return (folder / NAME).exists()
+
+
 def check(folder: str | Path) -> None:
     """Whether `folder` holds the files of its manifest and no others; names and sizes first, as they take no time.
 

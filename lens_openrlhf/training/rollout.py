@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
-from openrlhf.utils.agent import SingleTurnAgentExecutor
+from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor, SingleTurnAgentExecutor
 
 from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
@@ -21,6 +23,7 @@ from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, R
 from .sampling import RolloutInRounds, UntilPositive
 
 POLL_SECONDS = 2.0
+T = TypeVar("T")
 CPU_WORKER = "lens_openrlhf.training.cpu.weight_sync.CpuWorkerWrap"
 
 
@@ -33,19 +36,24 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
             kwargs["worker_extension_cls"] = CPU_WORKER
         await super().__init__(*args, **kwargs)
         self.run_log = RunLog(os.environ[RUN_DIR_VARIABLE])
-        if isinstance(self.executor, SingleTurnAgentExecutor):
-            limit = float(os.environ[REWARD_TIMEOUT_VARIABLE])
-            rewards = WatchedRewards(self.executor, limit, self.run_log)
-            self.executor._fetch_rewards_via_func = rewards.from_function
-            self.executor._fetch_rewards_via_http = rewards.from_servers
+        self._watch_rewards()
         facts = {}
         if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
             facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
 
+    def _watch_rewards(self) -> None:
+        if isinstance(self.executor, MultiTurnAgentExecutor):
+            limit = float(os.environ[REWARD_TIMEOUT_VARIABLE])
+            self.executor.agent_instance_cls = watched(self.executor.agent_instance_cls, limit)
+        elif isinstance(self.executor, SingleTurnAgentExecutor):
+            rewards = WatchedRewards(self.executor, float(os.environ[REWARD_TIMEOUT_VARIABLE]), self.run_log)
+            self.executor._fetch_rewards_via_func = rewards.from_function
+            self.executor._fetch_rewards_via_http = rewards.from_servers
+
 
 class WatchedRewards:
-    """The rewards of OpenRLHF's executor, with a time limit for a function and a record of failures.
+    """The rewards of OpenRLHF's executor, with a time limit and a record of failures.
 
     OpenRLHF logs a failure and goes on without the reward; the record is for the error that ends the run
     (experience.require_scores).
@@ -74,22 +82,54 @@ class WatchedRewards:
             while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
                 self._hangs = self._hangs or bool(begun) and time.monotonic() - begun[0] > self._limit
                 if self._hangs:
-                    raise TimeoutError(f"no reward within {self._limit:g} s (--reward.timeout)")
+                    raise TimeoutError(_late("no reward", self._limit))
             return checked([task.result()])
         except Exception as error:
             self._record(error)
             raise
 
     async def from_servers(self, *args) -> list[dict]:
-        """OpenRLHF's own calls, which have a time limit and retries."""
+        """A server's result, by OpenRLHF's own calls; their retries alone would wait a quarter of an hour.
+
+        Raises:
+            TimeoutError: all tries together took longer than the limit.
+        """
         try:
-            return checked(await self._ask_servers(*args))
+            return checked(await _within(self._limit, "no reward", self._ask_servers(*args)))
         except Exception as error:
             self._record(error)
             raise
 
     def _record(self, error: Exception) -> None:
         self._run_log.event(REWARD_FAILED, cause=str(error) or type(error).__name__)
+
+
+def _late(what: str, limit: float) -> str:
+    return f"{what} within {limit:g} s (--reward.timeout)"
+
+
+async def _within(limit: float, what: str, waited_for: Awaitable[T]) -> T:
+    """`waited_for`, or a TimeoutError that names the option."""
+    try:
+        return await asyncio.wait_for(waited_for, limit)
+    except TimeoutError:
+        raise TimeoutError(_late(what, limit)) from None
+
+
+def watched(agent: type[AgentInstanceBase], limit: float) -> type[AgentInstanceBase]:
+    """The agent, whose `reset` and `step` may each take so many seconds; more is a TimeoutError.
+
+    What blocks the process instead of awaiting something cannot be watched from within it.
+    """
+
+    class Watched(agent):
+        async def reset(self, states: dict, **kwargs):
+            return await _within(limit, "no observation of the agent's reset", super().reset(states, **kwargs))
+
+        async def step(self, state_dict: dict, **kwargs):
+            return await _within(limit, "no feedback of the agent's step", super().step(state_dict, **kwargs))
+
+    return Watched
 
 
 def checked(rewards: list) -> list[dict]:

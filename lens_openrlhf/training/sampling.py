@@ -136,6 +136,16 @@ class UntilPositive:
 # Prompts by weight (SPO)
 
 
+def checked_weights(weights: Tensor, prompts: int) -> Tensor:
+    """`weights`. Raises ValueError unless they are one number above 0 for each of so many prompts."""
+    if tuple(weights.shape) != (prompts,):
+        raise ValueError(f"weights of shape {list(weights.shape)}, expected one for each of {prompts} prompts")
+    bad = (~(weights.isfinite() & (weights > 0))).nonzero()
+    if len(bad):
+        raise ValueError(f"prompt {int(bad[0])} has weight {weights[bad[0]].item()!r}, expected a number above 0")
+    return weights
+
+
 class PromptsByWeight(Sampler[int]):
     """Draws as many prompts an episode as there are, each with probability in proportion to its weight at that moment.
 
@@ -160,14 +170,7 @@ class PromptsByWeight(Sampler[int]):
 
     @weights.setter
     def weights(self, weights: Tensor) -> None:
-        if weights.shape != self.ids.shape:
-            raise ValueError(
-                f"weights of shape {list(weights.shape)}, expected one for each of {len(self.ids)} prompts"
-            )
-        bad = (~(weights.isfinite() & (weights > 0))).nonzero()
-        if len(bad):
-            raise ValueError(f"prompt {int(bad[0])} has weight {weights[bad[0]].item()!r}, expected a number above 0")
-        self._weights = weights.double().cpu()
+        self._weights = checked_weights(weights, len(self.ids)).double().cpu()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -64,8 +64,30 @@ def test_weights_that_are_nan(tiny, reward_file, tmp_path):
     command = command_line(tmp_path / "run", tiny, reward_file, *LENS)
     command[command.index("--actor.model_name_or_path") + 1] = str(model)
     run = finish(command, tmp_path / "run")
-    assert run.status == 1 and "nan" in run.output.lower(), explained(run)
-    assert run.output.count("error:") == 1
+    (error,) = [line for line in run.output.splitlines() if line.startswith("error:")]
+    assert run.status == 1 and "nan" in error, explained(run)
+
+
+def test_an_update_that_spoils_the_weights_is_not_kept(tiny, reward_file, tmp_path):
+    steep = ["--actor.adam.lr", "1e30", "--actor.lr_scheduler", "constant", "--actor.lr_warmup_ratio", "0"]
+    command = command_line(tmp_path / "run", tiny, reward_file, *LENS, *steep, "--ckpt.save_steps", "1")
+    run = finish(command, tmp_path / "run")
+    assert run.status == 1 and "error: the update has policy_loss nan" in run.output, explained(run)
+    assert not list((tmp_path / "run").glob("checkpoints/_actor/global_step*")) and not run.records("metrics")
+
+
+def test_one_rank_of_two_raises(tiny, reward_file, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "import torch.distributed as dist\n\n\n"
+        "def unlucky(batch):\n"
+        "    if dist.get_rank() == 1 and batch.step == 2:\n"
+        "        raise RuntimeError('no luck')\n"
+        "    return batch.grpo(batch.rewards)\n"
+    )
+    more = ["--algo.lens.estimator_path", f"{tmp_path}/my.py:unlucky", "--actor.num_gpus_per_node", "2"]
+    with started(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run") as process:
+        error = ended(process, tmp_path / "run")
+    assert f"({tmp_path}/my.py): advantages raised RuntimeError: no luck" in error
 
 
 def test_one_rank_of_two_meets_a_score_that_is_none(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from lens_openrlhf.advantages import estimators
 
 from .conftest import ROOT, command_line, explained, finish
-from .every_method import METHODS
+from .every_method import METHODS, made
 
 
 def test_every_method_takes_a_real_step(tiny, reward_file, tmp_path):
@@ -36,7 +37,7 @@ def test_every_method_takes_a_real_step(tiny, reward_file, tmp_path):
                 rewards=torch.tensor(kept["reward"].to_numpy()),
                 cu_groups=torch.arange(0, 33, 4),
             )
-            expected = estimators.run(kind(), batch).advantage.tolist()
+            expected = estimators.run(made(name), batch).advantage.tolist()
             assert kept["advantage"].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9), name
     # What reads the distributions of the tokens gives something to learn from, too.
     for name in METHODS:
@@ -74,6 +75,54 @@ def test_spo_remembers_its_prompts_through_a_checkpoint(tiny, reward_file, tmp_p
     # Drawn by weight and with replacement, 96 draws of 32 prompts: those of before are still known.
     assert known == sorted(known) and known[1] <= known[2] <= 32
     assert metrics[2]["spo/new_prompts"] < 1 and metrics[-1]["spo/rho"] is not None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["topr", "asymre"])
+def test_a_policy_loss_of_its_own(tiny, reward_file, tmp_path, method):
+    run = trained(tmp_path / "run", tiny, reward_file, method, "--data.max_samples", "16")
+    kept = answers_of(run)
+    expected = 2 * kept["correctness"] - 1
+    if method == "asymre":
+        expected = kept["reward"] - kept.groupby(["step", "prompt_id"])["reward"].transform("mean") + 0.1
+    assert kept["advantage"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    # Two updates of 16 answers a step. PPO's loss would be minus the mean advantage before the first; these weigh it by
+    # log-probabilities, which lie far from 1.
+    for record in run.records("metrics"):
+        assert record["actor_grad_norm"] > 0 and math.isfinite(record["policy_loss"])
+        of_step = kept[kept["step"] == record["step"]]
+        assert abs(record["policy_loss"] + of_step["advantage"].mean()) > 1e-3
+
+
+@pytest.mark.long
+def test_dapo_samples_until_its_groups_are_mixed(tiny, reward_file, tmp_path):
+    run = trained(tmp_path / "run", tiny, reward_file, "dapo", "--data.max_samples", "64")
+    kept = answers_of(run)
+    assert len(run.records("metrics")) < 8 and set(kept["kind"]) == {"mixed"}
+    options = run.config["options"]
+    assert options["actor.eps_clip_low_high"] == [0.2, 0.28] and options["actor.loss_agg_mode"] == "token-mean"
+
+
+@pytest.mark.long
+def test_ngrpo_pushes_wrong_answers_down_within_its_clip(tiny, reward_file, tmp_path):
+    run = trained(tmp_path / "run", tiny, reward_file, "ngrpo", "--data.max_samples", "16")
+    kept = answers_of(run)
+    # Four wrong answers and the virtual right one: mean 1/5, unbiased variance 1/5.
+    negative = kept[kept["kind"] == "negative"]["advantage"]
+    assert (negative + 0.2**0.5).abs().max() < 1e-5
+    assert not kept[kept["kind"] == "positive"]["advantage"].any()
+    assert run.config["options"]["actor.eps_clip_low_high"] == [0.16, 0.24]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["intuitor", "rent"])
+def test_certainty_is_held_in_check_by_a_reference_model(tiny, reward_file, tmp_path, method):
+    more = ["--ref.num_gpus_per_node", "1", "--data.max_samples", "16"]
+    run = trained(tmp_path / "run", tiny, reward_file, method, *more)
+    first, second = run.records("metrics")
+    assert 0 <= first["kl"] < second["kl"], "of each update, in the loss"
+    groups = answers_of(run).groupby(["step", "prompt_id"])["advantage"]
+    assert groups.mean().abs().max() < 1e-5 and groups.std().max() > 0.9
 
 
 @pytest.mark.long

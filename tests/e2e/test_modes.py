@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lens_openrlhf.advantages import LensConfig, group_advantages
 
@@ -15,25 +17,28 @@ from .conftest import command_line, explained, finish
 LENS = ["--algo.advantage.estimator", "lens"]
 
 
-def check_samples(run, steps: int) -> None:
+def check_samples(run, steps: int, prompts: int = 8, with_text: int = 4) -> None:
     """samples/ agrees with metrics.jsonl, and its advantages with the operator, whatever ranks and batches did."""
+    count = 4 * prompts
     for record in run.records("metrics"):
         kept = pd.read_parquet(run.folder / "samples" / f"step-{record['step']:06}.parquet")
-        assert kept["index"].tolist() == list(range(32)) and kept["prompt_id"].tolist() == [i // 4 for i in range(32)]
+        assert kept["index"].tolist() == list(range(count))
+        assert kept["prompt_id"].tolist() == [i // 4 for i in range(count)]
         assert math.isclose((kept["kind"] == "negative").mean(), record["lens/negative_groups"])
-        assert kept["response"].notna().tolist() == [i < 16 for i in range(32)]
+        assert kept["response"].notna().tolist() == [i < 4 * with_text for i in range(count)]
         expected = group_advantages(
             torch.tensor(kept["confidence"].to_numpy()).log(),
             torch.tensor(kept["tokens"].to_numpy()),
             torch.tensor(kept["correctness"].to_numpy()),
-            torch.arange(0, 33, 4),
+            torch.arange(0, count + 1, 4),
             LensConfig(),
+            rewards=torch.tensor(kept["reward"].to_numpy()),
         )
         assert kept["advantage"].tolist() == pytest.approx(expected.advantage.tolist(), rel=1e-6, abs=1e-9)
     assert len(list((run.folder / "samples").iterdir())) == steps
 
 
-def check_lens_metrics(run, steps: int) -> None:
+def check_lens_metrics(run, steps: int, **shape: int) -> None:
     metrics = run.records("metrics")
     assert [record["step"] for record in metrics] == list(range(1, steps + 1))
     for record in metrics:
@@ -45,15 +50,33 @@ def check_lens_metrics(run, steps: int) -> None:
         assert record["lens/dropped_samples"] == 0
         assert "answer_chars" in record  # the reward function's own metric
         assert "lens_rollout_index" not in record
-    check_samples(run, steps)
+    check_samples(run, steps, **shape)
     assert any(record["lens/rescued_samples"] > 0 for record in metrics)
 
 
-def test_two_ranks_with_zero_3(tiny, reward_file, tmp_path):
-    more = ["--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3", "--data.max_samples", "16"]
+def check_confidences(samples: pd.DataFrame, folder: Path) -> None:
+    """Those of a first step are what a forward pass of our own finds, answer by answer."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for row in samples.itertuples():
+        ids, before = tokenizer(row.prompt + row.response).input_ids, len(tokenizer(row.prompt).input_ids)
+        ids += [tokenizer.eos_token_id] * (row.tokens - (len(ids) - before))
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0, before - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(ids[before:])[:, None]).mean().exp().item()
+        assert row.confidence == pytest.approx(expected, rel=0.02)  # the run computes in bfloat16
+
+
+def test_two_ranks_with_zero_3_and_groups_on_both(tiny, reward_file, tmp_path):
+    # 36 answers in six micro-batches, three a rank: the fifth prompt's answers are the last two of one, the first two
+    # of the other.
+    more = ["--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3", "--data.max_samples", "18"]
+    more += ["--rollout.batch_size", "9", "--rollout.micro_batch_size", "6", "--logger.sample_prompts", "9"]
+    more += ["--train.batch_size", "36", "--train.micro_batch_size", "6"]
     run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more), tmp_path / "run")
     assert run.status == 0, explained(run)
-    check_lens_metrics(run, steps=2)
+    check_lens_metrics(run, steps=2, prompts=9, with_text=9)
+    check_confidences(pd.read_parquet(run.folder / "samples" / "step-000001.parquet"), tiny.model)
     assert {event["where"] for event in run.records("events") if event["event"] == "ready"} == {
         "LensPPO",
         "LensPolicyModel 0",
@@ -92,7 +115,6 @@ def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
 
 def test_openrlhfs_own_estimator_runs_without_lens(tiny, reward_file, tmp_path):
     more = ["--algo.advantage.estimator", "rloo", "--algo.kl.init_coef", "0", "--data.max_samples", "8"]
-    more += ["--train.colocate_all", "--ds.enable_sleep"]  # where actor and vLLM take turns
     run = finish(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run")
     assert run.status == 0, explained(run)
     (record,) = run.records("metrics")

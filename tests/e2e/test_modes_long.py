@@ -60,6 +60,7 @@ def test_three_ranks_zero_2_two_engines_ema_and_gspo(tiny, reward_file, tmp_path
     metrics = run.records("metrics")
     assert [record["step"] for record in metrics] == [1, 2]
     assert all(record["actor_grad_norm"] > 0 for record in metrics)
+    check_samples(run, steps=2, prompts=12)
     assert {event["where"] for event in run.records("events") if event["event"] == "ready"} == {
         *("LensPPO", "LensPolicyModel 0", "LensPolicyModel 1", "LensPolicyModel 2", "LensRollout")
     }
@@ -70,11 +71,17 @@ def test_two_ranks_zero_2_with_overlong_penalties(tiny, reward_file, tmp_path):
     more = ["--actor.num_gpus_per_node", "2", "--ds.zero_stage", "2", "--train.micro_batch_size", "2"]
     more += ["--reward.overlong_buffer_len", "16", "--reward.overlong_penalty_factor", "0.5"]
     run = trained(tmp_path / "run", tiny, reward_file, *more)
+    check_samples(run, steps=2)
     kept = pd.concat(pd.read_parquet(path) for path in sorted((run.folder / "samples").iterdir()))
     assert (kept["reward"] < kept["correctness"]).any(), "no answer was long enough for the penalty"
     wrong = kept.groupby(["step", "prompt_id"])["correctness"].transform("max") == 0
     assert ((kept["kind"] == "negative") == wrong).all()
     assert kept.loc[wrong & (kept["reward"] < 0), "advantage"].abs().max() > 0
+
+
+def test_the_hybrid_engine_with_deepspeed_asleep_while_vllm_samples(tiny, reward_file, tmp_path):
+    more = ["--train.colocate_all", "--ds.enable_sleep"]
+    check_lens_metrics(trained(tmp_path / "run", tiny, reward_file, *more), steps=2)
 
 
 def test_llama_with_lora(tiny, llama, reward_file, tmp_path):

@@ -76,6 +76,20 @@ def test_a_failing_run_is_shown_and_the_others_go_on(refused, capsys):
     assert found.run_folder(runs[0]).with_name("seed-1.unfinished-1").is_dir()
 
 
+def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, capsys):
+    wanted = sound({"algo.lens.alpha": -1, "ckpt.load_enable": True, "ckpt.save_steps": 1}, seeds=[1])
+    found, arms = State(tmp_path / "c"), spec.arm_options(wanted)
+    runs = spec.runs_of(wanted, arms)
+    found.adopt(wanted, arms, runs)
+    folder = found.run_folder(runs[0])
+    (folder / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(runner.checkpoints, "newest", lambda where: runner.checkpoints.Resume(where.parent.name, 7))
+    found.set(runs[0], state="failed", seconds=3.0, exit=1)
+    assert Runner(found, runs[:1]).run() == 1
+    assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out
+    assert (folder / "checkpoints").is_dir() and not list(folder.parent.glob("*.unfinished-*"))
+
+
 def test_finished_runs_are_never_started_again(refused):
     found, runs = refused
     for run in runs:

@@ -12,7 +12,7 @@ import pytest
 
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import checkpoints, options
-from lens_openrlhf.training.run_log import read
+from lens_openrlhf.training.run_log import RunLog, read
 
 QWEN = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
 
@@ -133,6 +133,33 @@ def test_one_that_openrlhf_wrote_itself_is_taken_with_a_word(arguments):
     (folder / "latest").write_text("global_step7")
     found = checkpoints.check(args, options.chosen(args))
     assert found.step == 7 and "no manifest" in found.notes[0]
+
+
+def test_one_of_ours_without_its_facts_is_not_taken_for_openrlhfs(arguments):
+    args = arguments()
+    (write(args, 4) / checkpoints.FACTS).unlink()
+    with pytest.raises(OptionError, match="no checkpoint .* is whole .*global_step4 is left out: run.json"):
+        checkpoints.check(args, options.chosen(args))
+
+
+@pytest.mark.parametrize(("steps", "every", "lost"), [(3, 2, True), (2, 2, False), (0, -1, False), (1, -1, True)])
+def test_records_of_a_run_whose_checkpoints_are_not_there_are_not_begun_over(arguments, tmp_path, steps, every, lost):
+    args = arguments("--ckpt.path", str(tmp_path / "elsewhere"), "--ckpt.save_steps", str(every))
+    log = RunLog(args.logger.run_dir)
+    for step in range(1, steps + 1):
+        log.step(step, {})
+    if lost:
+        with pytest.raises(OptionError, match=f"elsewhere: has no checkpoint.*run holds the records of {steps} steps"):
+            checkpoints.check(args, options.chosen(args))
+    else:  # it ended before its first one
+        assert checkpoints.check(args, options.chosen(args)) is None
+
+
+def test_averaged_weights_cannot_be_gone_on_with(arguments):
+    write(arguments(), 4)
+    args = arguments("--train.enable_ema")
+    with pytest.raises(OptionError, match="--train.enable_ema: .*global_step4 too, do not hold the averaged weights"):
+        checkpoints.check(args, options.chosen(args))
 
 
 def test_without_a_checkpoint_openrlhf_is_told_to_begin(arguments):

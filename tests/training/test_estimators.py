@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from types import SimpleNamespace
 
@@ -12,7 +13,16 @@ from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import checkpoints, cpu, options
-from lens_openrlhf.training.actor import _WithStatistics, compute, gather, needs_of, pack, set_advantages
+from lens_openrlhf.training.actor import (
+    LensPolicyModel,
+    _WithStatistics,
+    check_update,
+    compute,
+    gather,
+    needs_of,
+    pack,
+    set_advantages,
+)
 from lens_openrlhf.training.experience import LensExperienceMaker, WithStatistics
 from lens_openrlhf.training.policy_loss import PolicyGradientLoss
 from lens_openrlhf.training.sampling import prompt_id
@@ -38,8 +48,27 @@ def raises(batch):
     raise RuntimeError("no luck")
 
 
+def either(batch):
+    return batch.rewards
+
+either.needs = {"logprobs"}
+
+
 def counts(batch):
     return batch.prompts[batch.group_of] * 0.0 + batch.step
+
+
+class Fails(Estimator):
+    def updated(self, status):
+        raise RuntimeError("no luck")
+
+    def prompt_weights(self, prompts):
+        raise RuntimeError("no luck")
+
+
+class Weighs(Estimator):
+    def prompt_weights(self, prompts):
+        return prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +159,59 @@ def test_it_knows_the_step_and_the_prompts(parse_plugin):
 def test_one_that_raises_is_named_with_its_file(parse_plugin):
     args = parse_plugin("raises")
     items = single_samples(args, make_samples(SCORES, LENGTHS))
-    with pytest.raises(ValueError, match=r"estimator raises \(.*plugins.py\): raised RuntimeError: no luck"):
+    with pytest.raises(ValueError, match=r"estimator raises \(.*plugins.py\): advantages raised RuntimeError: no luck"):
         advantages_in_buffer(args, items)
+
+
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        ("updated", lambda actor: actor.fit()),
+        ("prompt_weights", lambda actor: actor.prompt_weights(torch.arange(3))),
+    ],
+)
+def test_its_other_methods_are_named_with_the_file_too(parse_plugin, monkeypatch, method, ask):
+    actor = LensPolicyModel.__new__(LensPolicyModel)
+    actor.strategy = SimpleNamespace(args=parse_plugin("Fails"))
+    actor.estimator = options.make_estimator(actor.strategy.args)
+    monkeypatch.setattr(LensPolicyModel, "compute_advantages", lambda self: {})
+    monkeypatch.setattr(LensPolicyModel.__bases__[0], "fit", lambda self, kl: {"policy_loss": 0.5})
+    with pytest.raises(ValueError, match=rf"estimator Fails \(.*plugins.py\): {method} raised .*no luck"):
+        ask(actor)
+
+
+def test_weights_that_are_none_are_named_with_the_file(parse_plugin):
+    actor = LensPolicyModel.__new__(LensPolicyModel)
+    actor.estimator = options.make_estimator(parse_plugin("Weighs"))
+    assert actor.prompt_weights(torch.arange(1, 4)).tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"plugins.py\): prompt_weights raised ValueError: prompt 0 has weight 0"):
+        actor.prompt_weights(torch.arange(3))
+
+
+def test_one_number_for_as_many_answers_as_tokens_must_say_what_it_is(parse_plugin):
+    args = parse_plugin("either")
+    advantages_in_buffer(args, single_samples(args, make_samples(SCORES, [1] * 8)))
+    with pytest.raises(ValueError, match="one a response or one a token, as there are 8 of both; give back Result"):
+        advantages_in_buffer(args, single_samples(args, make_samples(SCORES, [2, 0, *[1] * 6])))
+
+
+@pytest.mark.parametrize(
+    ("status", "dtype", "ends"),
+    [
+        ({"policy_loss": -0.1, "actor_grad_norm": 0.3}, "bf16", False),
+        ({}, "bf16", False),  # no update in a step without samples
+        ({"policy_loss": math.nan, "actor_grad_norm": 0.3}, "bf16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": math.inf}, "bf16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "bf16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "fp16", False),
+    ],
+)
+def test_an_update_that_is_no_number_ends_the_run(status, dtype, ends):
+    if ends:
+        with pytest.raises(FloatingPointError, match="the update has policy_loss .*--ckpt.load_enable"):
+            check_update(status, dtype)
+    else:
+        check_update(status, dtype)
 
 
 def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
@@ -154,7 +234,7 @@ def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
         ("Sized", ["--algo.custom.size", "0"], "--algo.custom.size=0.0: use more than 0"),
         ("Sized", ["--actor.loss_agg_mode", "seq-mean-token-mean"], "Sized is made for it; use token-mean"),
         ("Sized", ["--algo.lens.alpha", "1"], "--algo.lens.alpha has no effect with .* custom"),
-        ("nothing", [], "plugins.py: has no nothing; it has token_level, raises, counts"),
+        ("nothing", [], "plugins.py: has no nothing; it has token_level, raises, either, counts"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(parse_plugin, name, more, expected):

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from openrlhf.utils.agent import SingleTurnAgentExecutor
+from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor, SingleTurnAgentExecutor
 
 from lens_openrlhf.training import rollout
 from lens_openrlhf.training.run_log import REWARD_FAILED, RunLog, read
@@ -76,3 +76,37 @@ def test_what_a_function_raises_is_recorded(watched, tmp_path):
 
     (result,) = asyncio.run(fetch_all(watched(broken, limit=1), 1))
     assert isinstance(result, KeyError) and causes(tmp_path) == ["'answer'"]
+
+
+def test_a_server_that_never_answers_is_late(watched, tmp_path):
+    rewards = watched(None, limit=0.1)
+
+    async def never(queries, prompts, labels):
+        await asyncio.sleep(30)
+
+    rewards._ask_servers = never
+    with pytest.raises(TimeoutError, match=r"no reward within 0.1 s \(--reward.timeout\)"):
+        asyncio.run(rewards.from_servers([""], [""], [""]))
+    assert causes(tmp_path) == ["no reward within 0.1 s (--reward.timeout)"]
+
+
+@pytest.mark.parametrize(("slow", "words"), [("reset", "no observation of the agent's reset"), ("step", "no feedback")])
+def test_an_agent_that_never_answers_is_late(slow, words):
+    class Agent(AgentInstanceBase):
+        def __init__(self, *args, **kwargs):
+            pass
+
+        async def reset(self, states, **kwargs):
+            await asyncio.sleep(30 if slow == "reset" else 0)
+            return states
+
+        async def step(self, state_dict, **kwargs):
+            await asyncio.sleep(30)
+
+    async def turn():
+        agent = MultiTurnAgentExecutor(rollout.watched(Agent, 0.1)).agent_instance_cls()
+        assert await agent.reset({"observation": "2+2"}) == {"observation": "2+2"}
+        await agent.step({})
+
+    with pytest.raises(TimeoutError, match=rf"{words}.* within 0.1 s \(--reward.timeout\)"):
+        asyncio.run(turn())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -131,7 +132,7 @@ class Result:
 
     Attributes:
         advantage: [N], one for all tokens of a response, or [T], one a token.
-        per_token: whether it is the latter. A bare tensor is taken for it where T is not N and it has T elements.
+        per_token: whether it is the latter. Of a bare tensor the shape decides.
         confidence: [N] probability of each response, for the records; by default exp of mean_logprob.
         metrics: numbers of the step by name, or None where there is nothing to average.
     """
@@ -231,6 +232,15 @@ def described(estimator: Estimator) -> str:
     return f"estimator {estimator.name}" + (f" ({source})" if source else "")
 
 
+@contextmanager
+def asked(estimator: Estimator, method: str) -> Iterator[None]:
+    """Around a call of one of the estimator's methods; what it raises comes as an EstimatorError that names both."""
+    try:
+        yield
+    except Exception as error:
+        raise EstimatorError(f"{described(estimator)}: {method} raised {type(error).__name__}: {error}") from error
+
+
 def check_declared(estimator: type[Estimator], source: str) -> None:
     """What an estimator says of itself.
 
@@ -259,7 +269,10 @@ def check_declared(estimator: type[Estimator], source: str) -> None:
 def _check_batch(estimator: Estimator, batch: Batch) -> None:
     for need in estimator.needs:
         if getattr(batch, need) is None:
-            raise EstimatorError(f"{described(estimator)}: needs {need} of every token, which the batch does not have")
+            raise EstimatorError(
+                f"{described(estimator)}: needs {need} of every token, which the batch does not have: "
+                f"Batch({need}=…, cu_seqlens=…), or --{need} of lens-openrlhf advantages"
+            )
 
 
 def run(estimator: Estimator, batch: Batch) -> Result:
@@ -270,12 +283,15 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     """
     _check_batch(estimator, batch)
     named = described(estimator)
-    try:
+    with asked(estimator, "advantages"):
         result = estimator.advantages(batch)
-    except Exception as error:
-        raise EstimatorError(f"{named}: raised {type(error).__name__}: {error}") from error
     n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
     if isinstance(result, Tensor):
+        if estimator.needs and tokens == n and tuple(result.shape) == (n,) and not (batch.lengths == 1).all():
+            raise EstimatorError(
+                f"{named}: gave back [{n}], which may be one a response or one a token, as there are {n} of both; "
+                "give back Result(advantage=…, per_token=…)"
+            )
         result = Result(advantage=result, per_token=tuple(result.shape) == (tokens,) != (n,))
     if not isinstance(result, Result) or not isinstance(result.advantage, Tensor):
         raise EstimatorError(f"{named}: gave back {type(result).__name__}, expected a tensor or a Result")

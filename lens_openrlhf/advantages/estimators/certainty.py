@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import Batch, Estimator
+from .base import Batch, Estimator, Result
 from .shared import READS_NO_REWARD
 
 STD_EPS = 1e-6
@@ -46,8 +46,8 @@ class Intuitor(Estimator):
     requires = READS_NO_REWARD
     verified = False
 
-    def advantages(self, batch: Batch) -> Tensor:
-        return _normalised(batch, batch.self_certainty)
+    def advantages(self, batch: Batch) -> Result:
+        return Result(advantage=_normalised(batch, batch.self_certainty))
 
 
 class Rent(Estimator):
@@ -60,5 +60,5 @@ class Rent(Estimator):
     requires = READS_NO_REWARD
     verified = False
 
-    def advantages(self, batch: Batch) -> Tensor:
-        return _normalised(batch, -batch.entropies)
+    def advantages(self, batch: Batch) -> Result:
+        return Result(advantage=_normalised(batch, -batch.entropies))

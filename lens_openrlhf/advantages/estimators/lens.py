@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..config import LensConfig
 from ..ops import group_advantages
 from .base import Batch, Estimator, Result
@@ -14,6 +16,10 @@ class Lens(Estimator):
     paper = "Feng et al. 2025"
     Config = LensConfig
 
+    def preference(self, batch: Batch) -> Tensor | None:
+        """[N] rho > 0, which of the right answers are preferred (appendix C), for a subclass that prefers some."""
+        return None
+
     def advantages(self, batch: Batch) -> Result:
         result = group_advantages(
             batch.mean_logprob,
@@ -22,6 +28,7 @@ class Lens(Estimator):
             batch.cu_groups,
             self.config,
             rewards=batch.rewards,
+            preference=self.preference(batch),
         )
         known = result.difficulty.isfinite()  # with preference "policy" it is infinite where nothing is right
         difficulty = result.difficulty[known].mean().item() if known.any() else None

@@ -107,7 +107,9 @@ def test_a_package_cannot_have_a_name_that_makes_no_option(package):
 
 
 def test_a_faulty_estimator_of_a_package_is_named_with_its_entry_point(package):
-    with pytest.raises(EstimatorError, match=r"estimator doubled \(some_package:doubled\): raised AttributeError"):
+    with pytest.raises(
+        EstimatorError, match=r"estimator doubled \(some_package:doubled\): advantages raised AttributeError"
+    ):
         run(find("doubled")(), None)
 
 
@@ -204,8 +206,8 @@ def test_what_is_wrong_with_a_file_is_said(write, code, place, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("raise NotImplementedError", "raised NotImplementedError"),
-        ("raise KeyError('oops')", "raised KeyError: 'oops'"),
+        ("raise NotImplementedError", "advantages raised NotImplementedError"),
+        ("raise KeyError('oops')", "advantages raised KeyError: 'oops'"),
         ("return None", "gave back NoneType, expected a tensor or a Result"),
         ("return batch.rewards.tolist()", "gave back list, expected a tensor or a Result"),
         ("return batch.rewards / 0", "response 0 has advantage inf"),
