@@ -221,7 +221,25 @@ DEALS = {f"{n} of 24 on the first rank": (_shuffled(n), None) for n in (12, 5, 2
 DEALS["the second rank fails"] = (_shuffled(12), 1)
 
 
-def _rank_main(rank, world, store, results):
+# One that remembers, and one with a number a token.
+OTHERS = {"spo": ["--algo.advantage.estimator", "spo"], "by token": ["--algo.lens.estimator_path", "{}:by_token"]}
+BY_TOKEN = "def by_token(batch):\n    return -batch.logprobs * batch.rewards[batch.response_of]\n"
+BY_TOKEN += "\n\nby_token.needs = {'logprobs'}\n"
+
+
+def with_other(name, file, buffer, mesh):
+    """(advantages of the tokens of each item, the estimator's state as text) after two steps on the same buffer."""
+    words = [word.format(file) for word in OTHERS[name]]
+    actor = actor_with(options.parse([*MINIMAL, *words]), buffer, mesh)
+    tags = [dict(item.info) for item in buffer.items]
+    for _ in range(2):
+        for item, info in zip(buffer.items, tags, strict=True):
+            item.info = dict(info)
+        actor.compute_advantages()
+    return [item.advantages.tolist() for item in buffer.items], str(actor.estimator.state_dict())
+
+
+def _rank_main(rank, world, store, results, file):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -242,6 +260,13 @@ def _rank_main(rank, world, store, results):
             results.put((name, rank, advantages, {k: v for k, v in metrics.items() if k != "lens/seconds"}, ""))
         except ValueError as error:
             results.put((name, rank, [], {}, str(error)))
+    deal = _shuffled(5)
+    for name in OTHERS:
+        buffer = replay_buffer()
+        experiences = make_experiences(args, make_samples(SCORES, LENGTHS), LensExperienceMaker)
+        for index in deal[rank]:
+            buffer.append(experiences[index])
+        results.put((name, rank, *with_other(name, file, buffer, mesh), ""))
     dist.destroy_process_group()
 
 
@@ -250,15 +275,17 @@ def two_ranks(tmp_path_factory):
     """{case: [(rank, advantages, metrics, error) of each rank]} from two real processes on gloo."""
     context = mp.get_context("spawn")
     results = context.Queue()
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    ranks = [context.Process(target=_rank_main, args=(rank, 2, store, results)) for rank in range(2)]
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "my.py").write_text(BY_TOKEN)
+    arguments = (2, folder / "store", results, folder / "my.py")
+    ranks = [context.Process(target=_rank_main, args=(rank, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(timeout=180)
         assert process.exitcode == 0
-    found = {name: [] for name in DEALS}
-    for _ in range(2 * len(DEALS)):
+    found = {name: [] for name in (*DEALS, *OTHERS)}
+    for _ in range(2 * len(found)):
         name, *result = results.get(timeout=5)
         found[name].append(result)
     return found
@@ -274,6 +301,19 @@ def test_groups_that_straddle_ranks_get_the_same_advantages(parse, one_rank_mesh
         assert advantages == [expected[index] for index in DEALS[case][0][rank]]
         for name, value in rank_metrics.items():
             assert value == metrics[name], name
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_state_and_numbers_of_every_token_are_the_same_on_all_ranks(one_rank_mesh, two_ranks, tmp_path, name):
+    (tmp_path / "my.py").write_text(BY_TOKEN)
+    buffer = replay_buffer()
+    args = options.parse([*MINIMAL, "--algo.advantage.estimator", "lens"])
+    for experience in make_experiences(args, make_samples(SCORES, LENGTHS), LensExperienceMaker):
+        buffer.append(experience)
+    expected, state = with_other(name, tmp_path / "my.py", buffer, one_rank_mesh)
+    for rank, advantages, rank_state, _ in two_ranks[name]:
+        assert advantages == [expected[index] for index in _shuffled(5)[rank]]
+        assert rank_state == state and (name != "spo" or "tracker" in state)
 
 
 def test_a_rank_that_fails_makes_every_rank_raise(two_ranks):
