@@ -67,7 +67,7 @@ def name_of(process: psutil.Process) -> str:
     if any("multiprocessing" in word for word in words):
         return "workers of multiprocessing"
     told = [word for word in words[1:] if not word.startswith("-")]
-    return Path(told[0]).stem if told else name
+    return told[0].rpartition("/")[2].removesuffix(".py").rpartition(".")[2] if told else name
 
 
 def sample(driver: psutil.Process, names: dict[int, str]) -> Iterator[tuple[str, float, int]]:

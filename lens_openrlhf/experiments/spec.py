@@ -290,7 +290,8 @@ def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Opti
     from ..training import options
 
     method = options.method_in(join_words(profile))
-    chosen = options.method_in(join_words({**profile, **{k: v or [] for k, v in later.items()}}))
+    together = {name: words for name, words in {**profile, **later}.items() if words is not None}
+    chosen = options.method_in(join_words(together))
     if chosen == method:
         return profile
     overruled = options.overruled_by(chosen)

@@ -361,7 +361,8 @@ def go_on(args: SimpleNamespace, resume: Resume | None) -> list[str]:
     args.ckpt.load_enable = resume is not None
     if resume:
         write_atomically(Path(args.ckpt.path) / ACTOR / LATEST, resume.tag)
-        lines = [f"goes on after step {step}, from the checkpoint {resume.tag}", *resume.notes]
+        lines = [f"goes on after step {step}, from the checkpoint {resume.tag}"]
+        lines += [f"warning: {note}" for note in resume.notes]
     else:
         lines = [f"no checkpoint in {args.ckpt.path}: begins with the first step"]
     if cut:

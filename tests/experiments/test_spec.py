@@ -73,10 +73,11 @@ def test_what_a_method_brings_wins_over_a_profile_made_for_another(content, writ
     del content["options"]["algo.advantage.estimator"]
     content |= {"profile": "tiny", "options": {"eval.max_samples": 8}}
     dapo = {"algo.advantage.estimator": "dapo"}
-    content["arms"] = {"LENS": {}, "DAPO": dapo, "mine": dapo | {"actor.loss_agg_mode": "seq-mean-token-mean"}}
+    mine = dapo | {"actor.loss_agg_mode": "seq-mean-token-mean"}
+    content["arms"] = {"LENS": {}, "DAPO": dapo, "mine": mine, "none": {"algo.advantage.estimator": None}}
     arms = spec.arm_options(spec.read(write(content)))
     modes = [options.get("actor.loss_agg_mode") for options in arms.values()]
-    assert modes == [["seq-mean-token-mean"], None, ["seq-mean-token-mean"]]
+    assert modes == [["seq-mean-token-mean"], None, ["seq-mean-token-mean"], ["seq-mean-token-mean"]]
 
 
 def test_checking_makes_nothing_of_a_profile(monkeypatch, tmp_path):

@@ -257,11 +257,12 @@ def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp
 def test_other_changes_are_said_aloud(arguments):
     write(arguments(), 2)
     args = arguments("--algo.lens.alpha", "1", "--train.seed", "5", "--ckpt.save_steps", "7")
-    notes = checkpoints.check(args, options.chosen(args)).notes
-    assert notes == [
+    found = checkpoints.check(args, options.chosen(args))
+    assert found.notes == [
         "--algo.lens.alpha was 0.25 until step 2 and is 1.0 from now on",
         "--train.seed was 42 until step 2 and is 5 from now on, so that prompts do not come in the order of one run",
     ]
+    assert checkpoints.go_on(args, found)[1:] == [f"warning: {note}" for note in found.notes]
 
 
 def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path):
