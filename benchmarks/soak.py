@@ -24,6 +24,7 @@ from lens_openrlhf.training.run_log import EVENTS, METRICS, Follower, read
 
 PROMPTS, SAMPLES = 8, 4
 SECONDS = 10.0
+SMALL = 100  # MiB; what is smaller is drawn together
 WARM_UP = 0.2  # of the run; allocators and caches fill first
 TABLE = "processes.csv"
 
@@ -124,8 +125,19 @@ def report(out: Path) -> None:
     quarter = max(1, len(seconds) // 4)
     shown = ", ".join(f"{statistics.median(seconds[i * quarter : (i + 1) * quarter]):.2f}" for i in range(4))
     print(f"{len(seconds)} steps; median seconds a step by quarters: {shown}")
-    figure = px.line(rows, x="step", y="mib", color="process", labels={"mib": "MiB of its own"})
-    figure.write_html(out / "soak.html")
+    small = rows.groupby("process")["mib"].transform("median") < SMALL
+    rows["process"] = rows["process"].mask(small, "all others together")
+    drawn = rows[rows["step"] > 0].groupby(["step", "seconds", "process"], as_index=False)["mib"].sum()
+    by_size = drawn.groupby("process")["mib"].median().sort_values(ascending=False).index.tolist()
+    px.line(
+        drawn,
+        x="step",
+        y="mib",
+        color="process",
+        category_orders={"process": by_size},
+        labels={"mib": "MiB of its own"},
+        range_y=[0, 1.1 * drawn["mib"].max()],
+    ).write_html(out / "soak.html")
     print(f"plot: {out / 'soak.html'}; numbers: {out / TABLE}")
 
 
