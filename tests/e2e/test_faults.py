@@ -65,7 +65,7 @@ def test_weights_that_are_nan(tiny, reward_file, tmp_path):
     command[command.index("--actor.model_name_or_path") + 1] = str(model)
     run = finish(command, tmp_path / "run")
     (error,) = [line for line in run.output.splitlines() if line.startswith("error:")]
-    assert run.status == 1 and "nan" in error, explained(run)
+    assert run.status == 1 and "log-probability NaN" in error, explained(run)
 
 
 def test_an_update_that_spoils_the_weights_is_not_kept(tiny, reward_file, tmp_path):
