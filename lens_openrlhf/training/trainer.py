@@ -207,6 +207,10 @@ class LensGenerateSamples(_Evaluating, _plain_class(GenerateSamplesActor)):
         self._last_eval_step = global_step
         return self._run_eval()
 
+    def was_evaluated(self, global_step: int) -> None:
+        """OpenRLHF would evaluate again where a run goes on."""
+        self._last_eval_step = global_step
+
 
 class LensTraining(_Recorded, _plain_class(TrainingActor)):
     """The asynchronous trainer's training side, where the experiences are made."""
@@ -251,6 +255,8 @@ class LensPPOAsync(_plain_class(PPOTrainerAsync)):
             if resumed:
                 ray.get(self.trainer_actor.broadcast_to_vllm.remote())
             self._evaluate_now(resumed)
+        elif resumed:
+            ray.get(self.generator_actor.was_evaluated.remote(resumed))
         super().fit()
         last_step = ray.get(self.trainer_actor.get_last_step.remote())
         if self.settings.eval.at_end and not self.run_log.evaluated(last_step):

@@ -58,7 +58,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny, reward_file, tmp_
     assert run.status == 0, explained(run)
     assert f"goes on after step {SAVED_EVERY}, from the checkpoint" in run.output
     assert [record["step"] for record in run.records("metrics")] == list(range(1, STEPS + 1))
-    assert [record["step"] for record in run.records("eval")] == [2, 4, 6]
+    # Asynchronous, OpenRLHF evaluates before it samples, and so not after the last step.
+    assert [record["step"] for record in run.records("eval")] == (
+        [2, 4] if "--train.async_enable" in mode else [2, 4, 6]
+    )
     assert prompts_of(folder, SAVED_EVERY + 1) == seen
     every_prompt = [prompt for step in range(1, STEPS + 1) for prompt in prompts_of(folder, step)]
     assert len(set(every_prompt)) == len(every_prompt) == 8 * STEPS
