@@ -87,7 +87,7 @@ def make_rows(count: int, *, heldout: bool, seed: int) -> list[dict]:
 
 def _items(seed: int, heldout: bool, batch: int = 1000) -> Iterator[tuple[str, str, str, str]]:
     """An endless stream of sums as (first, sign, second, answer)."""
-    import reasoning_gym
+    from .tasks import reasoning_gym
 
     seeds = random.Random(f"smollm2-{heldout}-{seed}")
     while True:

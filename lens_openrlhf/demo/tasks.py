@@ -15,11 +15,15 @@ When they do not, addition loses the carry (7+8=5) and subtraction takes the sma
 from __future__ import annotations
 
 import random
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import reasoning_gym
+with warnings.catch_warnings():
+    # A package that it imports draws them while it is compiled, on first use.
+    warnings.simplefilter("ignore", SyntaxWarning)
+    import reasoning_gym
 
 ADDITION = "addition"
 SUBTRACTION = "subtraction"

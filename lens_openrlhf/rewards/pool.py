@@ -35,6 +35,7 @@ from multiprocessing import connection, context, popen_spawn_posix, spawn
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from pebble.common.types import ResultStatus
 
 from lens_openrlhf.rewards import grading, isolation
 
@@ -210,10 +211,19 @@ class _Messages(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in self.CLASSES.get(module, ()):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return self._status
         found = getattr(builtins, name, None) if module == "builtins" else None
         if isinstance(found, type) and issubclass(found, Exception):
             return found
         raise pickle.PicklingError(f"a worker sent {module}.{name}")  # pebble ends the pool at this
+
+    @staticmethod
+    def _status(kind: type, name: str) -> ResultStatus:
+        """A status as some releases of Python 3.11 (Debian's 3.11.2) pickle it: getattr(ResultStatus, name)."""
+        if kind is not ResultStatus:
+            raise pickle.PicklingError(f"a worker sent getattr({kind!r}, {name!r})")
+        return ResultStatus[name]
 
 
 class _Context(context.SpawnContext):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
+import pickle
 import socket
 
 import pytest
+from pebble.common.types import ResultStatus
 
 from lens_openrlhf.rewards import isolation, pool, shutdown, verify_answer
 
@@ -118,6 +121,22 @@ def test_a_worker_cannot_run_code_in_its_parent(mode, tmp_path):
         pool.run_in_worker(eval, ("__import__('collections').OrderedDict()",), None)
     assert not new.exists()
     assert verify_answer(r"\boxed{1}", "1").correct
+
+
+def test_a_status_is_read_as_every_python_pickles_it():
+    """Python 3.11.2 sends getattr(ResultStatus, name), and no other getattr may pass."""
+
+    def read(*arguments):
+        class Sent:
+            def __reduce__(self):
+                return getattr, arguments
+
+        return pool._Messages(io.BytesIO(pickle.dumps(Sent()))).load()
+
+    assert read(ResultStatus, "FAILURE") is ResultStatus.FAILURE
+    for arguments in ((ValueError, "mro"), (ResultStatus, "mro")):
+        with pytest.raises((pickle.PicklingError, KeyError)):
+            read(*arguments)
 
 
 def in_child(work) -> int:
