@@ -78,10 +78,11 @@ def sample(driver: psutil.Process, names: dict[int, str]) -> Iterator[tuple[str,
         try:
             name = names.get(process.pid) or name_of(process)
             facts = process.memory_full_info().uss / 2**20, process.num_fds()
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0)), facts, strict=True)]
-    yield from ((name, mib, files) for name, (mib, files) in sums.items())
+    for name, (mib, files) in sums.items():
+        yield name, mib, files
     shared = Path("/dev/shm")  # Ray's objects and gloo's: nobody's own
     if shared.is_dir():
         yield "shared memory", psutil.disk_usage(str(shared)).used / 2**20, len(list(shared.iterdir()))

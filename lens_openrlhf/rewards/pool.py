@@ -221,7 +221,7 @@ class _Messages(pickle.Unpickler):
     @staticmethod
     def _status(kind: type, name: str) -> ResultStatus:
         """A status as some releases of Python 3.11 (Debian's 3.11.2) pickle it: getattr(ResultStatus, name)."""
-        if kind is not ResultStatus:
+        if kind is not ResultStatus or name not in list(ResultStatus.__members__):
             raise pickle.PicklingError(f"a worker sent getattr({kind!r}, {name!r})")
         return ResultStatus[name]
 

@@ -109,11 +109,14 @@ def _late(what: str, limit: float) -> str:
 
 
 async def _within(limit: float, what: str, waited_for: Awaitable[T]) -> T:
-    """`waited_for`, or a TimeoutError that names the option."""
+    """`waited_for`, or a TimeoutError that names the option; one that it raises itself stays what it is."""
     try:
-        return await asyncio.wait_for(waited_for, limit)
+        async with asyncio.timeout(limit) as deadline:
+            return await waited_for
     except TimeoutError:
-        raise TimeoutError(_late(what, limit)) from None
+        if deadline.expired():
+            raise TimeoutError(_late(what, limit)) from None
+        raise
 
 
 def watched(agent: type[AgentInstanceBase], limit: float) -> type[AgentInstanceBase]:

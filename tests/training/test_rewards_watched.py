@@ -90,6 +90,18 @@ def test_a_server_that_never_answers_is_late(watched, tmp_path):
     assert causes(tmp_path) == ["no reward within 0.1 s (--reward.timeout)"]
 
 
+def test_a_time_limit_of_the_agents_own_keeps_its_words():
+    class Agent(AgentInstanceBase):
+        def __init__(self, *args, **kwargs):
+            pass
+
+        async def step(self, state_dict, **kwargs):
+            raise TimeoutError("the tool gave up")
+
+    with pytest.raises(TimeoutError, match="^the tool gave up$"):
+        asyncio.run(rollout.watched(Agent, 5)().step({}))
+
+
 @pytest.mark.parametrize(("slow", "words"), [("reset", "no observation of the agent's reset"), ("step", "no feedback")])
 def test_an_agent_that_never_answers_is_late(slow, words):
     class Agent(AgentInstanceBase):
