@@ -14,6 +14,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor, SingleTurnAgentExecutor
+from vllm.sampling_params import RequestOutputKind
 
 from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
@@ -34,6 +35,8 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
         kwargs["trust_remote_code"] = not remote_code.forbidden()
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
+            if kwargs["distributed_executor_backend"] == "uni":
+                kwargs["distributed_executor_backend"] = cpu.UNI_EXECUTOR
         await super().__init__(*args, **kwargs)
         self.run_log = RunLog(os.environ[RUN_DIR_VARIABLE])
         self._watch_rewards()
@@ -41,6 +44,10 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
         if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
             facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
+
+    async def generate(self, prompt_token_ids, sampling_params, *args, **kwargs):
+        sampling_params.output_kind = RequestOutputKind.FINAL_ONLY  # OpenRLHF waits for the last of an answer's outputs
+        return await super().generate(prompt_token_ids, sampling_params, *args, **kwargs)
 
     def _watch_rewards(self) -> None:
         if isinstance(self.executor, MultiTurnAgentExecutor):

@@ -117,15 +117,3 @@ def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
     run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *dynamic), tmp_path / "run")
     assert run.status == 0, explained(run)
     check_lens_metrics(run, steps=2)
-
-
-def test_openrlhfs_own_estimator_runs_without_lens(tiny, reward_file, tmp_path):
-    more = ["--algo.advantage.estimator", "rloo", "--algo.kl.init_coef", "0", "--data.max_samples", "8"]
-    run = finish(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run")
-    assert run.status == 0, explained(run)
-    (record,) = run.records("metrics")
-    assert not [name for name in record if name.startswith("lens")]
-    assert record["policy_loss"] is not None
-    assert run.config["options"]["algo.advantage.estimator"] == "rloo"
-    kept = pd.read_parquet(run.folder / "samples" / "step-000001.parquet")
-    assert len(kept) == 32 and kept["advantage"].isna().all() and kept["kind"].notna().all()

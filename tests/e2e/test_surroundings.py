@@ -143,7 +143,8 @@ def test_reward_function_that_raises(tiny, tmp_path):
     assert "the grader is broken" in (run.folder / "train.log").read_text()
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.long  # Ctrl-C is met in test_compare_end_to_end.py too
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_keeps_what_it_wrote(tiny, reward_file, tmp_path, signal_number):
     folder = tmp_path / "run"
     command = command_line(folder, tiny, reward_file, *LENS, "--train.num_episodes", "1000")

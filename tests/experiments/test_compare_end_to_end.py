@@ -29,7 +29,7 @@ def spec_of(tiny, reward_file) -> dict:  # noqa: F811
     options = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
     del options["logger.run_dir"]
     options |= {
-        "algo.advantage.estimator": "lens",
+        "algo.kl.init_coef": 0,
         "data.max_samples": 16,
         "train.colocate_all": True,
         "eval.dataset": str(tiny.heldout),
@@ -39,7 +39,7 @@ def spec_of(tiny, reward_file) -> dict:  # noqa: F811
         "ckpt.load_enable": True,
         "logger.sample_prompts": 8,
     }
-    arms = {"GRPO": {"algo.lens.scope": "none"}, "LENS": {"algo.lens.scope": "both"}}
+    arms = {arm: {"algo.advantage.estimator": arm.lower()} for arm in ("RLOO", "LENS")}  # the first is OpenRLHF's own
     return {"name": "pair", "options": options, "arms": arms, "seeds": [7]}
 
 
@@ -65,14 +65,14 @@ def test_killed_interrupted_and_resumed(tiny, reward_file, tmp_path, capsys):  #
     path, folder = tmp_path / "pair.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(spec_of(tiny, reward_file), sort_keys=False))
     command = [sys.executable, "-m", "lens_openrlhf.cli", "compare", str(path), "-o", str(folder)]
-    grpo, lens = folder / "runs/GRPO/seed-7", folder / "runs/LENS/seed-7"
+    rloo, lens = folder / "runs/RLOO/seed-7", folder / "runs/LENS/seed-7"
 
     def state() -> dict:
         return json.loads((folder / "compare.json").read_text())["runs"]
 
     with no_strays():
         # Killed outright while the first run starts: that run knows nothing of it and goes on.
-        with comparing(command, (grpo / "config.json").exists) as process:
+        with comparing(command, (rloo / "config.json").exists) as process:
             process.kill()
         (run,) = state().values()
         assert run["state"] == "running" and psutil.pid_exists(run["pid"])
@@ -82,34 +82,41 @@ def test_killed_interrupted_and_resumed(tiny, reward_file, tmp_path, capsys):  #
             os.killpg(process.pid, signal.SIGINT)
             output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
-        assert "GRPO/seed-7 still goes on" in output and "GRPO/seed-7 begins anew" in output
-        assert "[1/2] GRPO, seed 7: " in output and "Pass@1 0." in output and " left" in output
+        assert "RLOO/seed-7 still goes on" in output and "RLOO/seed-7 begins anew" in output
+        assert "[1/2] RLOO, seed 7: " in output and "Pass@1 0." in output and " left" in output
         assert f"interrupted; 1 of 2 runs are finished. To go on: lens-openrlhf compare {path} -o {folder}" in output
         assert {key: run["state"] for key, run in state().items()} == {
-            "GRPO/seed-7": "finished",
+            "RLOO/seed-7": "finished",
             "LENS/seed-7": "interrupted",
         }
-        before = {file: file.stat().st_mtime_ns for file in grpo.rglob("*")}
+        before = {file: file.stat().st_mtime_ns for file in rloo.rglob("*")}
 
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr + (lens / "train.log").read_text()[-3000:]
     assert "LENS/seed-7 goes on after step 1" in done.stdout and "[2/2] LENS, seed 7" in done.stdout
-    assert {file: file.stat().st_mtime_ns for file in grpo.rglob("*")} == before, "a finished run was touched"
+    assert {file: file.stat().st_mtime_ns for file in rloo.rglob("*")} == before, "a finished run was touched"
 
-    for run in (grpo, lens):
+    for run in (rloo, lens):
         assert [record["step"] for record in read(run / "metrics.jsonl")] == [1, 2]
         assert [record["step"] for record in read(run / "eval.jsonl")] == [2]
         assert not (run / "model").exists() and not (run / "checkpoints").exists()
     (aside,) = folder.glob("runs/*/*.unfinished-*")
-    assert aside.name == "seed-7.unfinished-1" and aside.parent.name == "GRPO"
+    assert aside.name == "seed-7.unfinished-1" and aside.parent.name == "RLOO"
 
     # On equal terms: the same questions in every step, and all options but one.
     for step in (1, 2):
-        asked = [pandas.read_parquet(run / f"samples/step-{step:06}.parquet")["prompt"] for run in (grpo, lens)]
+        asked = [pandas.read_parquet(run / f"samples/step-{step:06}.parquet")["prompt"] for run in (rloo, lens)]
         assert sorted(asked[0]) == sorted(asked[1]) and asked[0].notna().all()
-    one, other = (json.loads((run / "config.json").read_text())["options"] for run in (grpo, lens))
+    one, other = (json.loads((run / "config.json").read_text())["options"] for run in (rloo, lens))
     paths = {"logger.run_dir", "ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"}
-    assert {name for name in one if one[name] != other[name]} - paths == {"algo.lens.scope"}
+    assert {name for name in one if one[name] != other[name]} - paths == {"algo.advantage.estimator"}
+
+    # OpenRLHF's estimator runs without LENS.
+    (metrics, _), (lens_metrics, _) = read(rloo / "metrics.jsonl"), read(lens / "metrics.jsonl")
+    assert not [name for name in metrics if name.startswith("lens")] and metrics["policy_loss"] is not None
+    assert lens_metrics["lens/seconds"] > 0
+    kept = pandas.read_parquet(rloo / "samples/step-000001.parquet")
+    assert kept["advantage"].isna().all() and kept["kind"].notna().all()
 
     results = json.loads((folder / "results.json").read_text())
     (record,) = read(lens / "eval.jsonl")

@@ -17,6 +17,9 @@ import torch
 
 # vLLM's CPU engine would take most of the memory for its cache, and bind its threads to cores that others use.
 VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# "uni" is "mp" to vLLM's CPU platform, which binds threads in a process of the model's own. Without binding it only
+# costs: another start, and two processes that take a core each to wait for the other.
+UNI_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def required() -> bool:
