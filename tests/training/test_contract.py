@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import pathlib
+import types
 from importlib import metadata
 
 import pytest
@@ -132,6 +133,33 @@ def test_rollout_actor_takes_the_worker_extension_as_a_keyword():
     rollout = plain(engine.RolloutRayActor)
     assert inspect.iscoroutinefunction(rollout.__init__), "LensRollout.__init__ awaits it"
     assert "sampling_params" in parameters(rollout.generate_responses)
+
+
+def test_vllm_takes_the_name_of_an_executor():
+    import openrlhf.trainer.ray.vllm_engine as engine
+    from vllm.platforms import cpu as platform
+    from vllm.v1.executor.abstract import Executor
+
+    assert 'distributed_executor_backend = "uni" if' in inspect.getsource(engine.create_vllm_engines), (
+        "LensRollout puts cpu.UNI_EXECUTOR in place of this word"
+    )
+    parallel = types.SimpleNamespace(distributed_executor_backend=cpu.UNI_EXECUTOR)
+    executor = Executor.get_class(types.SimpleNamespace(parallel_config=parallel))
+    assert f"{executor.__module__}.{executor.__qualname__}" == cpu.UNI_EXECUTOR
+    assert 'distributed_executor_backend == "uni"' in inspect.getsource(platform.CpuPlatform.check_and_update_config), (
+        "the CPU platform no longer makes mp of uni: cpu.UNI_EXECUTOR may go"
+    )
+
+
+def test_of_an_answers_outputs_the_last_is_taken():
+    import openrlhf.trainer.ray.vllm_engine as engine
+
+    generate = plain(engine.RolloutRayActor).generate
+    assert parameters(generate)[:3] == ["self", "prompt_token_ids", "sampling_params"], "LensRollout.generate calls it"
+    source = inspect.getsource(generate)
+    assert "final_output = request_output" in source and source.count("request_output") == 2, (
+        "LensRollout.generate asks for an answer's last output alone"
+    )
 
 
 def test_sampling_parameters_are_passed_by_keyword():
