@@ -98,6 +98,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
+    if reaper.MARK in os.environ:
+        variables[reaper.MARK] = os.environ[reaper.MARK]  # for workers of a cluster that is joined
     variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()

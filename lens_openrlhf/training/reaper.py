@@ -2,7 +2,8 @@
 
 A driver that is killed outright cannot clean up, and Ray's workers and vLLM's engine processes would hold memory
 and GPUs for a while, or for good. So a small process of its own session remembers the driver's descendants; its
-standard input ends when the driver does.
+standard input ends when the driver does. A mark in the environment tells those that it had not seen yet, and whose
+parents went first.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ import os
 import select
 import subprocess
 import sys
+import time
+import uuid
 
 import psutil
 
 POLL_SECONDS = 2.0
+MARK = "LENS_RUN_MARK"
 
 
 def start() -> subprocess.Popen:
-    """Watch this process. Closing the returned process's stdin, as its death does, ends the watch."""
+    """Watch this process. Closing the returned process's stdin, as its death does, ends the watch.
+
+    What is started from now on with this process's environment is known by its mark.
+    """
+    os.environ[MARK] = uuid.uuid4().hex
     return subprocess.Popen(
         [sys.executable, "-m", __name__, str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -35,11 +43,26 @@ def watch(driver_pid: int) -> None:
     while not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
         with contextlib.suppress(psutil.NoSuchProcess):
             descendants |= {child.pid: child for child in psutil.Process(driver_pid).children(recursive=True)}
-    descendants.pop(os.getpid(), None)
-    for process in descendants.values():
+    _end(descendants)
+    while left := _marked(os.environ[MARK], besides=driver_pid):
+        _end(left)
+        time.sleep(0.2)
+
+
+def _marked(mark: str, besides: int) -> dict[int, psutil.Process]:
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in (os.getpid(), besides) and process.environ().get(MARK) == mark:
+                found[process.pid] = process
+    return found
+
+
+def _end(processes: dict[int, psutil.Process]) -> None:
+    for process in processes.values():
         # is_running compares start times too: the number may belong to another process by now.
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running():
+            if process.pid != os.getpid() and process.is_running():
                 process.kill()
 
 

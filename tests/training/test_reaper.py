@@ -1,0 +1,39 @@
+"""What a run's driver leaves behind is ended, whether it was seen before or not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+DRIVER = """
+import os, signal, subprocess, sys
+from lens_openrlhf.training import reaper
+
+reaper.start()
+middle = "import subprocess, sys; print(subprocess.Popen([sys.executable, *sys.argv[1:]]).pid, flush=True); "
+sleeper = ["-c", "import time; time.sleep(60)"]
+subprocess.run([sys.executable, "-c", middle, *sleeper], start_new_session=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "ends"])
+def test_a_process_whose_parent_went_first(end):
+    """It is started and orphaned at once: the watcher can see it neither before the driver's end nor below it then."""
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        done = subprocess.run([sys.executable, "-c", DRIVER, end], stdout=subprocess.PIPE, text=True, timeout=30)
+        orphan = int(done.stdout)
+        deadline = time.monotonic() + 20
+        while psutil.pid_exists(orphan) and psutil.Process(orphan).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "it is still there"
+            time.sleep(0.05)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
