@@ -35,7 +35,7 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
         kwargs["trust_remote_code"] = not remote_code.forbidden()
         if cpu.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
-            if kwargs["distributed_executor_backend"] == "uni":
+            if kwargs.get("distributed_executor_backend") == "uni":
                 kwargs["distributed_executor_backend"] = cpu.UNI_EXECUTOR
         await super().__init__(*args, **kwargs)
         self.run_log = RunLog(os.environ[RUN_DIR_VARIABLE])

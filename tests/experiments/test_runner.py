@@ -120,7 +120,11 @@ def test_an_interrupt_ends_the_running_process_and_is_recorded(refused, capsys):
 
 def test_a_process_that_outlived_its_comparison_is_ended(refused, capsys):
     found, runs = refused
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as stray:
+    # A job in the background ignores SIGINT, and so would this process.
+    sleep = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", sleep]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as stray:
+        stray.stdout.readline()
         created = psutil.Process(stray.pid).create_time()
         found.set(runs[0], state="running", seconds=0.0, pid=stray.pid, created=created)
         end_strays(State(found.folder))
