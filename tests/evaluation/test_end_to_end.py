@@ -72,6 +72,7 @@ def own_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if "pynvml" not in line]
 
 
+@pytest.mark.long
 def test_interrupted_killed_and_continued_is_as_uninterrupted(tiny, tmp_path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     done = on_a_terminal(command(tiny, whole))
