@@ -116,7 +116,8 @@ def test_a_profile_goes_on_from_another(tmp_path):
 @pytest.mark.parametrize(
     ("method", "mode", "clips", "kl", "left_out"),
     [
-        ("nsr", "seq-mean-token-mean", (0.2, 0.2), 0, ""),
+        ("rl_zvp", "seq-mean-token-mean", (0.2, 0.2), 0, ""),
+        ("nsr", "token-mean", (0.2, 0.2), 0, " --actor.loss_agg_mode seq-mean-token-mean"),
         ("dapo", "token-mean", [0.2, 0.28], 0, " --actor.eps_clip 0.2 --actor.loss_agg_mode seq-mean-token-mean"),
         ("topr", "token-mean", (0.2, 0.2), 0, " --actor.eps_clip 0.2 --actor.loss_agg_mode seq-mean-token-mean"),
         ("intuitor", "seq-mean-token-mean", (0.2, 0.2), 0.005, " --algo.kl.init_coef 0"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..config import check_number, option
 from .base import Batch, Estimator
+from .shared import WHOLE_ANSWERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Asymre(Estimator):
     name = "asymre"
     paper = "Arnal et al. 2025"
     Config = AsymreConfig
+    defaults = WHOLE_ANSWERS
     policy_loss = "reinforce"
 
     def advantages(self, batch: Batch) -> Tensor:

@@ -1,7 +1,9 @@
 """PSR, NSR and W-REINFORCE (Zhu et al. 2025): right answers alone, wrong answers alone, and both with a weight.
 
 All read the verifier's outcome c in [0, 1], not the shaped reward, and compare nothing: an answer's advantage is its
-own. A fraction counts for both sides, as c of a right answer and 1 - c of a wrong one.
+own. A fraction counts for both sides, as c of a right answer and 1 - c of a wrong one. The loss is a mean over tokens,
+as the paper's objective has probabilities of whole answers and its code such a mean. (Its runs have verl's entropy
+bonus of 0.001 besides, those of its baselines too: `--actor.entropy_coef 0.001`.)
 
 The paper's code takes the answers that a method does not learn from out of the batch. Here they stay, with advantage 0,
 and count in the loss's mean: the same direction, in smaller steps the fewer answers count.
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from ..config import check_number, option
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD
+from .shared import READS_NO_REWARD, WHOLE_ANSWERS
 
 
 class Nsr(Estimator):
@@ -23,6 +25,7 @@ class Nsr(Estimator):
 
     name = "nsr"
     paper = "Zhu et al. 2025"
+    defaults = WHOLE_ANSWERS
     requires = READS_NO_REWARD
     compares_answers = False
 
@@ -35,6 +38,7 @@ class Psr(Estimator):
 
     name = "psr"
     paper = "Zhu et al. 2025"
+    defaults = WHOLE_ANSWERS
     requires = READS_NO_REWARD
     learns_from_negative_groups = False
     compares_answers = False
@@ -57,6 +61,7 @@ class WReinforce(Estimator):
     name = "w_reinforce"
     paper = "Zhu et al. 2025"
     Config = WReinforceConfig
+    defaults = WHOLE_ANSWERS
     requires = READS_NO_REWARD
     compares_answers = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD
+from .shared import READS_NO_REWARD, WHOLE_ANSWERS
 
 
 class Topr(Estimator):
@@ -18,8 +18,7 @@ class Topr(Estimator):
 
     name = "topr"
     paper = "Le Roux et al. 2025"
-    # log π of a whole answer is a sum over its tokens: dividing by each answer's length would weigh them otherwise.
-    defaults = {"actor.loss_agg_mode": "token-mean"}
+    defaults = WHOLE_ANSWERS
     requires = READS_NO_REWARD
     compares_answers = False
     policy_loss = "topr"
