@@ -95,7 +95,9 @@ def save_estimator(folder: Path, tag: str, estimator: Estimator) -> None:
     """Write the estimator's state into the checkpoint that was written as UNFINISHED + tag."""
     written = folder / ACTOR / (UNFINISHED + tag)
     if written.is_dir():
-        torch.save(estimator.state_dict(), written / ESTIMATOR)
+        with asked(estimator, "state_dict"):
+            state = estimator.state_dict()
+        torch.save(state, written / ESTIMATOR)
 
 
 def check_state(estimator: Estimator) -> None:

@@ -34,6 +34,8 @@ CLIP, CLIP_PAIR = "actor.eps_clip", "actor.eps_clip_low_high"  # OpenRLHF reads 
 # What a policy loss of an estimator's own leaves without effect, and OpenRLHF's defaults.
 PPO_OPTIONS = {"actor.policy_loss_type": "ppo", "actor.dual_clip": None, "algo.advantage.is_correction_level": "off"}
 
+SHAPING = ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef")  # without effect on a raw outcome
+
 SECRETS = ("logger.wandb.key",)
 HIDDEN = "(not recorded)"
 
@@ -56,7 +58,7 @@ def _fail(message: str) -> NoReturn:
 
 def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
     """The estimator that a command line names, and the file of one's own; None where it does not."""
-    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    probe = argparse.ArgumentParser(add_help=False)  # like OpenRLHF's it takes abbreviations
     for option in (ESTIMATOR, ESTIMATOR_PATH):
         probe.add_argument(f"--{option}")
     found = vars(probe.parse_known_args(words)[0])
@@ -86,12 +88,14 @@ def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]
 
 def _offered(chosen: str | None, path: str | None) -> dict[str, type[Estimator]]:
     """All estimators by name, and the one of a user's own file. One of another package that cannot be loaded is left
-    out with a warning, unless it was chosen.
+    out with a warning, unless it was chosen; and one whose name is taken.
 
     Raises:
         OptionError: the chosen one cannot be loaded.
     """
     found = {}
+    for place in estimators.left_out():
+        complain(f"warning: an installed estimator is left out: {place}: the name is taken")
     for name in estimators.names():
         try:
             found[name] = estimators.find(name)
@@ -208,9 +212,14 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         given: those that the user gave.
     """
     try:
-        estimator = kind(_config(values.get, name, kind))
+        estimator = estimators.made(kind, _config(values.get, name, kind))
+    except EstimatorError as error:
+        _fail(str(error))
     except ValueError as error:
-        _fail(f"--algo.{name}.{error}")
+        _fail(f"--algo.{name}.{error}" + (f" ({kind.source})" if hasattr(kind, "source") else ""))
+    unknown = [option for option in [*kind.defaults, *kind.requires] if option not in values]
+    if unknown:
+        _fail(f"{estimators.described(estimator)}: OpenRLHF has no option {unknown[0]}, which it decides")
     if "algo.kl.init_coef" not in given:
         values["algo.kl.init_coef"] = 0.0
     for option, value in kind.defaults.items():
@@ -220,6 +229,19 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         if option in given and values[option] != value:
             _fail(f"--{option} {values[option]}: {reason}; use {value} with --{ESTIMATOR} {name}")
         values[option] = value
+    if not kind.reads_reward:
+        for option in SHAPING:
+            if option in given and values[option] is not None:
+                _fail(
+                    f"--{option} {values[option]}: it shapes the reward, which the {name} estimator does not read; "
+                    "leave it out"
+                )
+            values[option] = None
+    if kind.sampling == "by_weight" and values["train.async_enable"]:
+        _fail(
+            f"--train.async_enable: the {name} estimator draws prompts by what the step before has taught of them; "
+            "leave it out"
+        )
     get = values.get
     samples = get("rollout.n_samples_per_prompt")
     if samples < estimator.least_answers:
@@ -269,8 +291,8 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
                 )
 
 
-def _config(get, name: str, kind: type[Estimator]):
-    return kind.Config(**{option.name: get(f"algo.{name}.{option.name}") for option in kind.options()})
+def _config(get, name: str, kind: type[Estimator]) -> dict:
+    return {option.name: get(f"algo.{name}.{option.name}") for option in kind.options()}
 
 
 def _check_lora(get) -> None:
@@ -547,7 +569,7 @@ def make_estimator(args: SimpleNamespace) -> Estimator | None:
         return None
     path = lens.estimator_path
     kind = estimators.from_path(path) if path else estimators.find(lens.estimator)
-    return kind(_config(flatten(args).get, lens.estimator, kind))
+    return estimators.made(kind, _config(flatten(args).get, lens.estimator, kind))
 
 
 def chosen(args: SimpleNamespace) -> dict:

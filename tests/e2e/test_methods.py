@@ -26,6 +26,9 @@ def test_every_method_takes_a_real_step(tiny, reward_file, tmp_path):
         assert record["policy_loss"] is not None and record["actor_grad_norm"] is not None, name
         kept = pd.read_parquet(run.folder / "samples" / f"step-{record['step']:06}.parquet")
         kind = estimators.find(name)
+        groups = kept["kind"].value_counts() / len(kept)
+        for group in ("negative", "mixed", "positive"):
+            assert record[f"lens/{group}_groups"] == pytest.approx(groups.get(group, 0)), (name, group)
         negative = kept[kept["kind"] == "negative"]
         if not kind.learns_from_negative_groups:
             assert not negative["advantage"].any(), name

@@ -10,6 +10,7 @@ from importlib import metadata
 
 import pytest
 
+from lens_openrlhf.advantages import estimators
 from lens_openrlhf.training import checkpoints, cpu, options, remote_code
 from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
 
@@ -41,6 +42,21 @@ def test_the_command_ends_in_train_and_parses_with_argparse():
     assert block.count("argparse.ArgumentParser()") == 1, "options.LensArgumentParser stands in for this call"
     assert block.count("parser.parse_args()") == 1, "options.LensArgumentParser.parse_args is called here, without args"
     assert "args = hierarchize(args)" in block, "options.parse expects nested arguments in `args`"
+
+
+def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):
+    taken = {estimators.CUSTOM}
+
+    class Looks(options.LensArgumentParser):
+        def parse_args(self, *args, **kwargs):  # our options are not there yet
+            taken.update(next(action.choices for action in self._actions if action.dest == options.ESTIMATOR))
+            names = [action.dest.split(".") for action in self._actions]
+            taken.update(name[1] for name in names if name[0] == "algo" and len(name) > 2)
+            return super().parse_args(*args, **kwargs)
+
+    monkeypatch.setattr(options, "LensArgumentParser", Looks)
+    parse()
+    assert taken == estimators.RESERVED, "estimators.RESERVED has what OpenRLHF calls its own"
 
 
 @pytest.mark.parametrize(

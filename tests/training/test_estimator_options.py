@@ -55,6 +55,18 @@ def test_what_a_loss_of_its_own_does_not_read_is_refused(parse, name, more):
     assert parse("--actor.policy_loss_type", "ppo", estimator=name)
 
 
+@pytest.mark.parametrize("name", [name for name in names() if not find(name).reads_reward])
+@pytest.mark.parametrize("more", [["--reward.overlong_buffer_len", "16"], ["--reward.stop_properly_penalty_coef", "0"]])
+def test_what_shapes_a_reward_that_is_not_read_is_refused(parse, name, more):
+    with pytest.raises(OptionError, match=rf"{more[0]} {more[1]}.*: it shapes the reward, .*{name} .*; leave it out"):
+        parse(*more, "--ref.num_gpus_per_node", "1", estimator=name)
+
+
+def test_prompts_by_weight_are_refused_in_asynchronous_training(parse):
+    with pytest.raises(OptionError, match="--train.async_enable: the spo estimator draws prompts by what the step"):
+        parse("--train.async_enable", estimator="spo")
+
+
 def test_a_method_without_a_verifier_says_what_one_is_for(parse):
     with pytest.raises(OptionError, match="rent estimator does not learn from a verifier, but the records"):
         parse("--reward.remote_url", "", "--ref.num_gpus_per_node", "1", estimator="rent")

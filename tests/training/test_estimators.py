@@ -66,6 +66,24 @@ class Fails(Estimator):
         raise RuntimeError("no luck")
 
 
+class Misspelt(Estimator):
+    defaults = {"actor.eps_clips": 0.2}
+
+
+class Unmade(Estimator):
+    def __init__(self, config=None):
+        raise KeyError("no luck")
+
+
+class Forgets(Estimator):
+    forgets = False
+
+    def state_dict(self):
+        if self.forgets:
+            raise RuntimeError("no luck")
+        return {"seen": 1}
+
+
 class Weighs(Estimator):
     def prompt_weights(self, prompts):
         return prompts
@@ -234,12 +252,20 @@ def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
         ("Sized", ["--algo.custom.size", "0"], "--algo.custom.size=0.0: use more than 0"),
         ("Sized", ["--actor.loss_agg_mode", "seq-mean-token-mean"], "Sized is made for it; use token-mean"),
         ("Sized", ["--algo.lens.alpha", "1"], "--algo.lens.alpha has no effect with .* custom"),
+        ("Sized", ["--algo.custom.size", "-1"], r"use more than 0 \(.*plugins.py\)"),
+        ("Misspelt", [], r"estimator Misspelt \(.*plugins.py\): OpenRLHF has no option actor.eps_clips, which it dec"),
+        ("Unmade", [], r"estimator Unmade \(.*plugins.py\): __init__ raised KeyError: 'no luck'"),
         ("nothing", [], "plugins.py: has no nothing; it has token_level, raises, either, counts"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(parse_plugin, name, more, expected):
     with pytest.raises(OptionError, match=expected):
         parse_plugin(name, *more)
+
+
+def test_its_option_may_be_abbreviated_as_openrlhfs_may(parse, plugins):
+    args = parse("--algo.lens.estimator", plugins("counts"), estimator=estimators.CUSTOM)
+    assert options.make_estimator(args).name == "counts"
 
 
 def test_another_name_beside_a_file_is_refused(parse, plugins):
@@ -264,6 +290,14 @@ def test_its_state_comes_back_from_a_checkpoint(parse_plugin, tmp_path):
     checkpoints.load_estimator(tmp_path, estimators.find("lens")())  # has no state
 
 
+def test_a_state_that_raises_is_no_fault_of_the_disk(parse_plugin, tmp_path):
+    estimator = options.make_estimator(parse_plugin("Forgets"))
+    estimator.forgets = True
+    (tmp_path / checkpoints.ACTOR / "unfinished-global_step4").mkdir(parents=True)
+    with pytest.raises(estimators.EstimatorError, match=r"plugins.py\): state_dict raised RuntimeError: no luck"):
+        checkpoints.save_estimator(tmp_path, "global_step4", estimator)
+
+
 def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_start(parse_plugin):
     estimator = options.make_estimator(parse_plugin("Sized"))
     checkpoints.check_state(estimator)
@@ -282,6 +316,17 @@ def test_a_broken_package_spoils_only_the_run_that_chose_it(parse, monkeypatch, 
     assert capsys.readouterr().err.startswith("warning: an installed estimator is left out: broken: entry point no_su")
     with pytest.raises(OptionError, match="--algo.advantage.estimator broken: entry point no_such_package:f cannot"):
         parse(estimator="broken")
+
+
+def test_a_package_does_not_take_openrlhfs_names(parse, monkeypatch, capsys):
+    from importlib.metadata import EntryPoint
+
+    taken = EntryPoint("rloo", "no_such_package:f", estimators.ENTRY_POINTS)
+    monkeypatch.setattr(estimators, "entry_points", lambda group: [taken])
+    args = parse(estimator="rloo")
+    assert options.make_estimator(args) is None and args.algo.advantage.estimator == "rloo"
+    expected = "warning: an installed estimator is left out: rloo (no_such_package:f): the name is taken"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..config import option
 from .base import (
+    SAMPLING,
     Batch,
     Estimator,
     EstimatorError,
@@ -25,12 +26,18 @@ from .base import (
     described,
     from_function,
     group_kinds,
+    made,
     run,
     tokens_of,
 )
 
 ENTRY_POINTS = "lens_openrlhf.estimators"
 CUSTOM = "custom"  # --algo.lens.estimator_path
+# What `--algo.advantage.estimator NAME` and `--algo.NAME.FIELD` mean already.
+RESERVED = frozenset(
+    (CUSTOM, "advantage", "kl")
+    + ("gae", "reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo", "flash_reinforce")
+)
 
 # name: module and class, imported when they are asked for
 _OURS = {
@@ -54,12 +61,18 @@ _OURS = {
 
 
 def _from_packages() -> dict:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _OURS}
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def names() -> list[str]:
     """All estimators that can be found by name, this project's first."""
-    return [*_OURS, *sorted(_from_packages())]
+    return [*_OURS, *sorted(_from_packages().keys() - _OURS.keys() - RESERVED)]
+
+
+def left_out() -> list[str]:
+    """What installed packages offer under a name that is taken."""
+    taken = _OURS.keys() | RESERVED
+    return [f"{point.name} ({point.value})" for name, point in sorted(_from_packages().items()) if name in taken]
 
 
 def _as_class(thing: object, name: str, source: str) -> type[Estimator]:
@@ -83,10 +96,9 @@ def find(name: str) -> type[Estimator]:
     if name in _OURS:
         module, class_name = _OURS[name]
         return getattr(importlib.import_module(f".{module}", __name__), class_name)
-    packages = _from_packages()
-    if name not in packages:
+    if name not in names():
         raise EstimatorError(f"{name}: unknown estimator; known: {', '.join(names())}")
-    point = packages[name]
+    point = _from_packages()[name]
     if not name.isidentifier():  # an option's name has it between dots
         raise EstimatorError(f"{name}: entry point {point.value} must have a name of letters, digits and _")
     try:
@@ -132,6 +144,7 @@ def from_path(place: str) -> type[Estimator]:
 
 
 __all__ = [
+    "SAMPLING",
     "Batch",
     "Estimator",
     "EstimatorError",
@@ -143,6 +156,7 @@ __all__ = [
     "from_path",
     "group_kinds",
     "load",
+    "made",
     "names",
     "option",
     "run",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,8 @@ from ..config import GroupKind, LensConfig
 from ..ops import group_advantages
 
 TOKEN_NEEDS = ("logprobs", "entropies", "self_certainty")
-SAMPLING = ("plain", "until_positive", "by_weight", "scored")
+# By how the answers are drawn: what a Config must say of it.
+SAMPLING = {"plain": (), "until_positive": ("rounds", "oversample", "stop"), "by_weight": (), "scored": ("scorer",)}
 POLICY_LOSSES = ("ppo", "reinforce", "topr")
 OPTION_TYPES = (bool, int, float, str)
 GRPO = LensConfig(scope="none")
@@ -166,8 +168,10 @@ class Estimator:
         learns_from_negative_groups: whether a group without a right answer has any advantage other than 0.
         compares_answers: whether it needs more than one answer to a prompt.
         verified: whether it reads the verifier's outcome or the reward; otherwise they are recorded only.
-        sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds), "by_weight" (prompts
-            by `prompt_weights`) or "scored" (plain, and the steps of wrong answers get a score).
+        reads_reward: whether it reads the reward after shaping, and not the outcome alone.
+        sampling: how the answers are drawn: "plain", "until_positive" (Reinforce-Ada's rounds; Config has `rounds`,
+            `oversample` and `stop`), "by_weight" (prompts by `prompt_weights`) or "scored" (plain, and the steps of
+            wrong answers get a score; Config has `scorer`).
         policy_loss: "ppo", as OpenRLHF has it; "reinforce", without importance ratio; "topr", with one that is cut at 1
             for negative advantages.
     """
@@ -182,6 +186,7 @@ class Estimator:
     learns_from_negative_groups: ClassVar[bool] = True
     compares_answers: ClassVar[bool] = True
     verified: ClassVar[bool] = True
+    reads_reward: ClassVar[bool] = True
     sampling: ClassVar[str] = "plain"
     policy_loss: ClassVar[str] = "ppo"
 
@@ -210,7 +215,10 @@ class Estimator:
         raise NotImplementedError(f"{type(self).__name__} has sampling 'by_weight' and no prompt_weights(prompts)")
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart; tensors, numbers, texts, lists and dicts."""
+        """What must survive a restart; tensors, numbers, texts, lists and dicts.
+
+        An estimator that has any computes on the CPU, where a sum has one order, so that all ranks remember the same.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,18 +260,52 @@ def check_declared(estimator: type[Estimator], source: str) -> None:
     unknown = set(estimator.needs) - set(TOKEN_NEEDS)
     if unknown:
         raise EstimatorError(f"{place}: needs {', '.join(sorted(unknown))}; known: {', '.join(TOKEN_NEEDS)}")
-    for name, known in (("sampling", SAMPLING), ("policy_loss", POLICY_LOSSES)):
+    for name, known in (("sampling", tuple(SAMPLING)), ("policy_loss", POLICY_LOSSES)):
         value = getattr(estimator, name)
         if value not in known:
             raise EstimatorError(f"{place}: has {name} {value!r}; known: {', '.join(known)}")
     if not is_dataclass(estimator.Config):
         raise EstimatorError(f"{place}: its Config is no dataclass")
+    for wanted in SAMPLING[estimator.sampling]:
+        if wanted not in {entry.name for entry in estimator.options()}:
+            raise EstimatorError(f"{place}: has sampling {estimator.sampling!r}, but its Config has no {wanted}")
     for entry in estimator.options():
         if not isinstance(entry.default, OPTION_TYPES):
             raise EstimatorError(
                 f"{place}: option {entry.name} has no default of type "
                 f"{', '.join(kind.__name__ for kind in OPTION_TYPES)}"
             )
+
+
+def made(kind: type[Estimator], values: Mapping[str, Any]) -> Estimator:
+    """The estimator with these values of its Config.
+
+    Raises:
+        EstimatorError: its Config or it itself raised; names it and its file.
+        ValueError: its Config refuses a value.
+    """
+    place = f"estimator {kind.name}" + (f" ({kind.source})" if getattr(kind, "source", None) else "")
+    try:
+        config = kind.Config(**values)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise EstimatorError(f"{place}: its Config raised {type(error).__name__}: {error}") from error
+    try:
+        return kind(config)
+    except Exception as error:
+        raise EstimatorError(f"{place}: __init__ raised {type(error).__name__}: {error}") from error
+
+
+def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
+    """The batch as the estimator gets it: numbers of responses are copies, as the records have those of the batch; and
+    on the CPU for one that remembers."""
+    names = ("mean_logprob", "lengths", "correctness", "rewards", "cu_groups")
+    batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
+    if batch.correctness.is_cpu or not estimator.state_dict():
+        return batch
+    moved = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, Tensor)}
+    return replace(batch, extras={name: v.cpu() for name, v in batch.extras.items()}, **moved)
 
 
 def _check_batch(estimator: Estimator, batch: Batch) -> None:
@@ -278,11 +320,18 @@ def _check_batch(estimator: Estimator, batch: Batch) -> None:
 def run(estimator: Estimator, batch: Batch) -> Result:
     """The estimator's advantages of `batch`, checked; float64 on the batch's device.
 
+    Warns where rewards differ from the outcome that the estimator reads instead.
+
     Raises:
         EstimatorError: it raised, needs what the batch lacks, or gave back NaN, infinity, another shape or device.
     """
     _check_batch(estimator, batch)
     named = described(estimator)
+    if estimator.verified and not estimator.reads_reward and not torch.equal(batch.rewards, batch.correctness):
+        warnings.warn(f"{named}: reads the verifier's outcome; that rewards differ from it has no effect", stacklevel=2)
+    home = batch.correctness.device
+    with asked(estimator, "state_dict"):
+        batch = _for_estimator(estimator, batch)
     with asked(estimator, "advantages"):
         result = estimator.advantages(batch)
     n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
@@ -313,18 +362,40 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     if len(bad):
         what = "token" if result.per_token else "response"
         raise EstimatorError(f"{named}: {what} {int(bad[0])} has advantage {advantage[bad[0]].item()!r}")
-    confidence, metrics = result.confidence, dict(result.metrics)
-    for name, value in metrics.items():
-        if not isinstance(value, int | float | None):
-            raise EstimatorError(f"{named}: metric {name!r} is {value!r}, expected a number or None")
-    if confidence is not None and (tuple(confidence.shape) != (n,) or confidence.device != advantage.device):
+    return Result(
+        advantage=advantage.to(home),
+        per_token=result.per_token,
+        confidence=_confidence(named, result, batch).to(home),
+        metrics=_metrics(named, result),
+    )
+
+
+def _confidence(named: str, result: Result, batch: Batch) -> Tensor:
+    """[N], what the estimator says or exp of the mean log-probability; NaN where there is no token."""
+    confidence, n, device = result.confidence, len(batch.lengths), batch.correctness.device
+    empty = batch.lengths == 0
+    if confidence is None:
+        return torch.where(empty, math.nan, batch.mean_logprob.clamp(max=0).exp())
+    if not isinstance(confidence, Tensor):
+        raise EstimatorError(f"{named}: gave back {type(confidence).__name__} as confidence, expected a tensor [{n}]")
+    if tuple(confidence.shape) != (n,) or confidence.device != device:
         raise EstimatorError(
             f"{named}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
-            f"on {advantage.device}"
+            f"on {device}"
         )
-    if confidence is None:
-        confidence = torch.where(batch.lengths > 0, batch.mean_logprob.clamp(max=0).exp(), math.nan)
-    return Result(advantage=advantage, per_token=result.per_token, confidence=confidence, metrics=metrics)
+    bad = (~(confidence.isfinite() | empty)).nonzero()
+    if len(bad):
+        raise EstimatorError(f"{named}: response {int(bad[0])} has confidence {confidence[bad[0]].item()!r}")
+    return confidence
+
+
+def _metrics(named: str, result: Result) -> dict[str, float | None]:
+    if not isinstance(result.metrics, Mapping):
+        raise EstimatorError(f"{named}: gave back {type(result.metrics).__name__} as metrics, expected a dict")
+    for name, value in result.metrics.items():
+        if not isinstance(value, int | float | None):
+            raise EstimatorError(f"{named}: metric {name!r} is {value!r}, expected a number or None")
+    return dict(result.metrics)
 
 
 def from_function(function: Callable[[Batch], Tensor | Result], name: str, source: str) -> type[Estimator]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Batch, Estimator, Result
-from .shared import READS_NO_REWARD
 
 STD_EPS = 1e-6
 
@@ -43,7 +42,7 @@ class Intuitor(Estimator):
     paper = "Zhao et al. 2025"
     needs = frozenset({"self_certainty"})
     defaults = _kl_loss(0.005)
-    requires = READS_NO_REWARD
+    reads_reward = False
     verified = False
 
     def advantages(self, batch: Batch) -> Result:
@@ -57,7 +56,7 @@ class Rent(Estimator):
     paper = "Prabhudesai et al. 2025"
     needs = frozenset({"entropies"})
     defaults = _kl_loss(0.001)
-    requires = READS_NO_REWARD
+    reads_reward = False
     verified = False
 
     def advantages(self, batch: Batch) -> Result:

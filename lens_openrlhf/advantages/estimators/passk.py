@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..config import option
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Passk(Estimator):
     name = "passk"
     paper = "Chen et al. 2025b"
     Config = PasskConfig
-    requires = READS_NO_REWARD
+    reads_reward = False
     learns_from_negative_groups = False
 
     @property

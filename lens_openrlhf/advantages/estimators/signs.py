@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import check_number, option
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD, WHOLE_ANSWERS
+from .shared import WHOLE_ANSWERS
 
 
 class Nsr(Estimator):
@@ -26,7 +26,7 @@ class Nsr(Estimator):
     name = "nsr"
     paper = "Zhu et al. 2025"
     defaults = WHOLE_ANSWERS
-    requires = READS_NO_REWARD
+    reads_reward = False
     compares_answers = False
 
     def advantages(self, batch: Batch) -> Tensor:
@@ -39,7 +39,7 @@ class Psr(Estimator):
     name = "psr"
     paper = "Zhu et al. 2025"
     defaults = WHOLE_ANSWERS
-    requires = READS_NO_REWARD
+    reads_reward = False
     learns_from_negative_groups = False
     compares_answers = False
 
@@ -62,7 +62,7 @@ class WReinforce(Estimator):
     paper = "Zhu et al. 2025"
     Config = WReinforceConfig
     defaults = WHOLE_ANSWERS
-    requires = READS_NO_REWARD
+    reads_reward = False
     compares_answers = False
 
     def advantages(self, batch: Batch) -> Tensor:

@@ -61,9 +61,6 @@ class Spo(Estimator):
     Config = SpoConfig
     # As in the script of the paper's runs.
     defaults = {"actor.eps_clip_low_high": [0.2, 0.28], "actor.loss_agg_mode": "token-mean"}
-    requires = {
-        "train.async_enable": (False, "prompts are drawn by what the step before has taught of them"),
-    }
     compares_answers = False
     sampling = "by_weight"
 
@@ -88,14 +85,13 @@ class Spo(Estimator):
                 "the batch does not say which prompts its responses answer, which the tracker goes by: rollouts of "
                 "several steps need a prompt's id and its step (--prompt and --step of lens-openrlhf advantages)"
             )
-        # On the CPU, where sums have one order, the tracker stays the same on all ranks.
-        prompts, of_group = batch.prompts.cpu().unique(return_inverse=True)
-        prompt = of_group[batch.group_of.cpu()]
-        correctness = batch.correctness.cpu()
+        prompts, of_group = batch.prompts.unique(return_inverse=True)
+        prompt = of_group[batch.group_of]
+        correctness = batch.correctness
 
         rows, known = self._tracked(prompts)
         value = rows[:, A] / (rows[:, A] + rows[:, B])
-        raw = batch.rewards.cpu() - value[prompt]
+        raw = batch.rewards - value[prompt]
         spread = raw.std() if len(raw) > 1 else 0.0
         advantage = (raw - raw.mean()) / (spread + EPS)
 
@@ -113,7 +109,7 @@ class Spo(Estimator):
             "spo/new_prompts": 1 - known.double().mean().item(),
             "spo/tracked_prompts": float(len(self.prompts)),
         }
-        return Result(advantage=advantage.to(batch.rewards.device), metrics=metrics)
+        return Result(advantage=advantage, metrics=metrics)
 
     def _remember(self, prompts: Tensor, rows: Tensor) -> None:
         others = ~torch.isin(self.prompts, prompts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Batch, Estimator
-from .shared import READS_NO_REWARD, WHOLE_ANSWERS
+from .shared import WHOLE_ANSWERS
 
 
 class Topr(Estimator):
@@ -19,7 +19,7 @@ class Topr(Estimator):
     name = "topr"
     paper = "Le Roux et al. 2025"
     defaults = WHOLE_ANSWERS
-    requires = READS_NO_REWARD
+    reads_reward = False
     compares_answers = False
     policy_loss = "topr"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import re
+import warnings
 from dataclasses import fields
 
 import pytest
@@ -31,6 +33,7 @@ METHODS = {
     "intuitor": ({}, plain.intuitor),
     "rent": ({}, plain.rent),
 }
+pytestmark = pytest.mark.filterwarnings("ignore:.*that rewards differ from it has no effect")
 every_estimator = pytest.mark.parametrize("name", ["lens", *METHODS])
 
 
@@ -202,11 +205,17 @@ def test_the_verifier_counts_where_the_method_says_so(name):
 
 
 @every_estimator
-def test_shaped_rewards_are_refused_where_they_are_not_read(name):
+def test_shaped_rewards_count_where_the_method_says_so_and_else_it_warns(name):
+    method = find(name)
     group = groups_that_differ([1, 0, 0, 0, 0, 1])
     shaped = [answer._replace(reward=answer.correctness - i / 8) for i, answer in enumerate(group)]
-    assert (advantages(name, group) == advantages(name, shaped)) is (
-        "reward.overlong_buffer_len" in find(name).requires
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert (advantages(name, group) != advantages(name, shaped)) is method.reads_reward
+    said = [str(warning.message) for warning in caught]
+    expected = f"estimator {name} (…): reads the verifier's outcome; that rewards differ from it has no effect"
+    assert [re.sub(r"\(.*\)", "(…)", line) for line in said] == (
+        [expected] if method.verified and not method.reads_reward else []
     )
 
 

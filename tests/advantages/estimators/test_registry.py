@@ -17,6 +17,8 @@ from lens_openrlhf.advantages.estimators import (
     Result,
     find,
     from_path,
+    left_out,
+    made,
     names,
     run,
 )
@@ -66,6 +68,7 @@ def package(tmp_path, monkeypatch):
     (folder / "some_package/__init__.py").write_text(
         "from lens_openrlhf.advantages.estimators import Estimator\n"
         "def doubled(batch): return 2 * batch.rewards\n"
+        "def faulty(batch): return batch.nothing\n"
         "class Tripled(Estimator):\n"
         "    name = 'tripled'\n"
         "    def advantages(self, batch): return 3 * batch.rewards\n"
@@ -77,10 +80,13 @@ def package(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text(
         f"[{ENTRY_POINTS}]\n"
         "doubled = some_package:doubled\n"
+        "faulty = some_package:faulty\n"
         "tripled = some_package:Tripled\n"
         "number = some_package:number\n"
         "broken = some_package.missing:f\n"
         "grpo = some_package:doubled\n"
+        "rloo = some_package:doubled\n"
+        "custom = some_package:Tripled\n"
         "with-dash = some_package:doubled\n"
     )
     monkeypatch.syspath_prepend(str(folder))
@@ -106,11 +112,22 @@ def test_a_package_cannot_have_a_name_that_makes_no_option(package):
         find("with-dash")
 
 
+def test_a_package_cannot_have_a_name_that_means_something_already(package):
+    assert left_out() == [
+        "custom (some_package:Tripled)",
+        "grpo (some_package:doubled)",
+        "rloo (some_package:doubled)",
+    ]
+    assert not {"custom", "rloo"} & set(names())
+    with pytest.raises(EstimatorError, match="rloo: unknown estimator; known: lens"):
+        find("rloo")
+
+
 def test_a_faulty_estimator_of_a_package_is_named_with_its_entry_point(package):
     with pytest.raises(
-        EstimatorError, match=r"estimator doubled \(some_package:doubled\): advantages raised AttributeError"
+        EstimatorError, match=r"estimator faulty \(some_package:faulty\): advantages raised AttributeError"
     ):
-        run(find("doubled")(), None)
+        run(find("faulty")(), BATCH)
 
 
 # A user's file
@@ -191,6 +208,11 @@ def test_a_class_of_a_file_with_options_and_annotations_as_texts(write):
             r"its Config is no dataclass",
         ),
         (
+            "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): sampling = 'scored'",
+            "{path}:f",
+            r"has sampling 'scored', but its Config has no scorer",
+        ),
+        (
             "from dataclasses import make_dataclass\nfrom lens_openrlhf.advantages.estimators import Estimator\n"
             "class f(Estimator): Config = make_dataclass('C', ['scale'])",
             "{path}:f",
@@ -263,6 +285,66 @@ def test_the_confidence_is_the_geometric_mean_unless_given():
     given = torch.tensor([0.25, 0.5])
     result = run(Given(Result(advantage=torch.zeros(2), confidence=given, metrics={"mine": 1.5, "none": None})), batch)
     assert result.confidence is given and result.metrics == {"mine": 1.5, "none": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"confidence": 0.5}, r"gave back float as confidence, expected a tensor \[2\]"),
+        ({"confidence": torch.zeros(3)}, r"gave back a confidence of shape \[3\] on cpu, expected \[2\]"),
+        ({"confidence": torch.tensor([math.nan, 0.5])}, "response 0 has confidence nan"),
+        ({"metrics": None}, "gave back NoneType as metrics, expected a dict"),
+        ({"metrics": {"mine": "much"}}, "metric 'mine' is 'much', expected a number or None"),
+    ],
+)
+def test_what_comes_along_is_checked_too(more, message):
+    batch = batch_of([[Answer(1, (1.0,)), Answer(0, ())]])
+    with pytest.raises(EstimatorError, match=rf"^estimator custom \(.*\): {message}"):
+        run(Given(Result(advantage=torch.zeros(2), **more)), batch)
+
+
+def test_an_empty_response_needs_no_confidence():
+    batch = batch_of([[Answer(1, (1.0,)), Answer(0, ())]])
+    confidence = torch.tensor([0.5, math.nan])
+    assert run(Given(Result(advantage=torch.zeros(2), confidence=confidence)), batch).confidence is confidence
+
+
+def test_what_it_does_to_its_batch_is_not_recorded(write):
+    path = write("def own(batch): return batch.rewards.sub_(0.5).add_(batch.correctness.zero_())")
+    batch = batch_of([answers(1, 0)])
+    assert run(from_path(f"{path}:own")(), batch).advantage.tolist() == [0.5, -0.5]
+    assert batch.rewards.tolist() == batch.correctness.tolist() == [1, 0]
+
+
+def test_one_that_cannot_be_made_is_named_with_its_file(write):
+    path = write(
+        """
+        from dataclasses import dataclass
+        from lens_openrlhf.advantages.estimators import Estimator, option
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            scale: float = option(1.0, "factor")
+            def __post_init__(self):
+                if self.scale < 0:
+                    raise ValueError(f"scale={self.scale}: use at least 0")
+                {}[self.scale - 1]
+
+        class Own(Estimator):
+            Config = Config
+
+        class Other(Estimator):
+            def __init__(self, config=None):
+                raise ValueError("no luck")
+        """
+    )
+    own, other = (from_path(f"{path}:{name}") for name in ("Own", "Other"))
+    with pytest.raises(ValueError, match="^scale=-1: use at least 0"):
+        made(own, {"scale": -1})
+    with pytest.raises(EstimatorError, match=rf"^estimator Own \({re.escape(path)}:?.*\): its Config raised KeyError"):
+        made(own, {"scale": 3})
+    with pytest.raises(EstimatorError, match=r"^estimator Other \(.*my.py\): __init__ raised ValueError: no luck"):
+        made(other, {})
 
 
 def test_an_estimator_from_a_prompt_is_named_without_a_file(monkeypatch):

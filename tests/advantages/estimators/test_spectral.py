@@ -31,6 +31,14 @@ def test_wrong_groups_are_graded_and_the_others_are_grpos(beta):
     assert result.metrics == {"spectral/step_score": pytest.approx((0 + 0.5 + 1 + 0.7 + 0.7) / 5)}
 
 
+def test_by_hand():
+    # No, half and all steps right, beta 4 ln 2, gamma 1/2: exp(-beta (s - gamma)) = 4, 1, 1/4, so 1/5, 1/2 and 4/5.
+    # Mean 1/2, unbiased variance (0.09 + 0.09) / 2, std 0.3.
+    estimator = Spectral(SpectralConfig(beta=4 * math.log(2), gamma=0.5))
+    result = run(estimator, batch_of([[0.0, 0.0, 0.0]], step_score=[[0.0, 0.5, 1.0]]))
+    assert result.advantage.tolist() == pytest.approx([-1, 0, 1], abs=1e-8)
+
+
 def test_more_right_steps_are_better():
     score = [[0.1, 0.9, 0.4, 0.6]]
     advantage = run(Spectral(), batch_of([[0.0] * 4], step_score=score)).advantage.tolist()
