@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..inputs import OptionError, add_fields
-from ..process import ended, printable
+from ..process import complain, ended, printable
 
 COLUMN_OPTIONS = {
     "prompt": "what tells prompts apart (default: prompt_id, else prompt)",
@@ -72,7 +73,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: --help.
     """
     from ..advantages import estimators
-    from .estimate import NOT_HERE
+    from .estimate import options_outside
 
     first = _Parser(add_help=False, allow_abbrev=False)
     for option in ("--estimator", "--estimator_path"):
@@ -86,17 +87,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         except estimators.EstimatorError as error:
             hint = "; ROLLOUTS come first" if Path(place).exists() and option == "--estimator" else ""
             raise OptionError(f"{option} {error}{hint}") from None
-        if kind.extras:
-            raise OptionError(
-                f"{option} {place}: needs {', '.join(kind.extras)} of every response, which whoever samples has to "
-                "bring along; it works in lens-openrlhf train alone"
-            )
         name = place if option == "--estimator" else place.rpartition(":")[2]
         if name in kinds:
             raise OptionError(f"{option} {place}: an estimator of the name {name} is there already")
         kinds[name] = kind
     parser = _base_parser()
-    fields = {name: [f for f in kind.options() if f.name not in NOT_HERE] for name, kind in kinds.items()}
+    fields = {name: options_outside(kind) for name, kind in kinds.items()}
     for name, options in fields.items():
         add_fields(parser, f"options of {name}", name, options)
     arguments = parser.parse_args(argv)
@@ -106,7 +102,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         prefix = f"algo.{name}."
         config = {f.name: values[prefix + f.name] for f in fields[name]}
         try:
-            arguments.estimators[name] = kind(kind.Config(**config))
+            arguments.estimators[name] = estimators.made(kind, config)
+        except estimators.EstimatorError as error:
+            raise OptionError(str(error)) from None
         except ValueError as error:
             raise OptionError(f"--{prefix}{error}") from None
     arguments.given = {name: values[name] for name in COLUMN_OPTIONS}
@@ -156,6 +154,7 @@ def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
             tokens={name: torch.from_numpy(values)[where] for name, values in rollouts.tokens.items()},
             prompts=column["prompt"] if rollouts.recurs else None,
             step=int(step),
+            extras={name: torch.from_numpy(values)[rows] for name, values in rollouts.extras.items()},
         )
         try:
             result = estimate(estimator, responses)
@@ -180,10 +179,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         _check_out(arguments.out, paths)
     needs = sorted(set().union(*(estimator.needs for estimator in arguments.estimators.values())))
-    rollouts = files.read(paths, arguments.given, needs)
+    extras = list(dict.fromkeys(name for estimator in arguments.estimators.values() for name in estimator.extras))
+    rollouts = files.read(paths, arguments.given, needs, extras)
     found = {}
     for name, estimator in arguments.estimators.items():
-        found[name] = advantages_of(estimator, rollouts)
+        with warnings.catch_warnings(record=True) as caught:
+            found[name] = advantages_of(estimator, rollouts)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            complain(f"warning: {message}")
         if any(isinstance(value, np.ndarray) for value in found[name]):
             found[name] = [
                 value if isinstance(value, np.ndarray) else np.full(length, value)

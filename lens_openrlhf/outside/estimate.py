@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..advantages import segment_mean
-from ..advantages.estimators import Batch, Estimator, EstimatorError, Result, find, run, tokens_of
+from ..advantages.estimators import SAMPLING, Batch, Estimator, EstimatorError, Result, find, made, run, tokens_of
 
-# Options that say where OpenRLHF's numbers come from; elsewhere it is the framework or the file that decides.
-NOT_HERE = {"confidence_from": "actor"}
+
+def options_outside(kind: type[Estimator]) -> tuple[Field, ...]:
+    """The fields of its Config that have an effect where answers come from elsewhere: not those that say how answers
+    are sampled, nor where OpenRLHF's numbers come from."""
+    elsewhere = ("confidence_from", *SAMPLING[kind.sampling])
+    return tuple(option for option in kind.options() if option.name not in elsewhere)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class Responses:
         mean_logprob: [N] mean log-probability of the action tokens, nats; computed from the tokens where it is None.
         prompts: [N] int64, the same number whenever a prompt comes again; None where that is not known.
         step: number of the training step, from 1.
+        extras: [N] by name, what the side that sampled knows of the responses.
     """
 
     group: Tensor
@@ -38,6 +43,7 @@ class Responses:
     mean_logprob: Tensor | None = None
     prompts: Tensor | None = None
     step: int = 1
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def make(
@@ -68,17 +74,28 @@ def make(
     if kind.sampling != "plain" or kind.policy_loss != "ppo":
         what = "samples answers" if kind.sampling != "plain" else "computes the loss"
         raise EstimatorError(f"{kind.name}: {what} in its own way, which {framework} does not; use lens-openrlhf train")
-    known = [field.name for field in kind.options() if field.name not in NOT_HERE]
+    known = [option.name for option in options_outside(kind)]
     for name in options:
         if name not in known:
             raise EstimatorError(f"{kind.name}: has no option {name}; known: {', '.join(known) or 'none'}")
     try:
-        estimator = kind(kind.Config(**options))
+        estimator = made(kind, options)
+    except EstimatorError:
+        raise
     except ValueError as error:
         raise EstimatorError(f"{kind.name}: {error}") from error
     if not keeps_state and estimator.state_dict():
         raise EstimatorError(f"{kind.name}: remembers what {framework} would not save; use lens-openrlhf train")
     return estimator
+
+
+def check_answers(estimator: Estimator, answers: int, option: str) -> None:
+    """Raises EstimatorError where so many answers to a prompt, which the trainer's `option` says, teach nothing."""
+    if answers < estimator.least_answers:
+        raise EstimatorError(
+            f"{option}={answers}: so few answers to a prompt teach {estimator.name} nothing; use at least "
+            f"{estimator.least_answers}"
+        )
 
 
 def packed(values: Tensor, mask: Tensor) -> Tensor:
@@ -129,6 +146,7 @@ def estimate(estimator: Estimator, responses: Responses) -> Result:
         cu_groups=cu_groups,
         prompts=None if responses.prompts is None else responses.prompts[order][cu_groups[:-1]],
         step=responses.step,
+        extras={name: values[order].double() for name, values in responses.extras.items()},
         **of_batch,
     )
     result = run(estimator, batch)

@@ -47,6 +47,7 @@ class Rollouts:
         mean_logprob: [N] float64, anything where the response has no token; None where tokens has logprobs.
         length: [N] int64.
         tokens: [T] float64 by name, see LISTS.
+        extras: [N] float64 by name, what else an estimator reads of every response.
     """
 
     files: Sequence[Path]
@@ -59,6 +60,7 @@ class Rollouts:
     mean_logprob: np.ndarray | None
     length: np.ndarray
     tokens: Mapping[str, np.ndarray]
+    extras: Mapping[str, np.ndarray]
 
 
 def find_files(places: Sequence[str]) -> list[Path]:
@@ -96,7 +98,9 @@ def _names(path: Path) -> list[str]:
         raise OptionError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from None
 
 
-def choose(path: Path, given: Mapping[str, str | None], token_needs: Collection[str]) -> dict[str, str]:
+def choose(
+    path: Path, given: Mapping[str, str | None], token_needs: Collection[str], extras: Collection[str]
+) -> dict[str, str]:
     """{what: column} to read, from the options `given`, and otherwise the usual names that the file has.
 
     Raises:
@@ -136,7 +140,11 @@ def choose(path: Path, given: Mapping[str, str | None], token_needs: Collection[
             f"--{form} {found[form]}: the estimator needs the log-probability of every token; name their column with "
             "--logprobs COLUMN"
         )
-    wanted = ["prompt", "step", "correctness", "reward", form, *token_needs]
+    for what in extras:
+        if what not in there:
+            need(f"no column is named {what}, which the estimator needs of every response", "add it to the rows")
+        found[what] = what
+    wanted = ["prompt", "step", "correctness", "reward", form, *token_needs, *extras]
     wanted += [] if form == "logprobs" else ["length"]
     return {what: found[what] for what in dict.fromkeys(wanted) if found[what]}
 
@@ -260,7 +268,9 @@ def _shown(value: float) -> str:
 LOGPROB = "a log-probability is a number of at most 0; leave such responses out, or mend what wrote them"
 
 
-def _read(path: Path, columns: Mapping[str, str], token_needs: Collection[str]) -> tuple[list, dict[str, np.ndarray]]:
+def _read(
+    path: Path, columns: Mapping[str, str], token_needs: Collection[str], extras: Collection[str]
+) -> tuple[list, dict[str, np.ndarray]]:
     """The prompts' keys and the checked numbers of one file."""
     file = _File(path, columns)
     if not file.rows:
@@ -309,25 +319,36 @@ def _read(path: Path, columns: Mapping[str, str], token_needs: Collection[str]) 
             )
             file.check_tokens(what, ~np.isfinite(values), counts, "a finite number is needed", values)
             found[what] = values
+    for what in extras:
+        values = found[what] = file.numbers(what)
+        file.check(
+            what, ~np.isfinite(values), lambda row, values=values: f"{_shown(values[row])}; a finite number is needed"
+        )
     return file.keys("prompt"), found
 
 
-def read(paths: Sequence[Path], given: Mapping[str, str | None], token_needs: Collection[str] = ()) -> Rollouts:
+def read(
+    paths: Sequence[Path],
+    given: Mapping[str, str | None],
+    token_needs: Collection[str] = (),
+    extras: Collection[str] = (),
+) -> Rollouts:
     """The responses of all files together.
 
     Args:
         paths: .jsonl or .parquet files.
         given: columns by option ("prompt", "reward", …), None where the usual name will do.
         token_needs: lists that an estimator reads, see LISTS.
+        extras: columns of numbers that an estimator reads.
 
     Raises:
         OptionError: what cannot be read or used: the file, the row (from 1), the column and the remedy.
     """
-    columns = choose(paths[0], given, token_needs)
+    columns = choose(paths[0], given, token_needs, extras)
     numbers: dict[Any, int] = {}
     prompt, parts = [], []
     for path in paths:
-        keys, found = _read(path, columns, token_needs)
+        keys, found = _read(path, columns, token_needs, extras)
         prompt += [numbers.setdefault(key, len(numbers)) for key in keys]
         parts.append(found)
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -344,6 +365,7 @@ def read(paths: Sequence[Path], given: Mapping[str, str | None], token_needs: Co
         mean_logprob=together.get("mean_logprob"),
         length=together["length"],
         tokens={name: together[name] for name in LISTS if name in together},
+        extras={name: together[name] for name in extras},
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, estimate, make
+from .estimate import Responses, check_answers, estimate, make
 
 AdvantageFunction = Callable[[Namespace, dict[str, Any]], None]
 
@@ -86,7 +86,8 @@ def _of_all_ranks(local: Callable[[], list[dict[str, Any]]]) -> tuple[list[dict[
     return [row for part in parts for row in part], first
 
 
-def _check(args: Namespace) -> None:
+def _check(args: Namespace, estimator: Estimator) -> None:
+    check_answers(estimator, args.n_samples_per_prompt, "slime: n_samples_per_prompt")
     if getattr(args, "context_parallel_size", 1) > 1:
         raise EstimatorError(
             f"slime: --context-parallel-size {args.context_parallel_size} splits a response's log-probabilities over "
@@ -113,7 +114,7 @@ def advantage_function(estimator: str | type[Estimator], **options: Any) -> Adva
 
     def advantages(args: Namespace, rollout_data: dict[str, Any]) -> None:
         nonlocal steps
-        _check(args)
+        _check(args, made)
         rows, first = _of_all_ranks(lambda: _local(args, rollout_data))
         steps += 1
         lengths = torch.tensor([len(row["logprobs"]) for row in rows])

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from ..advantages.estimators import Estimator, EstimatorError
-from .estimate import Responses, estimate, make, packed, padded
+from .estimate import Responses, check_answers, estimate, make, packed, padded
 
 STATE = "lens_estimator.pt"  # in each checkpoint, where the estimator has a state
 
@@ -65,11 +65,7 @@ class LensGRPOTrainer(GRPOTrainer):
                 f"scale_rewards={self.scale_rewards!r}: has no effect, as {self.estimator.name} makes the advantages; "
                 "leave it out"
             )
-        if self.num_generations < self.estimator.least_answers:
-            raise EstimatorError(
-                f"num_generations={self.num_generations}: so few answers to a prompt teach {self.estimator.name} "
-                f"nothing; use at least {self.estimator.least_answers}"
-            )
+        check_answers(self.estimator, self.num_generations, "num_generations")
         names = self.reward_func_names
         if correctness is None and len(names) > 1:
             raise EstimatorError(

@@ -19,7 +19,7 @@ from torch import Tensor
 from verl.trainer.ppo import core_algos
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, estimate, make, packed, padded
+from .estimate import Responses, check_answers, estimate, make, packed, padded
 
 LOGPROBS_MODULE = "lens_openrlhf.outside.verl_logprobs"
 # [N, A] of the batch whose advantages are being computed, see hand_on_logprobs.
@@ -85,6 +85,7 @@ def compute(
     numbers: dict[Any, int] = {}
     group = torch.tensor([numbers.setdefault(uid, len(numbers)) for uid in index], device=outcome.device)
     estimator = _estimator(name, config)
+    check_answers(estimator, int(group.bincount().max()), "verl: actor_rollout_ref.rollout.n")
     _steps[name] = _steps.get(name, 0) + 1
     result = estimate(
         estimator,

@@ -187,6 +187,30 @@ def test_an_estimator_of_ones_own_that_gives_one_number_a_token(run, tmp_path):
         run(write_lines(tmp_path / "c.jsonl", hand_worked()), "--estimator_path", f"{tmp_path}/my.py:by_token")
 
 
+def test_what_else_an_estimator_reads_of_every_answer_is_a_column(run, tmp_path):
+    rows = [row | {"step_score": row["id"] / 4, "drawn": 8, "drawn_std": 0.5} for row in hand_worked()]
+    rows = [row | {"drawn_mean": 0.75 * row["reward"]} for row in rows]
+    random.Random(0).shuffle(rows)
+    out = tmp_path / "out.parquet"
+    options = ["--estimator", "spectral", "reinforce_ada", "--algo.spectral.beta", "0"]
+    run(write_lines(tmp_path / "a.jsonl", rows), *options, "-o", out)
+    # Shares of right steps 0, 1/4, 1/2, 3/4: mean 3/8, unbiased variance (2 x 9/64 + 2 x 1/64) / 3 = 5/48.
+    std = math.sqrt(5 / 48)
+    for row in read(out):
+        spectral = (row["step_score"] - 3 / 8) / std if row["prompt"] == "wrong" else 0
+        assert row["advantage_spectral"] == pytest.approx(spectral, abs=1e-6)
+        assert row["advantage_reinforce_ada"] == row["reward"] - row["drawn_mean"]
+
+
+def test_rewards_that_a_method_does_not_read_are_said(tmp_path, capsys):
+    rows = [row | {"correctness": row["reward"], "reward": row["reward"] - 0.25} for row in hand_worked()]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    assert command.main([file, "--estimator", "grpo"]) == 0 and not capsys.readouterr().err
+    assert command.main([file, "--estimator", "nsr"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("warning: estimator nsr (") and err.count("\n") == 1 and "no effect" in err
+
+
 def test_a_prompt_keeps_its_number_over_steps_where_the_column_tells_it(run, tmp_path):
     (tmp_path / "my.py").write_text(OWN)
     rows = [
@@ -292,7 +316,10 @@ def without(name, **more):
         ),
         (hand_worked(), ["--reward", "score"], r"--reward score: .* has no such column; it has prompt, reward"),
         (hand_worked(), ["--estimator", "nonesuch"], "--estimator nonesuch: unknown estimator; known: lens, grpo"),
-        (hand_worked(), ["--estimator", "spectral"], "--estimator spectral: needs step_score of every response"),
+        (hand_worked(), ["--estimator", "spectral"], "no column is named step_score, which the estimator needs of ev"),
+        (hand_worked(step_score=None), ["--estimator", "spectral"], "column step_score: empty or NaN; a finite number"),
+        (hand_worked(step_score=2), ["--estimator", "spectral"], r"response 0 has step_score 2.0, expected \[0, 1\]"),
+        (hand_worked(), ["--algo.spectral.scorer", "a.py:f", "--estimator", "spectral"], "unrecognized arguments"),
         (hand_worked(), ["--estimator", "lens", "lens"], "--estimator lens: .* is there already"),
         (hand_worked(), ["--algo.lens.alpha", "-1"], r"--algo.lens.alpha=-1.0: expected a finite number >= 0"),
         (hand_worked(), ["--algo.grpo.alpha", "1"], r"unrecognized arguments: --algo.grpo.alpha 1; see .*--help"),

@@ -168,6 +168,10 @@ def test_rewards_that_are_no_outcomes_are_refused(verl):
     with pytest.raises(EstimatorError, match="algorithm.use_kl_in_reward"):
         verl.compute(batch(), "lens", config={"use_kl_in_reward": True})
     data = batch()
+    data.non_tensor_batch["uid"] = np.arange(len(data.non_tensor_batch["uid"])).astype(object)
+    with pytest.raises(EstimatorError, match="actor_rollout_ref.rollout.n=1: so few answers to a prompt teach lens"):
+        verl.compute(data, "lens")
+    data = batch()
     data.non_tensor_batch.pop("uid")
     with pytest.raises(EstimatorError, match="no uid"):
         verl.compute(data, "lens")
