@@ -84,7 +84,7 @@ def make(
         raise
     except ValueError as error:
         raise EstimatorError(f"{kind.name}: {error}") from error
-    if not keeps_state and estimator.state_dict():
+    if not keeps_state and estimator.remembers:
         raise EstimatorError(f"{kind.name}: remembers what {framework} would not save; use lens-openrlhf train")
     return estimator
 

@@ -29,6 +29,7 @@ USUAL = {
     "entropies": ("entropies",),
     "self_certainty": ("self_certainty",),
 }
+EXTRA = "extra "  # before the names of what else is read, which are an estimator's own
 LISTS = ("logprobs", "entropies", "self_certainty")
 LOGPROB_TOLERANCE = 1e-3  # a log-probability up to that is rounding
 
@@ -143,8 +144,8 @@ def choose(
     for what in extras:
         if what not in there:
             need(f"no column is named {what}, which the estimator needs of every response", "add it to the rows")
-        found[what] = what
-    wanted = ["prompt", "step", "correctness", "reward", form, *token_needs, *extras]
+        found[EXTRA + what] = what
+    wanted = ["prompt", "step", "correctness", "reward", form, *token_needs, *(EXTRA + what for what in extras)]
     wanted += [] if form == "logprobs" else ["length"]
     return {what: found[what] for what in dict.fromkeys(wanted) if found[what]}
 
@@ -319,7 +320,7 @@ def _read(
             )
             file.check_tokens(what, ~np.isfinite(values), counts, "a finite number is needed", values)
             found[what] = values
-    for what in extras:
+    for what in (EXTRA + name for name in extras):
         values = found[what] = file.numbers(what)
         file.check(
             what, ~np.isfinite(values), lambda row, values=values: f"{_shown(values[row])}; a finite number is needed"
@@ -365,7 +366,7 @@ def read(
         mean_logprob=together.get("mean_logprob"),
         length=together["length"],
         tokens={name: together[name] for name in LISTS if name in together},
-        extras={name: together[name] for name in extras},
+        extras={name: together[EXTRA + name] for name in extras},
     )
 
 

@@ -181,14 +181,13 @@ class LensGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        state = self.estimator.state_dict()
-        if state and self.args.should_save:
+        if self.estimator.remembers and self.args.should_save:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            torch.save(state, os.path.join(self._get_output_dir(trial=trial), folder, STATE))
+            torch.save(self.estimator.state_dict(), os.path.join(self._get_output_dir(trial=trial), folder, STATE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.estimator.state_dict():
+        if checkpoint is None or not self.estimator.remembers:
             return
         path = os.path.join(checkpoint, STATE)
         if not os.path.exists(path):

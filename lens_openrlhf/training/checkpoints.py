@@ -127,7 +127,7 @@ def load_estimator(folder: Path, estimator: Estimator) -> None:
         state = torch.load(path, weights_only=True)
         with asked(estimator, "load_state_dict"):
             estimator.load_state_dict(state)
-    elif estimator.state_dict():
+    elif estimator.remembers:
         raise EstimatorError(f"{path}: is missing, and the {estimator.name} estimator goes on from its state alone")
 
 

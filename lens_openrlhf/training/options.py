@@ -22,6 +22,7 @@ from ..advantages.estimators import Estimator, EstimatorError
 from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
 from ..process import complain
 from . import cpu
+from .sampling import StepScorer, load_scorer
 
 ESTIMATOR, ESTIMATOR_PATH = "algo.advantage.estimator", "algo.lens.estimator_path"
 # Set by the parser: whether an estimator of ours was chosen, and its name.
@@ -58,9 +59,10 @@ def _fail(message: str) -> NoReturn:
 
 def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
     """The estimator that a command line names, and the file of one's own; None where it does not."""
-    probe = argparse.ArgumentParser(add_help=False)  # like OpenRLHF's it takes abbreviations
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in (ESTIMATOR, ESTIMATOR_PATH):
-        probe.add_argument(f"--{option}")
+        shortest = option.index("estimator") + 1  # no other option begins with algo.advantage.e or algo.lens.e
+        probe.add_argument(*(f"--{option[:end]}" for end in range(len(option), shortest - 1, -1)), dest=option)
     found = vars(probe.parse_known_args(words)[0])
     return found[ESTIMATOR], found[ESTIMATOR_PATH]
 
@@ -79,6 +81,10 @@ def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]
         decided, kind = set(), Estimator
     if kind.policy_loss != "ppo":
         decided |= {CLIP, CLIP_PAIR, *PPO_OPTIONS}
+    if not (kind.verified and kind.reads_reward):
+        decided |= {*SHAPING}
+    if kind.sampling == "by_weight":
+        decided.add("train.async_enable")
     if CLIP_PAIR in decided:
         decided.add(CLIP)
     mine = estimators.CUSTOM if path else name
@@ -229,7 +235,7 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         if option in given and values[option] != value:
             _fail(f"--{option} {values[option]}: {reason}; use {value} with --{ESTIMATOR} {name}")
         values[option] = value
-    if not kind.reads_reward:
+    if not (kind.verified and kind.reads_reward):
         for option in SHAPING:
             if option in given and values[option] is not None:
                 _fail(
@@ -495,8 +501,8 @@ class LensArgumentParser(argparse.ArgumentParser):
                 values[name] = ",".join(map(absolute, values[name].split(",")))
         if values["train.agent_func_path"]:
             values["train.agent_func_path"] = os.path.abspath(values["train.agent_func_path"])
-        for option in (ESTIMATOR_PATH, "algo.spectral.scorer"):
-            if values[option]:
+        for option in (ESTIMATOR_PATH, f"algo.{values[CHOSEN]}.scorer"):
+            if values.get(option):
                 file, _, member = values[option].rpartition(":")
                 values[option] = f"{os.path.abspath(file)}:{member}"
 
@@ -570,6 +576,17 @@ def make_estimator(args: SimpleNamespace) -> Estimator | None:
     path = lens.estimator_path
     kind = estimators.from_path(path) if path else estimators.find(lens.estimator)
     return estimators.made(kind, _config(flatten(args).get, lens.estimator, kind))
+
+
+def step_scorer(args: SimpleNamespace, estimator: Estimator | None) -> StepScorer | None:
+    """The user's function that grades the steps of wrong answers, where the estimator asks for it.
+
+    Raises:
+        OptionError: see :func:`sampling.load_scorer`.
+    """
+    if estimator is None or estimator.sampling != "scored":
+        return None
+    return load_scorer(estimator.config.scorer, f"--algo.{args.algo.lens.estimator}.scorer")
 
 
 def chosen(args: SimpleNamespace) -> dict:

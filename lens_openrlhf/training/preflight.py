@@ -18,11 +18,10 @@ from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_fi
 from . import cpu, model_shape
 from .checkpoints import check_state
 from .model_shape import ModelShape
-from .options import MATH_VERIFY_FILE, make_estimator
+from .options import MATH_VERIFY_FILE, make_estimator, step_scorer
 from .plan import GIB, Memory, actor_gpus, memory
 from .profiles import cache_folder
 from .run_log import METRICS
-from .sampling import load_scorer
 
 MIN_FREE_BYTES = 1 << 30
 SERVER_SECONDS = 5
@@ -245,8 +244,7 @@ def _check_functions(args: SimpleNamespace) -> None:
             check_state(estimator)
         except EstimatorError as error:
             raise OptionError(str(error)) from None
-        if estimator.sampling == "scored":
-            load_scorer(estimator.config.scorer)
+        step_scorer(args, estimator)
 
 
 def _check_run_folder(args: SimpleNamespace) -> None:

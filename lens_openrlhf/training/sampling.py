@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..advantages.estimators.reinforce_ada import ReinforceAdaConfig
 
 EXTRA = "lens_extra_"
-SCORER_OPTION = "--algo.spectral.scorer"
 SCORER_THREADS = 32
 
 
@@ -231,7 +230,7 @@ class StepScorer:
     """A user's function (prompt, response, label) -> share of the response's steps that are right, in [0, 1]."""
 
     function: Callable[[str, str, str], float]
-    place: str
+    named: str  # the option and its value
 
     def __call__(self, prompt: str, response: str, label: str) -> float:
         """The checked score.
@@ -242,32 +241,28 @@ class StepScorer:
         try:
             score = float(self.function(prompt, response, label))
         except Exception as error:
-            raise ValueError(
-                f"{SCORER_OPTION} {self.place}: raised {type(error).__name__}: {error} (prompt {prompt!r:.80})"
-            ) from error
+            raise ValueError(f"{self.named}: raised {type(error).__name__}: {error} (prompt {prompt!r:.80})") from error
         if not 0 <= score <= 1:
-            raise ValueError(
-                f"{SCORER_OPTION} {self.place}: gave back {score!r}, expected [0, 1] (prompt {prompt!r:.80})"
-            )
+            raise ValueError(f"{self.named}: gave back {score!r}, expected [0, 1] (prompt {prompt!r:.80})")
         return score
 
 
-def load_scorer(place: str) -> StepScorer:
-    """The scorer given as `my.py:name`.
+def load_scorer(place: str, option: str) -> StepScorer:
+    """The scorer given as `my.py:name` with the option of that name.
 
     Raises:
         OptionError: none given, no such file or name, a file that cannot be imported, or something that is no function.
     """
     expected = "a function (prompt, response, label) -> share of the response's steps that are right"
     if not place:
-        raise OptionError(f"{SCORER_OPTION} is missing: FILE.py:NAME, {expected}")
+        raise OptionError(f"{option} is missing: FILE.py:NAME, {expected}")
     try:
         function, _, _ = load(place, expected)
     except EstimatorError as error:
-        raise OptionError(f"{SCORER_OPTION} {error}") from error
+        raise OptionError(f"{option} {error}") from error
     if not callable(function):
-        raise OptionError(f"{SCORER_OPTION} {place}: is a {type(function).__name__}, expected {expected}")
-    return StepScorer(function, place)
+        raise OptionError(f"{option} {place}: is a {type(function).__name__}, expected {expected}")
+    return StepScorer(function, f"{option} {place}")
 
 
 def score_steps(samples: Sequence[Experience], tokenizer, scorer: StepScorer, per_prompt: int) -> None:

@@ -15,12 +15,12 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerA
 from .checkpoints import resumable
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker, require_scores
-from .options import make_estimator
+from .options import make_estimator, step_scorer
 from .plan import planned_steps
 from .rollout import LensSamplesGenerator
 from .run_log import RunLog
 from .samples import write_samples
-from .sampling import by_weight, load_scorer, score_steps
+from .sampling import by_weight, score_steps
 
 
 def _plain_class(actor_class):
@@ -42,8 +42,7 @@ class _Recorded:
     def _set_up(self) -> None:
         self.run_log = RunLog(self.args.logger.run_dir)
         estimator = make_estimator(self.args)
-        scored = estimator is not None and estimator.sampling == "scored"
-        self.step_scorer = load_scorer(estimator.config.scorer) if scored else None
+        self.step_scorer = step_scorer(self.args, estimator)
         if estimator:
             self.experience_maker = LensExperienceMaker(
                 self.actor_model_group,

@@ -135,6 +135,19 @@ def test_what_a_method_brings_wins_over_a_profile_made_for_another(method, mode,
     assert args.actor.loss_agg_mode == given[1], "options on the command line win over all"
 
 
+@pytest.mark.parametrize(
+    ("method", "left_out"), [("nsr", "--reward.overlong_buffer_len 16"), ("spo", "--train.async_enable")]
+)
+def test_what_a_method_refuses_is_left_out_of_a_profile_made_for_another(tmp_path, method, left_out):
+    (tmp_path / "mine.args").write_text("--reward.overlong_buffer_len 16\n--train.async_enable\n--train.seed 2\n")
+    said = []
+    words = profiles.expand(
+        ["--profile", str(tmp_path / "mine.args"), "--algo.advantage.estimator", method], say=said.append
+    )
+    assert said == [f"with {method} the profile's {left_out} has no say"]
+    assert left_out.split()[0] not in words and "--train.seed" in words
+
+
 def test_a_profile_that_chooses_the_method_itself_has_the_say(tmp_path):
     own = "--profile tiny --algo.advantage.estimator dapo --actor.eps_clip_low_high 0.1 0.3"
     (tmp_path / "mine.args").write_text(own)

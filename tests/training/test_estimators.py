@@ -75,6 +75,10 @@ class Unmade(Estimator):
         raise KeyError("no luck")
 
 
+class Certain(Estimator):
+    verified = False
+
+
 class Forgets(Estimator):
     forgets = False
 
@@ -82,6 +86,16 @@ class Forgets(Estimator):
         if self.forgets:
             raise RuntimeError("no luck")
         return {"seen": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    scorer: str = ""
+
+
+class Judges(Estimator):
+    Config = Judged
+    sampling = "scored"
 
 
 class Weighs(Estimator):
@@ -254,6 +268,7 @@ def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
         ("Sized", ["--algo.lens.alpha", "1"], "--algo.lens.alpha has no effect with .* custom"),
         ("Sized", ["--algo.custom.size", "-1"], r"use more than 0 \(.*plugins.py\)"),
         ("Misspelt", [], r"estimator Misspelt \(.*plugins.py\): OpenRLHF has no option actor.eps_clips, which it dec"),
+        ("Certain", ["--reward.overlong_buffer_len", "9"], "it shapes the reward, which the custom estimator does not"),
         ("Unmade", [], r"estimator Unmade \(.*plugins.py\): __init__ raised KeyError: 'no luck'"),
         ("nothing", [], "plugins.py: has no nothing; it has token_level, raises, either, counts"),
     ],
@@ -266,6 +281,19 @@ def test_what_does_not_go_with_it_is_refused(parse_plugin, name, more, expected)
 def test_its_option_may_be_abbreviated_as_openrlhfs_may(parse, plugins):
     args = parse("--algo.lens.estimator", plugins("counts"), estimator=estimators.CUSTOM)
     assert options.make_estimator(args).name == "counts"
+
+
+def test_it_has_a_scorer_of_its_own(parse_plugin, tmp_path, monkeypatch):
+    (tmp_path / "judge.py").write_text("def share(prompt, response, label):\n    return 2\n")
+    monkeypatch.chdir(tmp_path)
+    args = parse_plugin("Judges", "--algo.custom.scorer", "judge.py:share")
+    monkeypatch.chdir("/")
+    scorer = options.step_scorer(args, options.make_estimator(args))
+    with pytest.raises(ValueError, match="^--algo.custom.scorer .*/judge.py:share: gave back 2.0"):
+        scorer("", "", "")
+    args = parse_plugin("Judges")
+    with pytest.raises(OptionError, match="--algo.custom.scorer is missing"):
+        options.step_scorer(args, options.make_estimator(args))
 
 
 def test_another_name_beside_a_file_is_refused(parse, plugins):

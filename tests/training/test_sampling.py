@@ -292,6 +292,8 @@ def test_weights_that_are_none(weights, words):
 
 # Scores of an answer's steps
 
+OPTION = "--algo.spectral.scorer"
+
 
 class Letters:
     def decode(self, tokens, skip_special_tokens):
@@ -335,8 +337,8 @@ def test_a_step_without_wrong_groups_asks_nobody():
 def test_a_scorer_that_fails_is_named(tmp_path, body, words):
     file = tmp_path / "judge.py"
     file.write_text(f"def share(prompt, response, label):\n    {body}\n")
-    scorer = load_scorer(f"{file}:share")
-    with pytest.raises(ValueError, match=f"--algo.spectral.scorer {re.escape(str(file))}:share: {words}"):
+    scorer = load_scorer(f"{file}:share", OPTION)
+    with pytest.raises(ValueError, match=f"{OPTION} {re.escape(str(file))}:share: {words}"):
         score_steps(make_samples([0.0, 0.0], [2, 2]), Letters(), scorer, 2)
 
 
@@ -354,4 +356,4 @@ def test_a_scorer_that_is_none(tmp_path, place, words):
     file = tmp_path / "judge.py"
     file.write_text("LIMIT = 3\n\ndef share(prompt, response, label):\n    return 0.5\n")
     with pytest.raises(OptionError, match=words):
-        load_scorer(place.format(file=file))
+        load_scorer(place.format(file=file), OPTION)

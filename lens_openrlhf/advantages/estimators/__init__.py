@@ -97,7 +97,8 @@ def find(name: str) -> type[Estimator]:
         module, class_name = _OURS[name]
         return getattr(importlib.import_module(f".{module}", __name__), class_name)
     if name not in names():
-        raise EstimatorError(f"{name}: unknown estimator; known: {', '.join(names())}")
+        taken = " (a package has one, but the name is taken)" if name in _from_packages() else ""
+        raise EstimatorError(f"{name}: unknown estimator{taken}; known: {', '.join(names())}")
     point = _from_packages()[name]
     if not name.isidentifier():  # an option's name has it between dots
         raise EstimatorError(f"{name}: entry point {point.value} must have a name of letters, digits and _")

@@ -203,6 +203,11 @@ class Estimator:
         raise NotImplementedError(f"{type(self).__name__} does not define advantages(batch)")
 
     @property
+    def remembers(self) -> bool:
+        """Whether it keeps state across steps."""
+        return type(self).state_dict is not Estimator.state_dict
+
+    @property
     def least_answers(self) -> int:
         """Answers to a prompt without which it could teach nothing."""
         return 2 if self.compares_answers else 1
@@ -217,7 +222,8 @@ class Estimator:
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts.
 
-        An estimator that has any computes on the CPU, where a sum has one order, so that all ranks remember the same.
+        An estimator that defines this gets its batch on the CPU, where a sum has one order, so that all ranks remember
+        the same.
         """
         return {}
 
@@ -229,12 +235,12 @@ class EstimatorError(ValueError):
     """An estimator that raised, or gave back what cannot be used; the message names it and its file."""
 
 
-def described(estimator: Estimator) -> str:
+def described(estimator: Estimator | type[Estimator]) -> str:
     """The estimator's name and where it stands, for messages."""
     source = getattr(estimator, "source", None)
     if source is None:
         try:
-            source = inspect.getsourcefile(type(estimator))
+            source = inspect.getsourcefile(estimator if isinstance(estimator, type) else type(estimator))
         except (TypeError, OSError):  # defined at a prompt or in a notebook
             source = None
     return f"estimator {estimator.name}" + (f" ({source})" if source else "")
@@ -284,17 +290,16 @@ def made(kind: type[Estimator], values: Mapping[str, Any]) -> Estimator:
         EstimatorError: its Config or it itself raised; names it and its file.
         ValueError: its Config refuses a value.
     """
-    place = f"estimator {kind.name}" + (f" ({kind.source})" if getattr(kind, "source", None) else "")
     try:
         config = kind.Config(**values)
     except ValueError:
         raise
     except Exception as error:
-        raise EstimatorError(f"{place}: its Config raised {type(error).__name__}: {error}") from error
+        raise EstimatorError(f"{described(kind)}: its Config raised {type(error).__name__}: {error}") from error
     try:
         return kind(config)
     except Exception as error:
-        raise EstimatorError(f"{place}: __init__ raised {type(error).__name__}: {error}") from error
+        raise EstimatorError(f"{described(kind)}: __init__ raised {type(error).__name__}: {error}") from error
 
 
 def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
@@ -302,7 +307,7 @@ def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
     on the CPU for one that remembers."""
     names = ("mean_logprob", "lengths", "correctness", "rewards", "cu_groups")
     batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
-    if batch.correctness.is_cpu or not estimator.state_dict():
+    if batch.correctness.is_cpu or not estimator.remembers:
         return batch
     moved = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, Tensor)}
     return replace(batch, extras={name: v.cpu() for name, v in batch.extras.items()}, **moved)
@@ -329,11 +334,10 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     named = described(estimator)
     if estimator.verified and not estimator.reads_reward and not torch.equal(batch.rewards, batch.correctness):
         warnings.warn(f"{named}: reads the verifier's outcome; that rewards differ from it has no effect", stacklevel=2)
-    home = batch.correctness.device
-    with asked(estimator, "state_dict"):
-        batch = _for_estimator(estimator, batch)
+    given, home = _for_estimator(estimator, batch), batch.correctness.device
+    device = given.correctness.device
     with asked(estimator, "advantages"):
-        result = estimator.advantages(batch)
+        result = estimator.advantages(given)
     n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
     if isinstance(result, Tensor):
         if estimator.needs and tokens == n and tuple(result.shape) == (n,) and not (batch.lengths == 1).all():
@@ -351,10 +355,8 @@ def run(estimator: Estimator, batch: Batch) -> Result:
         raise EstimatorError(
             f"{named}: gave back shape {list(advantage.shape)}, expected [{n}], one a response{a_token}{hint}"
         )
-    if advantage.device != batch.correctness.device:
-        raise EstimatorError(
-            f"{named}: gave back advantages on {advantage.device}, expected {batch.correctness.device}"
-        )
+    if advantage.device != device:
+        raise EstimatorError(f"{named}: gave back advantages on {advantage.device}, expected {device}")
     if advantage.dtype.is_complex:
         raise EstimatorError(f"{named}: gave back {advantage.dtype}, expected real numbers")
     advantage = advantage.detach().double()
@@ -365,15 +367,14 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     return Result(
         advantage=advantage.to(home),
         per_token=result.per_token,
-        confidence=_confidence(named, result, batch).to(home),
+        confidence=_confidence(named, result.confidence, batch, device),
         metrics=_metrics(named, result),
     )
 
 
-def _confidence(named: str, result: Result, batch: Batch) -> Tensor:
-    """[N], what the estimator says or exp of the mean log-probability; NaN where there is no token."""
-    confidence, n, device = result.confidence, len(batch.lengths), batch.correctness.device
-    empty = batch.lengths == 0
+def _confidence(named: str, confidence: object, batch: Batch, device: torch.device) -> Tensor:
+    """[N], what the estimator says, on `device`, or exp of the mean log-probability; NaN where there is no token."""
+    n, empty = len(batch.lengths), batch.lengths == 0
     if confidence is None:
         return torch.where(empty, math.nan, batch.mean_logprob.clamp(max=0).exp())
     if not isinstance(confidence, Tensor):
@@ -383,6 +384,7 @@ def _confidence(named: str, result: Result, batch: Batch) -> Tensor:
             f"{named}: gave back a confidence of shape {list(confidence.shape)} on {confidence.device}, expected [{n}] "
             f"on {device}"
         )
+    confidence = confidence.to(empty.device)
     bad = (~(confidence.isfinite() | empty)).nonzero()
     if len(bad):
         raise EstimatorError(f"{named}: response {int(bad[0])} has confidence {confidence[bad[0]].item()!r}")
@@ -402,13 +404,10 @@ def from_function(function: Callable[[Batch], Tensor | Result], name: str, sourc
     """An estimator class around a function of a batch; `function.needs`, if it is there, is its needs."""
 
     class FromFunction(Estimator):
-        def __init__(self, config=None):
-            super().__init__(config)
-            self.source = source
-
         def advantages(self, batch: Batch) -> Tensor | Result:
             return function(batch)
 
-    FromFunction.name, FromFunction.needs = name, frozenset(getattr(function, "needs", ()))
+    FromFunction.name, FromFunction.source = name, source
+    FromFunction.needs = frozenset(getattr(function, "needs", ()))
     check_declared(FromFunction, source)
     return FromFunction
