@@ -80,14 +80,14 @@ def test_spo_remembers_its_prompts_through_a_checkpoint(tiny, reward_file, tmp_p
     assert metrics[2]["spo/new_prompts"] < 1 and metrics[-1]["spo/rho"] is not None
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("method", ["topr", "asymre"])
+@pytest.mark.parametrize("method", ["topr", pytest.param("asymre", marks=pytest.mark.long)])
 def test_a_policy_loss_of_its_own(tiny, reward_file, tmp_path, method):
     run = trained(tmp_path / "run", tiny, reward_file, method, "--data.max_samples", "16")
     kept = answers_of(run)
     expected = 2 * kept["correctness"] - 1
     if method == "asymre":
         expected = kept["reward"] - kept.groupby(["step", "prompt_id"])["reward"].transform("mean") + 0.1
+    assert run.config["options"]["actor.loss_agg_mode"] == "token-mean"
     assert kept["advantage"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     # Two updates of 16 answers a step. PPO's loss would be minus the mean advantage before the first; these weigh it by
     # log-probabilities, which lie far from 1.
@@ -128,7 +128,6 @@ def test_certainty_is_held_in_check_by_a_reference_model(tiny, reward_file, tmp_
     assert groups.mean().abs().max() < 1e-5 and groups.std().max() > 0.9
 
 
-@pytest.mark.long
 def test_reinforce_ada_draws_in_rounds(tiny, reward_file, tmp_path):
     run = trained(tmp_path / "run", tiny, reward_file, "reinforce_ada", "--data.max_samples", "24")
     metrics = run.records("metrics")
