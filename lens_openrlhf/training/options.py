@@ -67,6 +67,16 @@ def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
     return found[ESTIMATOR], found[ESTIMATOR_PATH]
 
 
+def _refused_by(kind: type[Estimator]) -> dict[str, str]:
+    """{option: why} of what has no effect on an estimator, or spoils it."""
+    refused = {}
+    if not (kind.verified and kind.reads_reward):
+        refused |= dict.fromkeys(SHAPING, "shapes the reward, which the estimator does not read")
+    if kind.sampling == "by_weight":
+        refused["train.async_enable"] = "the estimator draws prompts by what the step before has taught of them"
+    return refused
+
+
 def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]:
     """Whether a profile made for another method has no say in an option (dotted name): those that this one decides,
     and the other's own.
@@ -81,10 +91,7 @@ def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]
         decided, kind = set(), Estimator
     if kind.policy_loss != "ppo":
         decided |= {CLIP, CLIP_PAIR, *PPO_OPTIONS}
-    if not (kind.verified and kind.reads_reward):
-        decided |= {*SHAPING}
-    if kind.sampling == "by_weight":
-        decided.add("train.async_enable")
+    decided |= {*_refused_by(kind)}
     if CLIP_PAIR in decided:
         decided.add(CLIP)
     mine = estimators.CUSTOM if path else name
@@ -235,19 +242,9 @@ def _configure(values: dict, given: set[str], name: str, kind: type[Estimator]) 
         if option in given and values[option] != value:
             _fail(f"--{option} {values[option]}: {reason}; use {value} with --{ESTIMATOR} {name}")
         values[option] = value
-    if not (kind.verified and kind.reads_reward):
-        for option in SHAPING:
-            if option in given and values[option] is not None:
-                _fail(
-                    f"--{option} {values[option]}: it shapes the reward, which the {name} estimator does not read; "
-                    "leave it out"
-                )
-            values[option] = None
-    if kind.sampling == "by_weight" and values["train.async_enable"]:
-        _fail(
-            f"--train.async_enable: the {name} estimator draws prompts by what the step before has taught of them; "
-            "leave it out"
-        )
+    for option, reason in _refused_by(kind).items():
+        if option in given:
+            _fail(f"--{option} with --{ESTIMATOR} {name}: {reason}; leave it out")
     get = values.get
     samples = get("rollout.n_samples_per_prompt")
     if samples < estimator.least_answers:

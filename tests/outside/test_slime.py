@@ -145,11 +145,7 @@ def test_groups_that_straddle_ranks_and_errors_that_reach_them_all(tmp_path):
     [
         ({"context_parallel_size": 2}, {}, "--context-parallel-size 2"),
         ({"normalize_advantages": True}, {}, "--normalize-advantages"),
-        (
-            {"n_samples_per_prompt": 1},
-            {},
-            "n_samples_per_prompt=1: so few answers to a prompt teach lens",
-        ),
+        ({"n_samples_per_prompt": 1}, {}, "n_samples_per_prompt=1: so few answers to a prompt teach lens"),
         ({}, {"log_probs": None}, "no log_probs, the log-probabilities before the update"),
         ({"use_rollout_logprobs": True}, {}, "no rollout_log_probs"),
         ({}, {"local_raw_reward": [2] * 8}, r"sample 40 has the raw reward 2, .* in \[0, 1\]"),

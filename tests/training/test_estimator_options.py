@@ -58,12 +58,12 @@ def test_what_a_loss_of_its_own_does_not_read_is_refused(parse, name, more):
 @pytest.mark.parametrize("name", [name for name in names() if not find(name).reads_reward])
 @pytest.mark.parametrize("more", [["--reward.overlong_buffer_len", "16"], ["--reward.stop_properly_penalty_coef", "0"]])
 def test_what_shapes_a_reward_that_is_not_read_is_refused(parse, name, more):
-    with pytest.raises(OptionError, match=rf"{more[0]} {more[1]}.*: it shapes the reward, .*{name} .*; leave it out"):
+    with pytest.raises(OptionError, match=rf"{more[0]} with .* {name}: shapes the reward, .*; leave it out"):
         parse(*more, "--ref.num_gpus_per_node", "1", estimator=name)
 
 
 def test_prompts_by_weight_are_refused_in_asynchronous_training(parse):
-    with pytest.raises(OptionError, match="--train.async_enable: the spo estimator draws prompts by what the step"):
+    with pytest.raises(OptionError, match="--train.async_enable with .* spo: the estimator draws prompts by what"):
         parse("--train.async_enable", estimator="spo")
 
 

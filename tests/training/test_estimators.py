@@ -268,7 +268,11 @@ def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
         ("Sized", ["--algo.lens.alpha", "1"], "--algo.lens.alpha has no effect with .* custom"),
         ("Sized", ["--algo.custom.size", "-1"], r"use more than 0 \(.*plugins.py\)"),
         ("Misspelt", [], r"estimator Misspelt \(.*plugins.py\): OpenRLHF has no option actor.eps_clips, which it dec"),
-        ("Certain", ["--reward.overlong_buffer_len", "9"], "it shapes the reward, which the custom estimator does not"),
+        (
+            "Certain",
+            ["--reward.overlong_buffer_len", "9"],
+            "custom: shapes the reward, which the estimator does not re",
+        ),
         ("Unmade", [], r"estimator Unmade \(.*plugins.py\): __init__ raised KeyError: 'no luck'"),
         ("nothing", [], "plugins.py: has no nothing; it has token_level, raises, either, counts"),
     ],

@@ -34,10 +34,8 @@ from .base import (
 ENTRY_POINTS = "lens_openrlhf.estimators"
 CUSTOM = "custom"  # --algo.lens.estimator_path
 # What `--algo.advantage.estimator NAME` and `--algo.NAME.FIELD` mean already.
-RESERVED = frozenset(
-    (CUSTOM, "advantage", "kl")
-    + ("gae", "reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo", "flash_reinforce")
-)
+OPENRLHF = ("gae", "reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo", "flash_reinforce")
+RESERVED = frozenset({CUSTOM, "advantage", "kl", *OPENRLHF})
 
 # name: module and class, imported when they are asked for
 _OURS = {
