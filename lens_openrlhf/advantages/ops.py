@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import extension  # noqa: F401  (registers the operators)
+from . import extension  # registers the operators
 from .config import PREFERENCES, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
@@ -147,6 +147,17 @@ def _raise_group(status: int, inputs: dict[str, Tensor], cu_groups: Tensor) -> N
     raise ValueError(f"{name}: response {index} is {inputs[name][index].item()!r}, {problem}")
 
 
+def _run(operator, first: Tensor, *arguments):
+    """What the raw operator gives; where the device cannot run it, the error says why and what to do."""
+    try:
+        return operator(first, *arguments)
+    except RuntimeError as error:
+        problem = extension.device_problem(first.device)
+        if problem is None or problem in str(error):
+            raise
+        raise RuntimeError(f"lens_openrlhf cannot run on {first.device}: {problem}") from error
+
+
 def _segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str):
     values, cu_seqlens, mask = _packed(values, cu_seqlens, mask, name)
     values = _check(values, name, FLOAT_DTYPES)
@@ -154,7 +165,7 @@ def _segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None
     if mask is not None:
         integers = (torch.uint8, torch.int8, torch.int32, torch.int64)
         mask = _check(mask, "mask", (torch.bool, *integers), values, values.shape[0]).to(torch.bool)
-    return _ops.segment_mean(values, cu_seqlens, mask), (values, cu_seqlens, mask, name)
+    return _run(_ops.segment_mean, values, cu_seqlens, mask), (values, cu_seqlens, mask, name)
 
 
 def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = None) -> SegmentMean:
@@ -188,7 +199,8 @@ def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: Len
         config.check_preference_tensor()
         preference = _check(preference, "preference", floats, mean_logprob, n).double()
     cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", mean_logprob)
-    *outputs, status = _ops.group_advantages(
+    *outputs, status = _run(
+        _ops.group_advantages,
         mean_logprob,
         lengths,
         correctness,
