@@ -63,7 +63,7 @@ def find_nvcc() -> str | None:
         os.path.join(os.environ[var], "bin", "nvcc") for var in ("CUDA_HOME", "CUDA_PATH") if var in os.environ
     ]
     candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
-    return next((path for path in candidates if path and os.path.exists(path)), None)
+    return next((path for path in candidates if path and shutil.which(path)), None)
 
 
 def cuda_version(nvcc: str) -> str:
@@ -108,11 +108,9 @@ def want_cuda(nvcc: str | None) -> bool:
     return True
 
 
-def architectures() -> list[str]:
+def architectures(given: str) -> list[str]:
     """What TORCH_CUDA_ARCH_LIST names, such as ["8.0", "9.0+PTX"]."""
-    given = os.environ.get("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS)
-    names = given.replace(" ", ";").replace(",", ";").split(";")
-    names = [name for name in names if name]
+    names = [name for name in re.split("[ ,;]", given) if name]
     if not names or not all(re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", name) for name in names):
         raise SystemExit(f'TORCH_CUDA_ARCH_LIST={given!r}: expected numbers such as "8.0;9.0+PTX"')
     return names
@@ -140,7 +138,8 @@ class BuildExtensions(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(self.build_temp) / "cuda"
         scratch.mkdir(parents=True, exist_ok=True)
-        nvcc, names = find_nvcc(), architectures()
+        nvcc = find_nvcc()
+        names = architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS))
         command = [nvcc, "-shared", "-o", str(target), *ext.sources, self.built_for(scratch, nvcc, names)]
         command += ["-std=c++17", "-O3", "--threads", os.environ.get("MAX_JOBS", str(os.cpu_count()))]
         command += gencode_flags(names)

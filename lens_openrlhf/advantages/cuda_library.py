@@ -77,34 +77,31 @@ def unfit_for_torch(library: str | None) -> str | None:
 
 def unfit_for_device(built: BuiltFor, index: int) -> str | None:
     """Why the card of this number cannot run the library, and the remedy; None if nothing speaks against it."""
-    driver, (card, capability) = driver_cuda(), device(index)
-    here, supports = f"{card} (compute capability {_dotted(capability)})", f"the driver supports CUDA {_dotted(driver)}"
-    if driver[0] < built.cuda[0]:
+    driver = driver_cuda()
+    supports = f"the driver supports CUDA {_dotted(driver)}" if driver else ""
+    if driver and driver[0] < built.cuda[0]:
         return f"{supports}, the CUDA library needs {built.cuda[0]}.0: update the NVIDIA driver"
+    name, capability = device(index)
     if built.runs_on(capability):
         return None
-    rebuild = (
-        f"TORCH_CUDA_ARCH_LIST={_dotted(capability)} pip install -e . in the project's folder builds it for this card"
-    )
+    card, number = f"{name} (compute capability {_dotted(capability)})", _dotted(capability)
+    rebuild = f"`TORCH_CUDA_ARCH_LIST={number} pip install -e .` in the project's folder builds it for this card"
     if not built.compiles_for(capability):
-        return (
-            f"{here} is not among the architectures of the CUDA library ({'; '.join(built.architectures)}): {rebuild}"
-        )
-    if driver < built.cuda:
-        return f"{supports}, but can compile the CUDA library for {here} only from {_dotted(built.cuda)} on: {rebuild}"
+        return f"{card} is not among the architectures of the CUDA library ({';'.join(built.architectures)}): {rebuild}"
+    if driver and driver < built.cuda:
+        newest = _dotted(built.cuda)
+        return f"{supports}, but compiles the CUDA library for {card} only from {newest} on: {rebuild}"
     return None
 
 
-def driver_cuda() -> tuple[int, int]:
-    """The newest CUDA that the driver supports; (0, 0) without a driver. Leaves the device alone."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return (0, 0)
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver supports; None without a driver. Leaves the devices alone."""
     version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return (0, 0)
-    return (version.value // 1000, version.value % 1000 // 10)
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
 
 
 def device(index: int) -> tuple[str, tuple[int, int]]:
