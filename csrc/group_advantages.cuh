@@ -7,26 +7,27 @@ namespace lens {
 
 constexpr int kGroupThreads = 256;
 
-// A warp as the crew of lens.h's advantages_of_group: thread `lane` takes every kLanes-th response.
+// A warp as the crew of lens.h's advantages_of_group: thread `lane` takes every kLanes-th response. Nothing is unrolled:
+// groups are small, and the code has to stay within the instruction cache.
 struct WarpCrew {
   Team<kLanes> team;
 
   template <class F>
   __device__ void for_each(int64_t begin, int64_t end, F f) const {
-#pragma unroll 1  // groups are small, and the code would outgrow the instruction cache
+#pragma unroll 1
     for (int64_t i = begin + team.lane; i < end; i += kLanes) f(i);
   }
   template <class F>
   __device__ double sum(int64_t begin, int64_t end, F f) const {
     double partial = 0.0;
     for_each(begin, end, [&](int64_t i) { partial += f(i); });
-    return team.sum(partial);
+    return team.template sum<1>(partial);
   }
   template <class F>
   __device__ double max(int64_t begin, int64_t end, F f) const {
     double largest = -kInf;
     for_each(begin, end, [&](int64_t i) { largest = fmax(largest, f(i)); });
-    return team.max(largest);
+    return team.template max<1>(largest);
   }
   template <class T>
   __device__ T load(const T* from, int64_t i) const {
