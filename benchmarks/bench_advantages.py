@@ -1,8 +1,10 @@
 """The compiled operator against what else computes the same: on the GPU where there is one, and otherwise on the CPU.
 
 Every result is compared with the float64 reference before it is timed: a wrong operator ends the benchmark, a wrong
-peer is shown as wrong, and one that fails with its error. Of every peer it says what was made beforehand and is not in
-its time; that may be anything that follows from the answers' lengths, which are known before the log-probabilities are.
+peer is shown as wrong, and one that fails with its error. (GRPO from rewards alone is shown for scale and compared with
+nothing.) Of every peer it says what was made beforehand and is not in its time; that may be anything that follows from
+the answers' lengths, which are known before the log-probabilities are, and zeros in the padding, which the model's
+forward pass may leave there.
 
 All times are medians of one run, with a yardstick beside them: torch.sum over the same bytes, which reads them once
 with every thread. On a GPU they are the device's own, from one event to the next, each call with a cold L2 cache. The
