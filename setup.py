@@ -23,8 +23,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 DEFAULT_CUDA_ARCHS = "8.0;9.0;10.0;12.0+PTX"
-# 2.10, the first version with a stable parallel_for: bytes are major, minor, patch.
-TORCH_TARGET_VERSION = "0x020a000000000000"
+# The first version with a stable parallel_for; in the macro, bytes are major, minor, patch.
+MINIMUM_TORCH = (2, 10)
+TORCH_TARGET_VERSION = "0x{:02x}{:02x}000000000000".format(*MINIMUM_TORCH)
 PYTHON_LIMITED_API = "0x030a0000"
 # What the CUDA library calls lies in these. A CPU build of torch has no libtorch_cuda.so.
 TORCH_LIBRARIES = ("torch_cuda", "torch_cpu")
@@ -56,6 +57,13 @@ def find_torch():
         except ImportError:
             return None
     return torch
+
+
+def check_torch(version: str) -> None:
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < MINIMUM_TORCH:
+        raise SystemExit(
+            f"torch {version} is too old: lens_openrlhf needs {'.'.join(map(str, MINIMUM_TORCH))} or later"
+        )
 
 
 def find_nvcc() -> str | None:
@@ -188,6 +196,7 @@ check_writable(ROOT)
 torch = find_torch()
 extensions = []
 if torch is not None:
+    check_torch(torch.__version__)
     from torch.utils.cpp_extension import include_paths, library_paths
 
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), ("Py_LIMITED_API", PYTHON_LIMITED_API)]

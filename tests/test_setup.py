@@ -93,6 +93,8 @@ sys.argv = ["setup.py", "--name"]
 import setup
 for call in (
     lambda: setup.check_writable(pathlib.Path("/proc/self")),
+    lambda: setup.check_torch("2.9.1+cu128"),
+    lambda: setup.check_torch("2.10.0+cpu"),
     *(lambda value=value: setup.architectures(value) for value in ("", "native", "90", "8.0;Hopper")),
 ):
     try:
@@ -103,13 +105,14 @@ print(setup.architectures("8.0 9.0a;12.0+PTX"))
 """
 
 
-def test_a_source_tree_that_cannot_be_written_to_and_architectures_that_are_none():
+def test_what_else_is_refused():
     """/proc refuses new files to everyone, as a file system that is mounted read-only does."""
     command = [sys.executable, "-W", "ignore", "-c", CALLS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"LENS_BUILD_CUDA": "0"})
     assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()[-6:]
+    said = done.stdout.splitlines()[-8:]
     assert said[0].startswith("/proc/self cannot be written to") and "copy the project" in said[0]
-    for value, line in zip(("", "native", "90", "8.0;Hopper"), said[1:], strict=False):
+    assert said[1:3] == ["torch 2.9.1+cu128 is too old: lens_openrlhf needs 2.10 or later", "no refusal None"]
+    for value, line in zip(("", "native", "90", "8.0;Hopper"), said[3:], strict=False):
         assert line == f'TORCH_CUDA_ARCH_LIST={value!r}: expected numbers such as "8.0;9.0+PTX"'
-    assert said[5] == "['8.0', '9.0a', '12.0+PTX']"
+    assert said[7] == "['8.0', '9.0a', '12.0+PTX']"

@@ -48,7 +48,17 @@ def _load() -> None:
     level = os.environ.get(LEVEL_VARIABLE, LEVELS[-1])
     if level not in LEVELS:
         raise ImportError(f"{LEVEL_VARIABLE}={level!r}: expected {', '.join(LEVELS)}, or leave it unset")
-    importlib.import_module("lens_openrlhf._C")
+    try:
+        importlib.import_module("lens_openrlhf._C")
+    except ImportError as error:
+        raise ImportError(_unloadable("_C", error)) from error
+
+
+def _unloadable(name: str, error: ImportError) -> str:
+    return (
+        f"{find(name)} cannot be loaded beside torch {torch.__version__} ({error}): {REBUILD}; "
+        "`lens-openrlhf doctor` looks further"
+    )
 
 
 def _load_cuda() -> str | None:
@@ -60,10 +70,7 @@ def _load_cuda() -> str | None:
     try:
         importlib.import_module("lens_openrlhf._C_cuda")
     except ImportError as error:
-        return (
-            f"{library} cannot be loaded beside torch {torch.__version__} ({error}): {REBUILD}; "
-            "`lens-openrlhf doctor` looks further"
-        )
+        return _unloadable("_C_cuda", error)
     missing = [name for name in operators() if not on_cuda(name)]
     return f"{library} is older than the package and lacks {', '.join(missing)}: {REBUILD}" if missing else None
 
