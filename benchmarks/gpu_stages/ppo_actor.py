@@ -73,8 +73,9 @@ def run(device: Cuda | Cpu, rows: Rows) -> None:
     rows.check("on the device", on == {device.kind}, found=", ".join(sorted(on)))
     error = worst_error(samples, seen)
     rows.check("advantages are the reference's", error < TOLERANCE, relative_error=error, samples=len(seen))
-    figures = {name: value for name, value in status.items() if name.startswith("lens/") and value is not None}
-    rows.check("metrics", figures["lens/negative_groups"] > 0 and figures["lens/rescued_samples"] > 0, **figures)
+    negative, rescued = status["lens/negative_groups"], status["lens/rescued_samples"]
+    good = negative == 1 / PROMPTS and rescued > 0
+    rows.check("metrics", good, negative_groups=negative, rescued_samples=rescued, seconds=status["lens/seconds"])
 
 
 def save_model(folder: Path, device: Cuda | Cpu) -> Path:
