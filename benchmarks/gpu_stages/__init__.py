@@ -29,5 +29,5 @@ STAGES = (
     Stage("compiled", 75, "opcheck, torch.compile and autocast"),
     Stage("sanitizer", 150, "compute-sanitizer's four tools find nothing"),
     Stage("trl_trainer", 60, "LensGRPOTrainer takes real steps"),
-    Stage("ppo_actor", 90, "OpenRLHF's PPO actor with LENS takes a real step"),
+    Stage("ppo_actor", 150, "OpenRLHF's PPO actor with LENS takes a real step"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,18 +18,15 @@ KERNELS = "regex:segment_mean_kernel|group_advantages_kernel"
 # Whole sections rather than metrics by name: names differ between cards and versions, and one that is unknown ends the
 # profiler.
 SECTIONS = ("SpeedOfLight", "Occupancy", "SchedulerStats", "WarpStateStats", "LaunchStats")
-# Column of ours: what the profiler's column is called, the first that is there.
+# Column of ours: the profiler's column, as an expression, since their names vary a little.
 FIGURES = {
-    "us": ("gpu__time_duration.sum",),
-    "dram_%": (
-        "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
-        "dram__throughput.avg.pct_of_peak_sustained_elapsed",
-    ),
-    "occupancy_%": ("sm__warps_active.avg.pct_of_peak_sustained_active",),
-    "issue_active": ("smsp__issue_active.avg.per_cycle_active", "smsp__issue_active.avg.pct_of_peak_sustained_active"),
-    "stall_no_instruction": ("smsp__average_warps_issue_stalled_no_instruction_per_issue_active.ratio",),
-    "stall_long_scoreboard": ("smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",),
-    "registers": ("launch__registers_per_thread",),
+    "us": r"gpu__time_duration\.sum",
+    "dram_%": r"(gpu__dram_|dram__)throughput\.avg\.pct_of_peak_sustained_elapsed",
+    "occupancy_%": r"sm__warps_active\.avg\.pct_of_peak_sustained_active",
+    "issue_active": r"smsp__issue_active\.avg\.per_cycle_active",
+    "stall_no_instruction": r"smsp__average_warps?_.*stalled_no_instruction.*\.ratio",
+    "stall_long_scoreboard": r"smsp__average_warps?_.*stalled_long_scoreboard.*\.ratio",
+    "registers": r"launch__registers_per_thread",
 }
 TO_MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6, "nsecond": 1e-3, "usecond": 1.0, "msecond": 1e3}
 
@@ -60,13 +59,11 @@ def figures(output: str) -> list[dict[str, object]]:
     for launch in launches:
         named, unit = dict(zip(head, launch, strict=False)), dict(zip(head, units, strict=False))
         row: dict[str, object] = {"kernel": named["Kernel Name"][:60]}
-        for name, columns in FIGURES.items():
-            column = next((column for column in columns if named.get(column)), None)
+        for name, pattern in FIGURES.items():
+            column = next((column for column, text in named.items() if text and re.fullmatch(pattern, column)), None)
             value = _number(named[column]) if column else "not given"
             if name == "us" and isinstance(value, float):
-                value *= TO_MICROSECONDS.get(unit[column], float("nan"))
-            if name == "issue_active" and column and column.endswith("pct_of_peak_sustained_active"):
-                value = f"{named[column]}%"
+                value *= TO_MICROSECONDS.get(unit[column], math.nan)
             row[name] = value
         found.append(row)
     return found

@@ -53,8 +53,6 @@ def run(device: Cuda | Cpu, rows: Rows) -> None:
     for name, call in parts.items():
         enqueued, finished = host_seconds(device, call)
         rows.add(name, us_to_return=enqueued * 1e6, us_to_result=finished * 1e6)
-    for name, count in operations(device, whole).most_common(12):
-        rows.add("lens_advantages does", of=name, times_a_call=count / CALLS)
     for name, call in raw.items():
         done = device.occupied()
         call()
@@ -63,7 +61,8 @@ def run(device: Cuda | Cpu, rows: Rows) -> None:
     done = device.occupied()
     whole()
     rows.check("lens_advantages waits, to read the status", done() or device.kind == "cpu")
-    device.synchronize()
+    for name, count in operations(device, whole).most_common(12):
+        rows.add("lens_advantages does", of=name, times_a_call=count / CALLS)
 
 
 def host_seconds(device: Cuda | Cpu, call: Callable[[], object]) -> tuple[float, float]:

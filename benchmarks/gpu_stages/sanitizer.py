@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from . import ROOT
 from .device import Cpu, Cuda
@@ -26,22 +28,18 @@ def run(device: Cuda | Cpu, rows: Rows) -> None:
     program = [sys.executable, "-m", "benchmarks.gpu_stages.launch", "small"]
     # Freed memory must be freed, or a read of it goes unseen.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    started = {
-        tool: subprocess.Popen(
-            [found, "--tool", tool, "--error-exitcode", str(FINDINGS), *program],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for tool in TOOLS
-    }
-    for tool, process in started.items():
-        output, _ = process.communicate()
-        print(output, flush=True)
-        good, says = verdict(process.returncode, output)
-        rows.check(tool, good, says=says)
+    with tempfile.TemporaryDirectory() as folder:
+        started = {}
+        for tool in TOOLS:
+            with open(f"{folder}/{tool}", "w") as log:
+                command = [found, "--tool", tool, "--error-exitcode", str(FINDINGS), *program]
+                started[tool] = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        for tool, process in started.items():
+            status = process.wait()
+            output = Path(folder, tool).read_text()
+            print(output, flush=True)
+            good, says = verdict(status, output)
+            rows.check(tool, good, says=says)
 
 
 def verdict(status: int, output: str) -> tuple[bool, str]:

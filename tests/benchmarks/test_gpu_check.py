@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu_stages import ROOT, STAGES, bandwidth, build, counters, sanitizer
-from benchmarks.gpu_stages.rows import FAILED, MISSING, PASSED, STAGE, Rows, read, table
+from benchmarks.gpu_stages import ROOT, STAGES, bandwidth, build, counters, launch, sanitizer
+from benchmarks.gpu_stages.device import Cuda
+from benchmarks.gpu_stages.rows import FAILED, MISSING, PASSED, STAGE, Missing, Rows, read, table
 
 # What such a machine has of Python, beside triton and cupy, which are no use without a GPU.
 BARE = ("torch", "ninja", "pybind11", "pytest", "hypothesis", "numpy", "transformers", "setuptools")
@@ -310,6 +311,50 @@ def test_the_profilers_figures_are_read():
     }
     assert group["us"] == 20.128 and group["stall_no_instruction"] == 6.25 and group["issue_active"] == "not given"
     assert counters.figures("==ERROR== Failed to initialize the profiler: LibraryNotLoaded\n") == []
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}")
+    (folder / name).chmod(0o755)
+
+
+def test_the_profiler_is_called_and_its_figures_kept(tmp_path, monkeypatch):
+    (tmp_path / "page").write_text(PROFILE)
+    tool(tmp_path, "ncu", f'echo "$@" > {tmp_path}/called; cat {tmp_path}/page')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    rows = Rows(tmp_path / "rows", "counters")
+    counters.run(Cuda(), rows)
+    assert [row["us"] for row in read(rows.path)] == [1186.0, 20.13]
+    called = (tmp_path / "called").read_text()
+    assert "--clock-control none --csv --page raw" in called
+    assert called.strip().endswith("-m benchmarks.gpu_stages.launch large")
+    tool(tmp_path, "ncu", "echo '==ERROR== ERR_NVGPUCTRPERM'; exit 1")
+    with pytest.raises(RuntimeError, match="ncu ended with 1 and no figures: .*ERR_NVGPUCTRPERM"):
+        counters.run(Cuda(), rows)
+
+
+def test_all_four_tools_are_called_and_a_finding_fails_the_stage(tmp_path, monkeypatch):
+    script = 'echo "$2 $PYTORCH_NO_CUDA_MEMORY_CACHING"; echo "8 calls done"; [ $2 = racecheck ] && '
+    script += '{ echo "========= RACECHECK SUMMARY: 1 hazard displayed (1 error)"; exit $4; }; '
+    script += 'echo "========= ERROR SUMMARY: 0 errors"'
+    tool(tmp_path, "compute-sanitizer", script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    rows = Rows(tmp_path / "rows", "sanitizer")
+    sanitizer.run(Cuda(), rows)
+    results = {row["what"]: row["result"] for row in read(rows.path)}
+    assert results == {"memcheck": PASSED, "racecheck": FAILED, "initcheck": PASSED, "synccheck": PASSED}
+    assert rows.failed == ["racecheck"]
+
+
+@pytest.mark.parametrize("stage, name", [(counters, "ncu"), (sanitizer, "compute-sanitizer")])
+def test_a_tool_that_is_not_there_is_named(stage, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Missing, match=f"{name} not found on PATH"):
+        stage.run(Cuda(), Rows(tmp_path / "rows", "tool"))
+
+
+def test_what_the_tools_look_at_runs():
+    assert launch.large("cpu") == 4 and launch.small("cpu") == 4 * (2 * 2 * 3 + 3)
 
 
 @pytest.mark.parametrize(
