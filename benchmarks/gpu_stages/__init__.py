@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 class Stage(NamedTuple):
     name: str  # its module's, too
-    seconds: int  # time limit
+    seconds: float  # time limit
     proves: str
 
 

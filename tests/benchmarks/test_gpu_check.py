@@ -85,6 +85,7 @@ def copied_tree(folder: Path) -> Path:
 def start(python: str | Path, root: Path, *arguments: str) -> subprocess.Popen:
     """The check, with none of this process's Python settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    environment["OMP_NUM_THREADS"] = "1"  # two runs side by side would wait for each other's threads
     return subprocess.Popen(
         [str(python), "benchmarks/gpu_check.py", *arguments],
         cwd=root,
@@ -112,8 +113,8 @@ def runs(tmp_path_factory):
     """(in the bare environment, here with the frameworks), side by side."""
     folder = tmp_path_factory.mktemp("gpu_check")
     tree, python = copied_tree(folder / "tree"), bare_python(folder / "bare")
-    bare = start(python, tree, "--device", "cpu", "--out", str(folder / "out"))
-    frameworks = ("--device", "cpu", "--stages", ",".join(ALONE), "--out", str(folder / "here"))
+    bare = start(python, tree, "--device", "cpu", "--seconds", "1500", "--out", str(folder / "out"))
+    frameworks = ("--device", "cpu", "--seconds", "1500", "--stages", ",".join(ALONE), "--out", str(folder / "here"))
     here = start(sys.executable, ROOT, *frameworks)
     yield Run(bare, folder / "out"), Run(here, folder / "here")
 
@@ -225,7 +226,7 @@ def test_stages_that_fail_die_or_hang_are_named_and_the_next_one_goes_on(tmp_pat
     package = tree / "benchmarks" / "gpu_stages"
     for name, text in BAD_STAGES.items():
         (package / f"{name}.py").write_text(text)
-    more = ", ".join(f"Stage({name!r}, 2, 'nothing')" for name in BAD_STAGES)
+    more = ", ".join(f"Stage({name!r}, 0.5, 'nothing')" for name in BAD_STAGES)
     with open(package / "__init__.py", "a") as file:
         file.write(f"STAGES = ({more}, *STAGES)\n")
     arguments = ("--device", "cpu", "--stages", ",".join([*BAD_STAGES, "faults"]), "--out", str(tmp_path / "out"))
