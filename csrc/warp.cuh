@@ -30,13 +30,17 @@ struct Team {
   }
   __device__ bool leader() const { return lane == 0; }
 
-  // Halving tree, lane + width into lane; every lane gets lane 0's result, so that all branch alike on it.
-  template <class V>
+  // Halving tree, lane + width into lane; every lane gets lane 0's result, so that all branch alike on it. kUnroll 1
+  // keeps the code small.
+  template <int kUnroll = kLanes, class V>
   __device__ V sum(V x) const {
+#pragma unroll kUnroll
     for (int width = kWidth / 2; width > 0; width /= 2) x += __shfl_down_sync(mask, x, width, kWidth);
     return __shfl_sync(mask, x, 0, kWidth);
   }
+  template <int kUnroll = kLanes>
   __device__ double max(double x) const {
+#pragma unroll kUnroll
     for (int width = kWidth / 2; width > 0; width /= 2) x = fmax(x, __shfl_xor_sync(mask, x, width, kWidth));
     return x;
   }

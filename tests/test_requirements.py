@@ -18,7 +18,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def pin(requirement: str) -> tuple[str, str] | None:
-    found = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==(\S+)", requirement)
+    found = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==([^;\s]+)(?:;.*)?", requirement)
     return found and (re.sub(r"[-_.]+", "-", found[1]).lower(), found[2])
 
 

@@ -28,12 +28,8 @@ SWITCHES = (
 )
 
 
-# TODO(merge): remove with what is behind it
-FUSED = hasattr(torch.ops.lens_openrlhf, "lens_advantages")
-
-
 class Tokens(NamedTuple):
-    """Arguments of segment_mean."""
+    """Arguments of segment_mean: [T] with offsets, or [N, A] without."""
 
     values: Tensor
     cu_seqlens: Tensor | None
@@ -55,10 +51,6 @@ class Groups(NamedTuple):
 
 def segment_mean(tokens: Tokens) -> tuple[Tensor, ...]:
     """Mean [N], lengths [N], status [1]."""
-    if not FUSED and tokens.cu_seqlens is None:
-        rows, width = tokens.values.shape
-        mask = None if tokens.mask is None else tokens.mask.reshape(-1)
-        tokens = Tokens(tokens.values.reshape(-1), torch.arange(rows + 1, device=tokens.values.device) * width, mask)
     return tuple(torch.ops.lens_openrlhf.segment_mean(*tokens))
 
 
@@ -77,16 +69,6 @@ def lens_advantages(
 ) -> tuple[Tensor, ...]:
     """Both stages: [4, N] advantage, calibrated reward, confidence and mean; lengths [N]; [2, Q] difficulties; kinds
     [Q]; status [1]."""
-    if not FUSED:
-        mean, lengths, status = segment_mean(tokens)
-        *found, second = group_advantages(Groups(mean, lengths, correctness, rewards, cu_groups), switches, rho)
-        return (
-            torch.stack([*found[:3], mean]),
-            lengths,
-            torch.stack(found[3:5]),
-            found[5],
-            torch.minimum(status, second),
-        )
     return tuple(torch.ops.lens_openrlhf.lens_advantages(*tokens, correctness, rewards, cu_groups, *switches, rho))
 
 

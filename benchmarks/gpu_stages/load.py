@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import subprocess
 import sys
@@ -21,22 +20,16 @@ def run(device: Cuda | Cpu, rows: Rows) -> None:
     )
     rows.check("import in a fresh Python", fresh.returncode == 0, says=fresh.stderr.strip()[-300:] or "nothing")
 
-    from lens_openrlhf.advantages import lens_advantages
+    from lens_openrlhf.advantages import extension, lens_advantages
 
-    for name in ("_C", "_C_cuda"):
-        spec = importlib.util.find_spec(f"lens_openrlhf.{name}")
-        loaded = f"lens_openrlhf.{name}" in sys.modules
-        rows.check(
-            f"lens_openrlhf.{name}",
-            loaded or (name == "_C_cuda" and device.kind == "cpu"),
-            found=spec.origin if spec else "not built",
-            loaded=loaded,
-        )
+    rows.check("_C, for CPU tensors", extension.find("_C") is not None, says=extension.find("_C"))
+    problem = extension.device_problem(torch.device(device.kind))
+    rows.check("_C_cuda, for this device", problem is None, says=problem or extension.find("_C_cuda") or "not built")
     for name in OPERATORS:
-        key = device.kind.upper()
-        known = hasattr(torch.ops.lens_openrlhf, name)
-        registered = known and torch._C._dispatch_has_kernel_for_dispatch_key(f"lens_openrlhf::{name}", key)
-        rows.check(f"lens_openrlhf::{name} for {key}", registered)
+        operator, key = f"lens_openrlhf::{name}", device.kind.upper()
+        known = operator in extension.operators()
+        registered = known and torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
+        rows.check(f"{operator} for {key}", registered)
 
     # Two answers, both wrong, with confidences 1/2 and 1/4. D = 2 * 1/2, so the penalties are
     # 1/2 * (1/2) / (1 - 1/2) = 1/2 and 1/2 * (1/4) / (1 - 1/4) = 1/6. Centred and weighted by 1/4: -1/24 and 1/24.

@@ -16,13 +16,14 @@ constexpr auto parallel_for = [](int64_t begin, int64_t end, int64_t grain, cons
   torch::stable::parallel_for(begin, end, grain, f);
 };
 
-template <class Offset>
-int64_t dispatch_values(const Tensor& values, const Offset* offsets, const bool* mask, int64_t responses, double* mean,
-                        int64_t* lengths) {
+const bool* mask_pointer(const std::optional<Tensor>& mask) { return mask ? mask->const_data_ptr<bool>() : nullptr; }
+
+uint64_t run_segment_mean(const Tensor& values, const std::optional<Tensor>& mask, const Layout& layout, double* mean,
+                          int64_t* lengths) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    return segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), offsets, mask, values.size(0), responses,
-                            mean, lengths, parallel_for);
+    return segment_mean_cpu(static_cast<const T*>(values.const_data_ptr()), mask_pointer(mask), layout, mean, lengths,
+                            parallel_for);
   };
   switch (values.scalar_type()) {
     case ScalarType::Float: return run(float{});
@@ -33,21 +34,27 @@ int64_t dispatch_values(const Tensor& values, const Offset* offsets, const bool*
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, Tensor cu_seqlens, std::optional<Tensor> mask) {
-  check_segment_mean(values, cu_seqlens, mask);
-  const int64_t responses = cu_seqlens.size(0) - 1;
-  Tensor mean = torch::stable::new_empty(values, {responses}, ScalarType::Double);
-  Tensor lengths = torch::stable::new_empty(values, {responses}, ScalarType::Long);
-  Tensor status = torch::stable::new_empty(values, {1}, ScalarType::Long);
-  const bool* selected = mask ? mask->const_data_ptr<bool>() : nullptr;
-  const auto run = [&](const auto* offsets) {
-    return dispatch_values(values, offsets, selected, responses, mean.mutable_data_ptr<double>(),
-                           lengths.mutable_data_ptr<int64_t>());
-  };
-  *status.mutable_data_ptr<int64_t>() = cu_seqlens.scalar_type() == ScalarType::Int
-                                            ? run(cu_seqlens.const_data_ptr<int32_t>())
-                                            : run(cu_seqlens.const_data_ptr<int64_t>());
-  return {mean, lengths, status};
+uint64_t run_group_advantages(const GroupInputs& in, const GroupOutputs& out, const Offsets& offsets,
+                              int64_t responses, int64_t groups, const Config& config) {
+  for (double* output : {out.advantage, out.calibrated_reward, out.confidence})
+    advise_huge_pages(output, responses * static_cast<int64_t>(sizeof(double)));
+  return group_advantages_cpu(in, out, offsets, responses, groups, config, parallel_for);
+}
+
+Tensor status_tensor(const Tensor& like, uint64_t status) {
+  Tensor tensor = torch::stable::new_empty(like, {1}, ScalarType::Long);
+  *tensor.mutable_data_ptr<int64_t>() = static_cast<int64_t>(status);
+  return tensor;
+}
+
+std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, std::optional<Tensor> cu_seqlens,
+                                                std::optional<Tensor> mask) {
+  const Layout layout = check_segment_mean(values, cu_seqlens, mask);
+  Tensor mean = new_doubles(values, {layout.responses});
+  Tensor lengths = torch::stable::new_empty(values, {layout.responses}, ScalarType::Long);
+  const uint64_t status = run_segment_mean(values, mask, layout, mean.mutable_data_ptr<double>(),
+                                           lengths.mutable_data_ptr<int64_t>());
+  return {mean, lengths, status_tensor(values, status)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advantages(
@@ -56,19 +63,34 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advanta
     double gamma, std::optional<Tensor> rho) {
   GroupInputs in;
   GroupOutputs out;
-  GroupTensors result = prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, rho, in, out);
-  for (double* output : {out.advantage, out.calibrated_reward, out.confidence})
-    advise_huge_pages(output, mean_logprob.size(0) * static_cast<int64_t>(sizeof(double)));
+  Offsets offsets;
+  GroupTensors result =
+      prepare_group_advantages(mean_logprob, lengths, correctness, rewards, cu_groups, rho, in, out, offsets);
   const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty,
                       check_preference(preference, rho), gamma};
-  Tensor status = torch::stable::new_empty(mean_logprob, {1}, ScalarType::Long);
-  const int64_t responses = mean_logprob.size(0), groups = cu_groups.size(0) - 1;
-  *status.mutable_data_ptr<int64_t>() =
-      cu_groups.scalar_type() == ScalarType::Int
-          ? group_advantages_cpu(in, out, cu_groups.const_data_ptr<int32_t>(), responses, groups, config, parallel_for)
-          : group_advantages_cpu(in, out, cu_groups.const_data_ptr<int64_t>(), responses, groups, config, parallel_for);
+  const uint64_t status =
+      run_group_advantages(in, out, offsets, mean_logprob.size(0), cu_groups.size(0) - 1, config);
   return {result.advantage,  result.calibrated_reward, result.confidence, result.importance_difficulty,
-          result.difficulty, result.group_kind,        status};
+          result.difficulty, result.group_kind,        status_tensor(mean_logprob, status)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lens_advantages(
+    Tensor values, std::optional<Tensor> cu_seqlens, std::optional<Tensor> mask, Tensor correctness, Tensor rewards,
+    Tensor cu_groups, double alpha, bool lens_mixed, bool lens_uniform, bool sequence_confidence,
+    bool importance_difficulty, int64_t preference, double gamma, std::optional<Tensor> rho) {
+  const Layout layout = check_segment_mean(values, cu_seqlens, mask);
+  GroupInputs in;
+  GroupOutputs out;
+  Offsets offsets;
+  LensTensors result =
+      prepare_lens_advantages(values, layout, correctness, rewards, cu_groups, rho, in, out, offsets);
+  const Config config{alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty,
+                      check_preference(preference, rho), gamma};
+  const uint64_t first =
+      run_segment_mean(values, mask, layout, result.means(), result.lengths.mutable_data_ptr<int64_t>());
+  const uint64_t second = run_group_advantages(in, out, offsets, layout.responses, cu_groups.size(0) - 1, config);
+  return {result.responses, result.lengths, result.groups, result.group_kind,
+          status_tensor(values, std::min(first, second))};
 }
 
 }  // namespace
@@ -77,11 +99,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group_advanta
 STABLE_TORCH_LIBRARY(lens_openrlhf, m) {
   m.def(lens::kSegmentMeanSchema);
   m.def(lens::kGroupAdvantagesSchema);
+  m.def(lens::kLensAdvantagesSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lens_openrlhf, CPU, m) {
   m.impl("segment_mean", TORCH_BOX(&lens::segment_mean));
   m.impl("group_advantages", TORCH_BOX(&lens::group_advantages));
+  m.impl("lens_advantages", TORCH_BOX(&lens::lens_advantages));
 }
 
 // Importing the module loads the library, which registers the operators.

@@ -15,8 +15,8 @@ namespace lens {
 constexpr int64_t kTokensPerTask = 1 << 15;  // below this a thread costs more than it saves
 
 template <class T>
-int64_t first_fault(const T* values, const bool* mask, int64_t begin, int64_t end, int64_t response) {
-  for (int64_t i = begin; i < end; ++i) {
+uint64_t first_fault(const T* values, const bool* mask, int64_t size, int64_t response) {
+  for (int64_t i = 0; i < size; ++i) {
     if (mask && !mask[i]) continue;
     // As the vectors do it, so that the same values are refused.
     T one[kLanes] = {values[i]};
@@ -24,6 +24,16 @@ int64_t first_fault(const T* values, const bool* mask, int64_t begin, int64_t en
     if (!is_logprob(x)) return logprob_status(response, x);
   }
   return kStatusOk;
+}
+
+// The last of the responses that begin at `position` or before it, of which there is one.
+inline int64_t last_at_or_before(const Offsets& offsets, int64_t responses, int64_t position) {
+  int64_t low = 0, high = responses;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (offsets.at(middle) <= position ? low : high) = middle;
+  }
+  return low;
 }
 
 // Consecutive spans of one response, reduced by one task: each span's sum, or the sum of all if they begin with the
@@ -36,21 +46,24 @@ struct Piece {
 };
 
 // `parallel_for(begin, end, grain, f)` calls f on parts of [begin, end), each at least `grain` long if it can be.
-template <class T, class Offset, class ParallelFor>
-int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mask, int64_t total, int64_t responses,
-                         double* mean, int64_t* lengths, const ParallelFor& parallel_for) {
-  std::atomic<int64_t> status{kStatusOk};
+template <class T, class ParallelFor>
+uint64_t segment_mean_cpu(const T* values, const bool* mask, const Layout& layout, double* mean, int64_t* lengths,
+                          const ParallelFor& parallel_for) {
+  const Offsets& offsets = layout.offsets;
+  int64_t responses = layout.responses, total = layout.total;
+  std::atomic<uint64_t> status{kStatusOk};
   for (int64_t r = 0; r < responses; ++r) {
     mean[r] = kNan;
     lengths[r] = 0;
-    const int64_t fault = check_offsets(offsets, r, responses, total, Error::kTokenOffsets);
+    const uint64_t fault =
+        check_segment(offsets.at(r), offsets.at(r + 1), r, responses, total, Error::kTokenOffsets);
     if (fault == kStatusOk) continue;
     // Responses before it are sound, and one of them may have the first fault.
     record(status, fault);
     std::fill(mean + r, mean + responses, kNan);
     std::fill(lengths + r, lengths + responses, 0);
     responses = r;
-    total = static_cast<int64_t>(offsets[r]);
+    total = offsets.at(r);
     break;
   }
   if (responses == 0) return status;
@@ -60,9 +73,12 @@ int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mas
   std::mutex pieces_lock;
   // A task has the spans that begin in [from, to).
   parallel_for(0, total, kTokensPerTask, [&](int64_t from, int64_t to) {
-    int64_t r = std::upper_bound(offsets, offsets + responses, static_cast<Offset>(from)) - offsets - 1;
-    for (; r < responses && offsets[r] < to; ++r) {
-      const int64_t begin = offsets[r], end = offsets[r + 1];
+    for (int64_t r = last_at_or_before(offsets, responses, from); r < responses && offsets.at(r) < to; ++r) {
+      const int64_t begin = offsets.at(r), end = offsets.at(r + 1);
+      const auto tokens = [&](int64_t from) { return values + (layout.first_value(r, begin) + from - begin); };
+      const auto selected = [&](int64_t from) {
+        return mask ? mask + (layout.first_mask(r, begin) + from - begin) : nullptr;
+      };
       const int64_t first = begin >= from ? 0 : (from - begin + kSpan - 1) / kSpan;
       int64_t start = begin + first * kSpan;
       if (start >= std::min(end, to)) continue;
@@ -75,8 +91,7 @@ int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mas
         const int64_t stop = std::min(end, start + kSpan);
         double chunks[kLanes] = {};
         for (int64_t chunk = start, c = 0; chunk < stop; chunk += kChunk, ++c)
-          chunks[c] = sum_chunk(values + chunk, mask ? mask + chunk : nullptr, std::min(kChunk, stop - chunk),
-                                piece.count, valid);
+          chunks[c] = sum_chunk(tokens(chunk), selected(chunk), std::min(kChunk, stop - chunk), piece.count, valid);
         if (stop - start > kChunk)
           for (int width = kLanes / 2; width > 0; width /= 2)
             for (int lane = 0; lane < width; ++lane) chunks[lane] += chunks[lane + width];
@@ -84,7 +99,7 @@ int64_t segment_mean_cpu(const T* values, const Offset* offsets, const bool* mas
           sum += chunks[0];
         else
           piece.sums.push_back(chunks[0]);
-        if (!valid) record(status, first_fault(values, mask, start, stop, r));
+        if (!valid) record(status, first_fault(tokens(start), selected(start), stop - start, r));
         valid = true;
       }
       if (first == 0 && start >= end) {

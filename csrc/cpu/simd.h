@@ -28,20 +28,19 @@ struct Fp16 {
   uint16_t bits;
 };
 
-inline void record(std::atomic<int64_t>& status, int64_t found) {
-  int64_t first = status.load(std::memory_order_relaxed);
+inline void record(std::atomic<uint64_t>& status, uint64_t found) {
+  uint64_t first = status.load(std::memory_order_relaxed);
   while (found < first && !status.compare_exchange_weak(first, found, std::memory_order_relaxed)) {
   }
 }
 
-template <class Offset>
 struct Groups {
   const GroupInputs& in;
   const GroupOutputs& out;
-  const Offset* offsets;
+  const Offsets& offsets;
   int64_t responses, groups;
   const Config& config;
-  std::atomic<int64_t>& status;
+  std::atomic<uint64_t>& status;
 };
 
 namespace simd {

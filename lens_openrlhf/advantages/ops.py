@@ -1,8 +1,9 @@
 """The compiled operators: packed log-probabilities to LENS advantages.
 
-`torch.ops.lens_openrlhf.segment_mean` and `.group_advantages` (csrc/schemas.h) never synchronise with the
-host: they leave the first fault of their data in a status word. The functions here check shapes, call them,
-read the status and raise. Formulas: csrc/formulas.inc; the same in plain torch: reference.py.
+`torch.ops.lens_openrlhf.segment_mean`, `.group_advantages` and `.lens_advantages`, which is both in one call
+(csrc/schemas.h), never synchronise with the host: they leave the first fault of their data in a status word. The
+functions here check shapes, call them, read the status and raise. Formulas: csrc/formulas.inc; the same in plain torch:
+reference.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import extension  # noqa: F401  (registers the operators)
+from . import extension  # registers the operators
 from .config import PREFERENCES, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
@@ -20,26 +21,34 @@ _ops = torch.ops.lens_openrlhf
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OFFSET_DTYPES = (torch.int32, torch.int64)
-STATUS_OK = 2**63 - 1
+STATUS_OK = -1  # csrc/lens.h's kStatusOk
 LOGPROB_TOLERANCE = float.fromhex("0x1.068p-10")  # csrc/lens.h's kLogprobTolerance
 
 
+def _new(like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
+    return like.new_empty(shape, dtype=dtype)
+
+
 @torch.library.register_fake("lens_openrlhf::segment_mean")
-def _(values: Tensor, cu_seqlens: Tensor, mask: Tensor | None):
-    responses = cu_seqlens.shape[0] - 1
-    return (
-        values.new_empty(responses, dtype=torch.float64),
-        values.new_empty(responses, dtype=torch.int64),
-        values.new_empty(1, dtype=torch.int64),
-    )
+def _(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None):
+    n = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return _new(values, torch.float64, n), _new(values, torch.int64, n), _new(values, torch.int64, 1)
 
 
 @torch.library.register_fake("lens_openrlhf::group_advantages")
 def _(mean_logprob, lengths, correctness, rewards, cu_groups, *switches):
     groups = cu_groups.shape[0] - 1
     responses = [torch.empty_like(mean_logprob) for _ in range(3)]
-    per_group = [mean_logprob.new_empty(groups, dtype=d) for d in (torch.float64, torch.float64, torch.int8)]
-    return (*responses, *per_group, mean_logprob.new_empty(1, dtype=torch.int64))
+    per_group = [_new(mean_logprob, d, groups) for d in (torch.float64, torch.float64, torch.int8)]
+    return (*responses, *per_group, _new(mean_logprob, torch.int64, 1))
+
+
+@torch.library.register_fake("lens_openrlhf::lens_advantages")
+def _(values, cu_seqlens, mask, correctness, rewards, cu_groups, *switches):
+    n = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    groups = cu_groups.shape[0] - 1
+    shapes = ((torch.float64, 4, n), (torch.int64, n), (torch.float64, 2, groups), (torch.int8, groups))
+    return (*(_new(values, *shape) for shape in shapes), _new(values, torch.int64, 1))
 
 
 def _check(
@@ -52,39 +61,28 @@ def _check(
     """The tensor, contiguous, or a ValueError that names it."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.is_meta:
-        raise ValueError(f"{name}: is on the meta device, which holds no values")
     if tensor.dim() != 1:
         raise ValueError(f"{name}: expected 1 dimension, got shape {tuple(tensor.shape)}")
-    if tensor.dtype not in dtypes:
-        expected = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise ValueError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
-    if like is not None and tensor.device != like.device:
-        raise ValueError(f"{name}: is on {tensor.device}, the other tensors on {like.device}")
+    _check_kind(tensor, name, dtypes, like)
     if size is not None and tensor.shape[0] != size:
         raise ValueError(f"{name}: expected {size} elements, got {tensor.shape[0]}")
     return (tensor.detach() if tensor.requires_grad else tensor).contiguous()
 
 
-def _packed(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str):
-    """(values, cu_seqlens, mask) as the operator takes them: a padded batch is a packed one whose responses are all as
-    long as its rows, and nothing is copied if it is contiguous."""
-    if not isinstance(values, Tensor) or values.dim() != 2:
-        if cu_seqlens is None:
-            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"cu_seqlens: is None, which means padded {name} of shape [N, A], but got {shape}")
-        return values, cu_seqlens, mask
-    if cu_seqlens is not None:
-        raise ValueError(
-            f"{name}: shape {tuple(values.shape)} is a padded batch, for which cu_seqlens must be None; packed values "
-            "have 1 dimension"
-        )
-    rows, width = values.shape
-    if isinstance(mask, Tensor):
-        if mask.shape != values.shape:
-            raise ValueError(f"mask: expected shape {tuple(values.shape)} like {name}, got {tuple(mask.shape)}")
-        mask = mask.reshape(-1)
-    return values.reshape(-1), torch.arange(rows + 1, device=values.device) * width, mask
+def _check_kind(tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...], like: Tensor | None) -> None:
+    if tensor.is_meta:
+        raise ValueError(f"{name}: is on the meta device, which holds no values")
+    if tensor.dtype not in dtypes:
+        expected = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise ValueError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name}: is on {tensor.device}, the other tensors on {like.device}")
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """[N, A] whose rows the operator can read in place: a slice x[:, -A:] is, a transposed batch is copied."""
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    return tensor if tensor.stride(1) == 1 or tensor.shape[1] < 2 else tensor.contiguous()
 
 
 def _check_offsets(offsets: Tensor, name: str, of: str, like: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ def _check_offsets(offsets: Tensor, name: str, of: str, like: Tensor) -> Tensor:
 
 def _decode(status: int) -> tuple[int, int]:
     """(code, index) of a status word; the inverse of csrc/lens.h's make_status, whose rounded value is not needed."""
-    return (status >> 32) & 0xF, status >> 36
+    return (status >> 32) & 0xF, (status >> 36) & (2**27 - 1)
 
 
 def _offset_message(offsets: Tensor, name: str, segment: str, index: int, total: int, of: str) -> str:
@@ -112,13 +110,39 @@ def _offset_message(offsets: Tensor, name: str, segment: str, index: int, total:
 NOT_A_LOGPROB = "log-probabilities are at most 0 (up to 1e-3 counts as rounding)"
 
 
-def _raise_segment(status: int, values: Tensor, cu_seqlens: Tensor, mask: Tensor | None, name: str) -> None:
+# Of a fault: what is wrong, by its code.
+_GROUP_FAULTS = {
+    5: ("correctness", "outside [0, 1]"),
+    6: ("rewards", "not finite"),
+    7: ("lengths", "negative"),
+    8: ("preference", "expected a finite number > 0"),
+    9: ("mean_logprob", "although the response has tokens"),
+    10: ("mean_logprob", NOT_A_LOGPROB),
+}
+
+
+def _raise(status: int, name: str, inputs: dict[str, Tensor | None]) -> None:
+    """Raise what the status says of the inputs; `name` is what the log-probabilities are called."""
     if status == STATUS_OK:
         return
     code, index = _decode(status)
     if code == 1:
-        raise ValueError(_offset_message(cu_seqlens, "cu_seqlens", "response", index, values.shape[0], "tokens"))
-    span = slice(int(cu_seqlens[index]), int(cu_seqlens[index + 1]))
+        message = _offset_message(
+            inputs["cu_seqlens"], "cu_seqlens", "response", index, len(inputs["values"]), "tokens"
+        )
+    elif code in (2, 3):
+        message = _token_message(name, index, inputs["values"], inputs["cu_seqlens"], inputs["mask"])
+    elif code == 4:
+        total = len(inputs["correctness"])
+        message = _offset_message(inputs["cu_groups"], "cu_groups", "group", index, total, "responses")
+    else:
+        field, problem = _GROUP_FAULTS[code]
+        message = f"{field}: response {index} is {inputs[field][index].item()!r}, {problem}"
+    raise ValueError(message)
+
+
+def _token_message(name: str, index: int, values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None) -> str:
+    span = index if cu_seqlens is None else slice(int(cu_seqlens[index]), int(cu_seqlens[index + 1]))
     tokens = values[span].double()
     bad = tokens.isnan() | (tokens > LOGPROB_TOLERANCE)
     if mask is not None:
@@ -126,35 +150,48 @@ def _raise_segment(status: int, values: Tensor, cu_seqlens: Tensor, mask: Tensor
     position = int(bad.nonzero()[0])
     value = tokens[position].item()
     problem = "NaN" if math.isnan(value) else f"{value!r}; {NOT_A_LOGPROB}"
-    raise ValueError(f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)")
+    return f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)"
 
 
-def _raise_group(status: int, inputs: dict[str, Tensor], cu_groups: Tensor) -> None:
-    if status == STATUS_OK:
-        return
-    code, index = _decode(status)
-    if code == 4:
-        total = inputs["mean_logprob"].shape[0]
-        raise ValueError(_offset_message(cu_groups, "cu_groups", "group", index, total, "responses"))
-    name, problem = {
-        2: ("mean_logprob", "although the response has tokens"),
-        3: ("mean_logprob", NOT_A_LOGPROB),
-        5: ("correctness", "outside [0, 1]"),
-        6: ("rewards", "not finite"),
-        7: ("lengths", "negative"),
-        8: ("preference", "expected a finite number > 0"),
-    }[code]
-    raise ValueError(f"{name}: response {index} is {inputs[name][index].item()!r}, {problem}")
+def _run(operator, first: Tensor, *arguments):
+    """What the raw operator gives; where the device cannot run it, the error says why and what to do."""
+    try:
+        return operator(first, *arguments)
+    except RuntimeError as error:
+        problem = extension.device_problem(first.device)
+        if problem is None or problem in str(error):
+            raise
+        raise RuntimeError(f"lens_openrlhf cannot run on {first.device}: {problem}") from error
 
 
-def _segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str):
-    values, cu_seqlens, mask = _packed(values, cu_seqlens, mask, name)
-    values = _check(values, name, FLOAT_DTYPES)
-    cu_seqlens = _check_offsets(cu_seqlens, "cu_seqlens", f"{values.shape[0]} tokens", values)
-    if mask is not None:
-        integers = (torch.uint8, torch.int8, torch.int32, torch.int64)
-        mask = _check(mask, "mask", (torch.bool, *integers), values, values.shape[0]).to(torch.bool)
-    return _ops.segment_mean(values, cu_seqlens, mask), (values, cu_seqlens, mask, name)
+def _check_tokens(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str) -> dict:
+    """The first stage's tensors as the operator takes them."""
+    integers = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64)
+    if isinstance(values, Tensor) and values.dim() == 2:
+        if cu_seqlens is not None:
+            raise ValueError(
+                f"{name}: shape {tuple(values.shape)} is a padded batch, for which cu_seqlens must be None; packed "
+                "values have 1 dimension"
+            )
+        _check_kind(values, name, FLOAT_DTYPES, None)
+        values = _rows(values)
+        if mask is not None:
+            if not isinstance(mask, Tensor) or mask.shape != values.shape:
+                found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+                raise ValueError(f"mask: expected shape {tuple(values.shape)} like {name}, got {found}")
+            _check_kind(mask, "mask", integers, values)
+            mask = _rows(mask)
+    elif cu_seqlens is None:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"cu_seqlens: is None, which means padded {name} of shape [N, A], but got {shape}")
+    else:
+        values = _check(values, name, FLOAT_DTYPES)
+        cu_seqlens = _check_offsets(cu_seqlens, "cu_seqlens", f"{values.shape[0]} tokens", values)
+        if mask is not None:
+            mask = _check(mask, "mask", integers, values, values.shape[0])
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(torch.bool)
+    return {"values": values, "cu_seqlens": cu_seqlens, "mask": mask}
 
 
 def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = None) -> SegmentMean:
@@ -164,7 +201,8 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
 
     Args:
         values: [T] packed log-probabilities in nats, float32, float64, bfloat16 or float16. -inf is legal; a
-            value in (0, 1e-3] counts as 0. Or [N, A], a response a row with padding, read in place if contiguous.
+            value in (0, 1e-3] counts as 0. Or [N, A], a response a row with padding; the rows of a slice are read in
+            place.
         cu_seqlens: [N+1] int32 or int64; response i is `values[cu_seqlens[i]:cu_seqlens[i+1]]`. None if padded.
         mask: bool or integer of values' shape, true at action tokens; padding and tokens of tool output, say, are
             left out and may hold anything. None: all.
@@ -173,27 +211,36 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
         ValueError: naming the tensor, the response and the value, for NaN, +inf or positive log-probabilities,
             offsets that decrease or do not span [0, T], and wrong shapes, dtypes or devices.
     """
-    (mean, lengths, status), inputs = _segment_mean(values, cu_seqlens, mask, "values")
-    _raise_segment(status.item(), *inputs)
+    inputs = _check_tokens(values, cu_seqlens, mask, "values")
+    mean, lengths, status = _run(_ops.segment_mean, *inputs.values())
+    _raise(status.item(), "values", inputs)
     return SegmentMean(mean, lengths)
 
 
-def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: LensConfig, rewards, preference):
-    n = mean_logprob.shape[0]
+def _check_groups(
+    like: Tensor,
+    n: int,
+    correctness: Tensor,
+    cu_groups: Tensor,
+    config: LensConfig,
+    rewards: Tensor | None,
+    preference: Tensor | None,
+) -> tuple[dict, tuple]:
+    """The second stage's tensors as the operators take them, and the switches."""
     floats = (*FLOAT_DTYPES, torch.bool, torch.int8, torch.int32, torch.int64)
-    correctness = _check(correctness, "correctness", floats, mean_logprob, n).double()
-    if rewards is not None:
-        rewards = _check(rewards, "rewards", floats, mean_logprob, n).double()
+
+    def doubles(tensor: Tensor, name: str) -> Tensor:
+        tensor = _check(tensor, name, floats, like, n)
+        return tensor if tensor.dtype == torch.float64 else tensor.double()
+
+    correctness = doubles(correctness, "correctness")
+    rewards = correctness if rewards is None else doubles(rewards, "rewards")
     if preference is not None:
         config.check_preference_tensor()
-        preference = _check(preference, "preference", floats, mean_logprob, n).double()
-    cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", mean_logprob)
-    *outputs, status = _ops.group_advantages(
-        mean_logprob,
-        lengths,
-        correctness,
-        correctness if rewards is None else rewards,
-        cu_groups,
+        preference = doubles(preference, "preference")
+    cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", correctness)
+    inputs = {"correctness": correctness, "rewards": rewards, "cu_groups": cu_groups, "preference": preference}
+    switches = (
         config.alpha,
         config.penalises_mixed,
         config.penalises_uniform,
@@ -201,16 +248,8 @@ def _group_advantages(mean_logprob, lengths, correctness, cu_groups, config: Len
         config.difficulty == "importance",
         PREFERENCES.index(config.preference),
         config.gamma,
-        preference,
     )
-    inputs = {
-        "mean_logprob": mean_logprob,
-        "lengths": lengths,
-        "correctness": correctness,
-        "rewards": rewards,
-        "preference": preference,
-    }
-    return GroupAdvantages(*outputs), status, (inputs, cu_groups)
+    return inputs, switches
 
 
 def group_advantages(
@@ -247,11 +286,14 @@ def group_advantages(
     mean_logprob = _check(mean_logprob, "mean_logprob", FLOAT_DTYPES).double()
     integers = (torch.int32, torch.int64)
     lengths = _check(lengths, "lengths", integers, mean_logprob, mean_logprob.shape[0]).long()
-    result, status, inputs = _group_advantages(
-        mean_logprob, lengths, correctness, cu_groups, config, rewards, preference
+    groups, switches = _check_groups(
+        mean_logprob, mean_logprob.shape[0], correctness, cu_groups, config, rewards, preference
     )
-    _raise_group(status.item(), *inputs)
-    return result
+    inputs = {"mean_logprob": mean_logprob, "lengths": lengths, **groups}
+    *tensors, rho = inputs.values()
+    *outputs, status = _run(_ops.group_advantages, *tensors, *switches, rho)
+    _raise(status.item(), "mean_logprob", inputs)
+    return GroupAdvantages(*outputs)
 
 
 def lens_advantages(
@@ -269,11 +311,14 @@ def lens_advantages(
 
     On CUDA it synchronises once, to read the status.
     """
-    (mean, lengths, segment_status), segment_inputs = _segment_mean(logprobs, cu_seqlens, mask, "logprobs")
-    result, group_status, group_inputs = _group_advantages(
-        mean, lengths, correctness, cu_groups, config or LensConfig(), rewards, preference
+    tokens = _check_tokens(logprobs, cu_seqlens, mask, "logprobs")
+    values, offsets, _ = tokens.values()
+    n = values.shape[0] if offsets is None else offsets.shape[0] - 1
+    groups, switches = _check_groups(values, n, correctness, cu_groups, config or LensConfig(), rewards, preference)
+    *tensors, rho = groups.values()
+    responses, lengths, difficulties, kind, status = _run(
+        _ops.lens_advantages, *tokens.values(), *tensors, *switches, rho
     )
-    first, second = torch.cat([segment_status, group_status]).tolist()
-    _raise_segment(first, *segment_inputs)
-    _raise_group(second, *group_inputs)
-    return LensAdvantages(*result, mean, lengths)
+    _raise(status.item(), "logprobs", tokens | groups)
+    *of_responses, mean = responses.unbind()
+    return LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)

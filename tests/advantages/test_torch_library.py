@@ -60,10 +60,14 @@ def test_preferences_that_do_not_go_together_are_refused():
         ops.group_advantages(*mixed_groups(), *SWITCHES[0], torch.ones(3, dtype=torch.float64))
 
 
-def both_operators(values, cu_seqlens, mask, correctness, rewards, cu_groups, rho):
+def both_operators(values, cu_seqlens, mask, correctness, rewards, cu_groups, rho, switches=SWITCHES[0]):
     mean, lengths, status = ops.segment_mean(values, cu_seqlens, mask)
-    outputs = ops.group_advantages(mean, lengths, correctness, rewards, cu_groups, *SWITCHES[0], rho)
+    outputs = ops.group_advantages(mean, lengths, correctness, rewards, cu_groups, *switches, rho)
     return *outputs, lengths, status
+
+
+def both_in_one(values, cu_seqlens, mask, correctness, rewards, cu_groups, rho, switches=SWITCHES[0]):
+    return ops.lens_advantages(values, cu_seqlens, mask, correctness, rewards, cu_groups, *switches, rho)
 
 
 def inputs_of_both(lengths, sizes, preferred):
@@ -73,11 +77,48 @@ def inputs_of_both(lengths, sizes, preferred):
     return values, cu_seqlens, torch.arange(len(values)) % 3 != 1, correctness, rewards, cu_groups, rho
 
 
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("layout", ["packed", "rows"])
+@pytest.mark.parametrize("preferred", [False, True])
+def test_both_in_one_are_the_two(switches, layout, preferred):
+    inputs = inputs_of_both([3, 40, 1, 7], [2, 2], preferred and switches[5] == 0)
+    if layout == "rows":
+        wide = -torch.rand(4, 12)
+        inputs = (wide[:, 2:9], None, (torch.rand(4, 9) < 0.7)[:, 1:8], *inputs[3:])
+    # Without the mask, which leaves one response empty: opcheck takes NaN for a difference.
+    torch.library.opcheck(ops.lens_advantages.default, (*inputs[:2], None, *inputs[3:6], *switches, inputs[6]))
+    *outputs, lengths, status = both_operators(*inputs, switches)
+    responses, *others = both_in_one(*inputs, switches)
+    mean, _, _ = ops.segment_mean(*inputs[:3])
+    expected = (torch.stack([*outputs[:3], mean]), lengths, torch.stack(outputs[3:5]), outputs[5], status)
+    for found, wanted in zip((responses, *others), expected, strict=True):
+        assert_same_bits(found, wanted)
+
+
+def test_a_fault_of_the_tokens_comes_before_one_of_the_groups():
+    values, cu_seqlens, mask, correctness, rewards, cu_groups, _ = inputs_of_both([3, 40, 1, 7], [2, 2], False)
+    correctness[0] = 2.0
+    status = both_in_one(values, cu_seqlens, mask, correctness, rewards, cu_groups, None)[-1].item()
+    assert (status >> 36 & 2**27 - 1, status >> 32 & 15) == (0, 5)
+    values[-1] = torch.nan
+    mask[-1] = True
+    status = both_in_one(values, cu_seqlens, mask, correctness, rewards, cu_groups, None)[-1].item()
+    assert (status >> 36 & 2**27 - 1, status >> 32 & 15) == (3, 2)
+
+
+def test_rows_that_are_not_contiguous_are_refused_by_the_raw_operator():
+    with pytest.raises(RuntimeError, match="values: expected rows of neighbouring elements"):
+        ops.segment_mean(-torch.rand(3, 4).T, None, None)
+    with pytest.raises(RuntimeError, match="mask: expected the shape of values"):
+        ops.segment_mean(-torch.rand(3, 4), None, torch.ones(3, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("function", [both_operators, both_in_one])
 @pytest.mark.parametrize("backend, preferred", [("aot_eager", False), ("inductor", False), ("inductor", True)])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_without_a_graph_break(backend, preferred, dynamic):
+def test_compiled_without_a_graph_break(function, backend, preferred, dynamic):
     torch._dynamo.reset()
-    compiled = torch.compile(both_operators, fullgraph=True, dynamic=dynamic, backend=backend)
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
     batches = [
         inputs_of_both(lengths, sizes, preferred)
         for lengths, sizes in (([3, 40, 1, 7], [2, 2]), ([5, 1, 2, 9, 30, 4, 4], [3, 2, 2]))
@@ -85,7 +126,7 @@ def test_compiled_without_a_graph_break(backend, preferred, dynamic):
     # Dynamic shapes serve both batches with one graph.
     with torch._dynamo.config.patch(error_on_recompile=dynamic):
         for batch in batches:
-            for compiled_result, eager in zip(compiled(*batch), both_operators(*batch), strict=True):
+            for compiled_result, eager in zip(compiled(*batch), function(*batch), strict=True):
                 assert_same_bits(compiled_result, eager)
 
 

@@ -17,6 +17,9 @@ namespace {
 
 using lens::kStatusOk;
 
+lens::Offsets as_offsets(const std::vector<int64_t>& offsets) { return {offsets.data(), nullptr, 0}; }
+lens::Offsets as_offsets(const std::vector<int32_t>& offsets) { return {nullptr, offsets.data(), 0}; }
+
 // Takes numbers off the input; zeros when it is used up.
 struct Input {
   const uint8_t* data;
@@ -107,10 +110,11 @@ void fuzz_segment_mean(Input& input) {
 
   std::vector<double> mean(static_cast<size_t>(count));
   std::vector<int64_t> lengths(static_cast<size_t>(count));
-  const int64_t status = lens::segment_mean_cpu(values.data(), offsets.data(), selected, total, count, mean.data(),
-                                                lengths.data(), ParallelFor{1 + static_cast<int>(input.below(4))});
+  const lens::Layout layout{as_offsets(offsets), count, total};
+  const uint64_t status = lens::segment_mean_cpu(values.data(), selected, layout, mean.data(), lengths.data(),
+                                                 ParallelFor{1 + static_cast<int>(input.below(4))});
   if (status != kStatusOk) {
-    if (status >> 36 >= count) fail("a status names a response that does not exist");
+    if (lens::status_index(status) >= count) fail("a status names a response that does not exist");
     return;
   }
   for (int64_t r = 0; r < count; ++r) {
@@ -130,6 +134,44 @@ void fuzz_segment_mean(Input& input) {
                                                 : std::abs(found - expected) <= 1e-12 * std::abs(expected) + 1e-300;
     if (!right) fail("a mean is wrong");
   }
+}
+
+// Rows of a padded batch, which lie at any distance, are packed responses of one length.
+template <class T>
+void fuzz_rows(Input& input) {
+  const int64_t rows = input.below(12), width = input.below(16) ? input.below(80) : 2000;
+  const int64_t value_stride = width + input.below(5), mask_stride = width + input.below(5);
+  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
+  // Exactly as much memory as there is to read.
+  std::vector<T> values(at(rows && width ? (rows - 1) * value_stride + width : 0));
+  std::vector<uint8_t> mask(at(rows && width ? (rows - 1) * mask_stride + width : 0));
+  for (auto& value : values) value = input.size ? take_value<T>(input) : T{};
+  for (auto& byte : mask) byte = input.below(3) != 0;
+  std::vector<T> packed;
+  std::vector<uint8_t> packed_mask;
+  std::vector<int64_t> offsets{0};
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < width; ++i) {
+      packed.push_back(values[at(r * value_stride + i)]);
+      packed_mask.push_back(mask[at(r * mask_stride + i)]);
+    }
+    offsets.push_back((r + 1) * width);
+  }
+  const bool masked = input.below(2);
+  const auto run = [&](const std::vector<T>& tokens, const std::vector<uint8_t>& selected, const lens::Layout& layout,
+                       std::vector<double>& mean, std::vector<int64_t>& lengths) {
+    return lens::segment_mean_cpu(tokens.data(), masked ? reinterpret_cast<const bool*>(selected.data()) : nullptr,
+                                  layout, mean.data(), lengths.data(), ParallelFor{1 + static_cast<int>(input.below(4))});
+  };
+  std::vector<double> mean(at(rows)), expected(at(rows));
+  std::vector<int64_t> lengths(at(rows)), expected_lengths(at(rows));
+  lens::Layout layout{{nullptr, nullptr, width}, rows, rows * width, true, value_stride, mask_stride};
+  const uint64_t found = run(values, mask, layout, mean, lengths);
+  if (found != run(packed, packed_mask, {as_offsets(offsets), rows, rows * width}, expected, expected_lengths))
+    fail("rows have another status");
+  if (rows == 0) return;
+  if (lengths != expected_lengths || memcmp(mean.data(), expected.data(), mean.size() * sizeof(double)) != 0)
+    fail("rows have other means");
 }
 
 template <class Offset>
@@ -163,10 +205,10 @@ void fuzz_groups(Input& input) {
                             input.below(2) == 0,
                             preference,
                             static_cast<double>(input.below(16)) / 4};
-  const int64_t status = lens::group_advantages_cpu(in, out, offsets.data(), responses, count, config,
-                                                    ParallelFor{1 + static_cast<int>(input.below(3))});
+  const uint64_t status = lens::group_advantages_cpu(in, out, as_offsets(offsets), responses, count, config,
+                                                     ParallelFor{1 + static_cast<int>(input.below(3))});
   if (status != kStatusOk) {
-    if (status >> 36 >= std::max(count, responses)) fail("a status names a group or response that does not exist");
+    if (lens::status_index(status) >= std::max(count, responses)) fail("a status names a group or response that does not exist");
     return;
   }
   for (size_t i = 0; i < size; ++i) {
@@ -182,7 +224,7 @@ void fuzz_groups(Input& input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input input{data, size};
-  switch (input.below(8)) {
+  switch (input.below(10)) {
     case 0: fuzz_segment_mean<float, int64_t>(input); break;
     case 1: fuzz_segment_mean<float, int32_t>(input); break;
     case 2: fuzz_segment_mean<double, int64_t>(input); break;
@@ -190,6 +232,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 4: fuzz_segment_mean<lens::Bf16, int32_t>(input); break;
     case 5: fuzz_segment_mean<lens::Fp16, int64_t>(input); break;
     case 6: fuzz_groups<int32_t>(input); break;
+    case 7: fuzz_rows<float>(input); break;
+    case 8: fuzz_rows<lens::Bf16>(input); break;
     default: fuzz_groups<int64_t>(input); break;
   }
   return 0;

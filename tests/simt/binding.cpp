@@ -82,35 +82,60 @@ Dtype dtype_of(const std::string& name) {
   throw py::value_error("dtype: " + name);
 }
 
-constexpr unsigned long long kStatusOk = 0x7fffffffffffffffull;
+lens::Offsets offsets_of(const Input& input, const py::array& array) {
+  lens::Offsets offsets;
+  if (array.itemsize() == 8)
+    offsets.wide = input.as<int64_t>();
+  else
+    offsets.narrow = input.as<int32_t>();
+  return offsets;
+}
 
-py::tuple call_segment_mean(const py::array& values, const std::string& dtype, const py::array& offsets,
-                            const std::optional<py::array>& mask, unsigned grid, std::optional<int64_t> tile,
+// A status as Python has it: the operators' int64.
+int64_t status_of(Output<unsigned long long>& status) { return static_cast<int64_t>(status.data()[0]); }
+
+// Packed with offsets; without them [rows, width], of which the first `width` columns are the responses.
+py::tuple call_segment_mean(const py::array& values, const std::string& dtype, const std::optional<py::array>& offsets,
+                            const std::optional<py::array>& mask, std::optional<int64_t> width, unsigned grid,
+                            std::optional<int> unit, std::optional<int> warp_tokens, unsigned device_blocks,
                             uint64_t seed, unsigned in_flight, const std::vector<unsigned>& blocks) {
-  const Input values_in("values", values), offsets_in("offsets", offsets);
-  std::optional<Input> mask_in;
+  const Input values_in("values", values);
+  std::optional<Input> mask_in, offsets_in;
   if (mask) mask_in.emplace("mask", *mask);
-  const int64_t total = values.size(), responses = offsets.size() - 1;
-  Output<double> mean("mean", responses);
-  Output<int64_t> lengths("lengths", responses);
-  auto status = Output<unsigned long long>::holding("status", kStatusOk);
-  const int64_t chosen = tile.value_or(segment_tile(total, responses));
-  Launch launch{"segment_mean", grid ? grid : static_cast<unsigned>(std::max<int64_t>(1, (responses + chosen - 1) / chosen))};
+  if (offsets) offsets_in.emplace("offsets", *offsets);
+  lens::Layout layout{};
+  if (offsets) {
+    layout.offsets = offsets_of(*offsets_in, *offsets);
+    layout.responses = offsets->size() - 1;
+    layout.total = values.size();
+  } else {
+    layout.rows = true;
+    layout.responses = values.shape(0);
+    layout.offsets.width = width.value_or(values.shape(1));
+    layout.total = layout.responses * layout.offsets.width;
+    layout.value_stride = values.shape(1);
+    layout.mask_stride = mask ? mask->shape(1) : 0;
+  }
+  Output<double> mean("mean", layout.responses);
+  Output<int64_t> lengths("lengths", layout.responses);
+  auto status = Output<unsigned long long>::holding("status", lens::kStatusOk);
+  const Plan plan = segment_plan(layout.total, layout.responses, device_blocks);
+  Launch launch{"segment_mean", grid ? grid : static_cast<unsigned>(std::max(1, plan.blocks))};
   launch.block = segment_threads();
   launch.seed = seed;
   launch.in_flight = in_flight;
   launch.blocks = blocks;
-  std::vector<Buffer> buffers = {values_in.buffer(), offsets_in.buffer(), mean.buffer(), lengths.buffer(),
-                                 status.buffer()};
+  std::vector<Buffer> buffers = {values_in.buffer(), mean.buffer(), lengths.buffer(), status.buffer()};
+  if (offsets_in) buffers.push_back(offsets_in->buffer());
   if (mask_in) buffers.push_back(mask_in->buffer());
-  const SegmentMeanCall call{values_in.data(), dtype_of(dtype), offsets_in.data(), offsets.itemsize() == 8,
-                             mask_in ? mask_in->as<bool>() : nullptr, total, responses, chosen, mean.data(),
+  const SegmentMeanCall call{values_in.data(), dtype_of(dtype), mask_in ? mask_in->as<bool>() : nullptr, layout,
+                             unit.value_or(plan.unit), warp_tokens.value_or(plan.warp_tokens), mean.data(),
                              lengths.data(), status.data()};
   {
     const py::gil_scoped_release release;
     segment_mean(launch, buffers, call);
   }
-  return py::make_tuple(mean.array(), lengths.array(), status.data()[0]);
+  return py::make_tuple(mean.array(), lengths.array(), status_of(status));
 }
 
 py::dict call_group_advantages(const py::array& mean_logprob, const py::array& lengths, const py::array& correctness,
@@ -127,7 +152,7 @@ py::dict call_group_advantages(const py::array& mean_logprob, const py::array& l
       confidence("confidence", responses), importance("importance_difficulty", groups),
       difficulty("difficulty", groups);
   Output<int8_t> kind("group_kind", groups);
-  auto status = Output<unsigned long long>::holding("status", kStatusOk);
+  auto status = Output<unsigned long long>::holding("status", lens::kStatusOk);
   Launch launch{"group_advantages", grid};
   launch.block = block;
   launch.seed = seed;
@@ -139,8 +164,7 @@ py::dict call_group_advantages(const py::array& mean_logprob, const py::array& l
   if (rho_in) buffers.push_back(rho_in->buffer());
   const GroupAdvantagesCall call{
       mean_in.as<double>(), correctness_in.as<double>(), rewards_in.as<double>(),
-      rho_in ? rho_in->as<double>() : nullptr, lengths_in.as<int64_t>(), offsets_in.data(), offsets.itemsize() == 8,
-      responses, groups, alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty, preference, gamma,
+      rho_in ? rho_in->as<double>() : nullptr, lengths_in.as<int64_t>(), offsets_of(offsets_in, offsets), responses, groups, alpha, lens_mixed, lens_uniform, sequence_confidence, importance_difficulty, preference, gamma,
       advantage.data(), calibrated.data(), confidence.data(), importance.data(), difficulty.data(), kind.data(),
       status.data()};
   {
@@ -154,7 +178,7 @@ py::dict call_group_advantages(const py::array& mean_logprob, const py::array& l
   result["importance_difficulty"] = importance.array();
   result["difficulty"] = difficulty.array();
   result["group_kind"] = kind.array();
-  result["status"] = status.data()[0];
+  result["status"] = status_of(status);
   return result;
 }
 
@@ -174,9 +198,13 @@ PYBIND11_MODULE(simt, m) {
       PyErr_SetObject(fault_type.ptr(), error.ptr());
     }
   });
-  m.def("segment_tile", &segment_tile, py::arg("total"), py::arg("responses"));
+  m.def("segment_plan", [](int64_t total, int64_t responses, int64_t blocks) {
+    const Plan plan = segment_plan(total, responses, blocks);
+    return py::make_tuple(plan.blocks, plan.unit, plan.warp_tokens);
+  });
   m.def("segment_mean", &call_segment_mean, py::arg("values"), py::arg("dtype"), py::arg("offsets"),
-        py::arg("mask") = py::none(), py::kw_only(), py::arg("grid") = 0, py::arg("tile") = py::none(),
+        py::arg("mask") = py::none(), py::kw_only(), py::arg("width") = py::none(), py::arg("grid") = 0,
+        py::arg("unit") = py::none(), py::arg("warp_tokens") = py::none(), py::arg("device_blocks") = 4,
         py::arg("seed") = 0, py::arg("in_flight") = 4, py::arg("blocks") = std::vector<unsigned>{});
   m.def("group_advantages", &call_group_advantages, py::arg("mean_logprob"), py::arg("lengths"), py::arg("correctness"),
         py::arg("rewards"), py::arg("offsets"), py::kw_only(), py::arg("alpha"), py::arg("lens_mixed"),

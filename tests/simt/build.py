@@ -50,7 +50,7 @@ def _object(source: str, csrc: Path, sanitized: bool) -> Path:
     import pybind11
 
     headers = sorted(HERE.glob("*.h")) + sorted((HERE / "include").glob("*.h"))
-    if source == "kernels.cpp":
+    if source in ("kernels.cpp", "binding.cpp"):
         headers += sorted(csrc.glob("*.h")) + sorted(csrc.glob("*.cuh")) + sorted(csrc.glob("*.inc"))
     flags = COMMON + _flags(source, sanitized)
     digest = hashlib.sha256(" ".join([compiler(), *flags, pybind11.__version__]).encode())

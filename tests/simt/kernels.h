@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "emulator.h"
+#include "lens.h"
 
 namespace simt {
 
@@ -13,10 +14,9 @@ enum class Dtype { kFloat32, kFloat64, kBfloat16, kFloat16 };
 struct SegmentMeanCall {
   const void* values;
   Dtype dtype;
-  const void* offsets;
-  bool wide_offsets;  // int64, else int32
-  const bool* mask;   // may be null
-  int64_t total, responses, tile;
+  const bool* mask;  // may be null
+  lens::Layout layout;
+  int unit, warp_tokens;
   double* mean;
   int64_t* lengths;
   unsigned long long* status;
@@ -25,8 +25,7 @@ struct SegmentMeanCall {
 struct GroupAdvantagesCall {
   const double *mean_logprob, *correctness, *rewards, *rho;  // rho may be null
   const int64_t* lengths;
-  const void* offsets;
-  bool wide_offsets;
+  lens::Offsets offsets;
   int64_t responses, groups;
   double alpha;
   bool lens_mixed, lens_uniform, sequence_confidence, importance_difficulty;
@@ -38,7 +37,10 @@ struct GroupAdvantagesCall {
 };
 
 unsigned segment_threads();
-int64_t segment_tile(int64_t total, int64_t responses);
+struct Plan {
+  int blocks, unit, warp_tokens;
+};
+Plan segment_plan(int64_t total, int64_t responses, int64_t blocks);
 void segment_mean(const Launch& launch, const std::vector<Buffer>& buffers, const SegmentMeanCall& call);
 void group_advantages(const Launch& launch, const std::vector<Buffer>& buffers, const GroupAdvantagesCall& call);
 

@@ -8,9 +8,9 @@ import torch
 
 from lens_openrlhf.advantages import LensConfig, ops, reference
 from lens_openrlhf.advantages.config import PREFERENCES
+from lens_openrlhf.advantages.ops import STATUS_OK
 from tests.advantages.comparison import assert_near
 
-STATUS_OK = 2**63 - 1
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -38,7 +38,7 @@ def random_logprobs(count: int, dtype: str, seed: int = 0) -> torch.Tensor:
 
 
 def raw(values: torch.Tensor) -> np.ndarray:
-    return (values.view(torch.int16) if values.element_size() == 2 else values).numpy()
+    return np.ascontiguousarray((values.view(torch.int16) if values.element_size() == 2 else values).numpy())
 
 
 def run(simt, values: torch.Tensor, dtype: str, offsets, mask=None, **launch):
@@ -73,9 +73,9 @@ def test_every_length(simt, dtype, offset_dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tile", [8, 64, 5])
-def test_masks_and_tiles(simt, dtype, tile):
-    check(simt, LENGTHS + LENGTHS[::-1], dtype, mask=True, tile=tile, seed=tile)
+@pytest.mark.parametrize(("unit", "warp_tokens"), [(1, 4096), (4, 4096), (1, 1024), (4, 32_768)])
+def test_masks_and_plans(simt, dtype, unit, warp_tokens):
+    check(simt, LENGTHS + LENGTHS[::-1], dtype, mask=True, unit=unit, warp_tokens=warp_tokens, seed=unit)
 
 
 def test_long_responses(simt):
@@ -83,14 +83,41 @@ def test_long_responses(simt):
     check(simt, [100_000], "bfloat16", mask=True, seed=2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_warp_reduces_up_to_a_span(simt, dtype, mask):
+    check(simt, [1025, 2048, 2049, 32_767, 32_768, 5], dtype, mask=mask, warp_tokens=32_768, seed=7)
+
+
+@pytest.mark.parametrize("width", [0, 1, 7, 100, 128, 129, 1300, 5000])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_a_padded_batch(simt, width, dtype):
+    """Whose rows are longer than the responses, and those of the mask longer again."""
+    rows, unit = 9, 4 if width <= 128 else 1
+    values = random_logprobs(rows * (width + 3), dtype).view(rows, width + 3)
+    mask = np.random.default_rng(1).random((rows, width + 8)) < 0.7
+    selected = torch.from_numpy(mask[:, :width])
+    mean, counts, status = run(simt, values, dtype, None, mask, width=width, unit=unit, seed=width)
+    packed = values[:, :width][selected]
+    expected = reference.segment_mean(packed, torch.nn.functional.pad(selected.sum(1).cumsum(0), (1, 0)))
+    assert status == STATUS_OK and torch.equal(counts, expected.lengths)
+    assert_near(mean, expected.mean_logprob, "mean_logprob")
+    op = ops.segment_mean(values[:, :width], None, selected).mean_logprob
+    assert torch.equal(mean.view(torch.int64), op.view(torch.int64))
+    plain, _, _ = run(simt, values, dtype, None, width=width, unit=unit, seed=width)
+    assert torch.equal(
+        plain.view(torch.int64), ops.segment_mean(values[:, :width], None).mean_logprob.view(torch.int64)
+    )
+
+
 def test_many_short_responses_fill_several_blocks(simt):
     lengths = np.random.default_rng(0).integers(0, 40, 700)
     check(simt, lengths, "float32", seed=4)
-    check(simt, lengths, "float16", mask=True, tile=8, seed=5)
+    check(simt, lengths, "float16", mask=True, unit=1, seed=5)
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3])
-def test_a_small_grid_goes_over_all_tiles(simt, grid):
+def test_a_small_grid_goes_over_all_responses(simt, grid):
     check(simt, LENGTHS, "float32", grid=grid, seed=grid)
 
 
@@ -100,7 +127,7 @@ def test_one_response_longer_than_all_others_together(simt):
 
 
 def test_bits_depend_on_the_response_alone(simt):
-    """Not on where it lies, on its neighbours, the grid, the tile or the schedule."""
+    """Not on where it lies, on its neighbours, the grid, the plan or the schedule."""
     alone = {n: check(simt, [n], "float32") for n in (5, 100, 700, 5000, 40_000)}
     for n, expected in alone.items():
         values = random_logprobs(n, "float32")
@@ -116,7 +143,15 @@ def test_bits_depend_on_the_response_alone(simt):
 def test_bits_do_not_depend_on_the_schedule(simt, seed):
     lengths = [3, 0, 200, 5000, 1, 33_000, 64]
     first = check(simt, lengths, "float32", seed=100, in_flight=1)
-    again = check(simt, lengths, "float32", seed=seed, in_flight=1 + seed % 4, tile=[8, 2][seed % 2])
+    again = check(
+        simt,
+        lengths,
+        "float32",
+        seed=seed,
+        in_flight=1 + seed % 4,
+        unit=[1, 4][seed % 2],
+        warp_tokens=[4096, 16_384][seed % 2],
+    )
     assert torch.equal(first.view(torch.int64), again.view(torch.int64))
 
 
@@ -129,7 +164,7 @@ def test_bad_values_are_found_wherever_they_are(simt, length, place, value, code
     values = random_logprobs(sum(lengths), "float32")
     values[7 + position] = value
     _, _, status = run(simt, values, "float32", offsets_of(lengths), seed=length)
-    assert (status >> 36, status >> 32 & 15) == (1, code)
+    assert (status >> 36 & 2**27 - 1, status >> 32 & 15) == (1, code)
     # What the mask leaves out may be anything.
     mask = np.ones(len(values), dtype=bool)
     mask[7 + position] = False
@@ -143,7 +178,7 @@ def test_the_first_fault_of_many_is_reported(simt):
     for response in (3, 2, 1):
         values[sum(lengths[:response]) + 2] = 1.0
     _, _, status = run(simt, values, "float32", offsets_of(lengths))
-    assert (status >> 36, status >> 32 & 15) == (1, 3)
+    assert (status >> 36 & 2**27 - 1, status >> 32 & 15) == (1, 3)
 
 
 def test_rounding_above_zero_counts_as_zero(simt):
@@ -187,7 +222,7 @@ def test_offsets_beyond_32_bits(simt):
     values = torch.from_numpy(np.zeros(int(offsets[-1]), dtype=np.float16))
     tail = random_logprobs(377, "float16")
     values[-377:] = tail
-    mean, counts, status = run(simt, values, "float16", offsets, tile=1, grid=5, blocks=[3, 4], seed=1, in_flight=2)
+    mean, counts, status = run(simt, values, "float16", offsets, grid=5, blocks=[3, 4], seed=1, in_flight=2)
     expected = reference.segment_mean(tail, torch.tensor([0, 77, 377]))
     assert status == STATUS_OK
     assert counts[3:].tolist() == [77, 300]
@@ -299,7 +334,7 @@ def test_group_bits_do_not_depend_on_grid_or_schedule(simt, grid, seed):
 
 @pytest.mark.parametrize(
     ("field", "value", "code"),
-    [(0, np.nan, 2), (0, 0.5, 3), (1, -3, 7), (2, 1.5, 5), (2, np.nan, 5), (2, -0.1, 5), (3, np.inf, 6)],
+    [(0, np.nan, 9), (0, 0.5, 10), (1, -3, 7), (2, 1.5, 5), (2, np.nan, 5), (2, -0.1, 5), (3, np.inf, 6)],
 )
 @pytest.mark.parametrize("response", [0, 40, 149])
 def test_bad_scalars_are_found(simt, field, value, code, response):
@@ -308,7 +343,7 @@ def test_bad_scalars_are_found(simt, field, value, code, response):
     data[0][:] = -1.0
     data[field][response] = value
     found = run_groups(simt, *data, LensConfig())
-    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, code)
+    assert (found["status"] >> 36 & 2**27 - 1, found["status"] >> 32 & 15) == (response, code)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
@@ -318,7 +353,7 @@ def test_bad_preferences_are_found(simt, value, response):
     rho = random_preference(150)
     rho[[response, 149]] = value
     found = run_groups(simt, *data, LensConfig(), rho=rho)
-    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (response, 8)
+    assert (found["status"] >> 36 & 2**27 - 1, found["status"] >> 32 & 15) == (response, 8)
 
 
 def test_the_first_bad_scalar_of_many_is_reported(simt):
@@ -328,7 +363,7 @@ def test_the_first_bad_scalar_of_many_is_reported(simt):
     for response in (140, 60, 50, 49, 33):
         data[2][response] = 2.0
     found = run_groups(simt, *data, LensConfig(), seed=1)
-    assert (found["status"] >> 36, found["status"] >> 32 & 15) == (33, 5)
+    assert (found["status"] >> 36 & 2**27 - 1, found["status"] >> 32 & 15) == (33, 5)
 
 
 # Groups that overlap would be written by two warps at once: harmless, as nothing of it is used, but a race.

@@ -75,6 +75,7 @@ __attribute__((no_sanitize("thread"), noinline)) T atomic(T* address, F update) 
 
 inline void __syncthreads() { simt::sync_threads(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) { simt::warp_op(simt::WarpOp::kSync, mask, 0, 0, 32); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
   return static_cast<unsigned>(simt::warp_op(simt::WarpOp::kBallot, mask, vote, 0, 32));
 }
