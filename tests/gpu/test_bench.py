@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-pytest.importorskip("psutil", reason="the benchmark needs psutil, which is not installed")
-from benchmarks import bench_advantages  # noqa: E402
-
 
 def test_the_gpus_tables_alone(device, monkeypatch, tmp_path):
+    pytest.importorskip("psutil", reason="the benchmark needs psutil, which is not installed")
+    from benchmarks import bench_advantages
+
     small = {"SIZES": ((64, 50, "small"),), "FLAT_TOKENS": (5000,), "GROUPS_ALONE": 100, "MIN_SECONDS": 0.0}
     for name, value in {**small, "OUTPUT": tmp_path / "build/bench.jsonl"}.items():
         monkeypatch.setattr(bench_advantages, name, value)
