@@ -7,6 +7,7 @@
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
 #   make test-cuda-build  the extension beside a CUDA build of torch, without a GPU: TORCH=2.11.0, PYTHON=python3.12
 #   make bench    the operator against what else computes the same
+#   make gpu-check  on a machine with a GPU: whether all of this runs there, and how fast (docs/gpu.md)
 #   make bench-step  the share of a training step that LENS takes
 #   make bench-scale  what a step costs beside the model, at 100 to 1,000,000 samples and 8 to 4,096 ranks
 #   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
@@ -35,7 +36,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long test-cuda-build bench bench-step bench-scale soak mutants fuzz lint lint-docker lock
+.PHONY: setup train test test-long test-cuda-build bench bench-step bench-scale gpu-check soak mutants fuzz lint
+.PHONY: lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -62,6 +64,10 @@ bench-step: setup
 
 bench-scale: setup
 	@$(RUN) python -m benchmarks.bench_scale $(ARGS)
+
+# Without `setup`: it has to run on a machine that has torch and no network, with that machine's own python3.
+gpu-check:
+	@$(if $(wildcard $(BIN)/python),$(RUN) python,python3) benchmarks/gpu_check.py $(ARGS)
 
 soak: setup
 	@$(RUN) python benchmarks/soak.py $(ARGS)
