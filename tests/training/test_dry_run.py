@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +49,12 @@ def test_every_profile_is_planned_without_model_data_or_gpus(profile, tmp_path, 
     assert all(len(line) <= dry_run.WIDTH or str(tmp_path) in line for line in shown.out.splitlines())
     assert "--data.prompt_dataset" in shown.out and "before it can run on this machine" in shown.out
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+
+def test_no_package_has_a_word_of_its_own_above_a_plan():
+    words = ["train", "--profile", "qwen2.5-3b", "--gpus", "4", "--dry_run"]
+    done = subprocess.run([sys.executable, "-m", "lens_openrlhf.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("plan (nothing is started)") and not done.stderr
 
 
 @pytest.mark.parametrize("profile", PAPER)
