@@ -6,6 +6,7 @@
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
 #   make test-cuda-build  the extension beside a CUDA build of torch, without a GPU: TORCH=2.11.0, PYTHON=python3.12
+#   make test-gpu-stack  the GPU stack for real, without a GPU: installed into .venv-gpu, and what can be tested there
 #   make bench    the operator against what else computes the same
 #   make gpu-check  on a machine with a GPU: whether all of this runs there, and how fast (docs/gpu.md)
 #   make bench-step  the share of a training step that LENS takes
@@ -36,8 +37,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long test-cuda-build bench bench-step bench-scale gpu-check soak mutants fuzz lint
-.PHONY: lint-docker lock
+.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-step bench-scale gpu-check soak mutants \
+  fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -55,6 +56,9 @@ test-long: setup
 
 test-cuda-build:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash tests/cuda_build/run.sh $(ARGS)
+
+test-gpu-stack:
+	@bash requirements/test_gpu_stack.sh "$(PYTHON)" "$(CURDIR)/.venv-gpu" $(ARGS)
 
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
@@ -87,7 +91,7 @@ $(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt requirements/gpu_const
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	  echo "installing the GPU stack (flash-attn compiles for a while) …"; \
-	  $(PIP) install -qq -c requirements/gpu_constraints.txt torch wheel ninja setuptools packaging psutil && \
+	  $(PIP) install -qq -c requirements/gpu_constraints.txt "torch===2.13.0" wheel ninja setuptools packaging psutil && \
 	  $(PIP) install -qq -c requirements/gpu_constraints.txt --no-build-isolation -r requirements/gpu.txt; \
 	else \
 	  echo "installing the CPU stack (about 2 minutes) …"; \
