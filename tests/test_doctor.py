@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import torch
-
 from lens_openrlhf import doctor
 from lens_openrlhf.advantages import cuda_library, extension
 
