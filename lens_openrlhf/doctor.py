@@ -218,6 +218,14 @@ def _start() -> Finding:
     return Finding("imports", "OpenRLHF, Ray, DeepSpeed and vLLM import together")
 
 
+def _sampling() -> Finding:
+    """What vLLM would sample on; asked last, as vLLM must be importable."""
+    from .training import cpu
+
+    problem = cpu.without_sampler()
+    return Finding("sampling", "vLLM has no device" if problem else "vLLM has a device", problem or "")
+
+
 def examine() -> list[Finding]:
     """Everything the tiny profile depends on, in the order in which it would fail."""
     findings = [_python(), *_torch()]
@@ -228,6 +236,8 @@ def examine() -> list[Finding]:
     findings += [_vllm(), _flash_attention(), _disk()]
     if all(f.ok or not f.needed for f in findings):
         findings += [_reward_workers(), _start()]
+        if findings[-1].ok:
+            findings.append(_sampling())
     return findings
 
 

@@ -121,11 +121,12 @@ _GROUP_FAULTS = {
 }
 
 
-def _raise(status: int, name: str, inputs: dict[str, Tensor | None]) -> None:
-    """Raise what the status says of the inputs; `name` is what the log-probabilities are called."""
+def _raise(status: int, name: str, *of_stages: dict[str, Tensor | None]) -> None:
+    """Raise what the status says of the stages' inputs; `name` is what the log-probabilities are called."""
     if status == STATUS_OK:
         return
     code, index = _decode(status)
+    inputs = {field: tensor for stage in of_stages for field, tensor in stage.items()}
     if code == 1:
         message = _offset_message(
             inputs["cu_seqlens"], "cu_seqlens", "response", index, len(inputs["values"]), "tokens"
@@ -319,6 +320,7 @@ def lens_advantages(
     responses, lengths, difficulties, kind, status = _run(
         _ops.lens_advantages, *tokens.values(), *tensors, *switches, rho
     )
-    _raise(status.item(), "logprobs", tokens | groups)
     *of_responses, mean = responses.unbind()
-    return LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)
+    result = LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)
+    _raise(status.item(), "logprobs", tokens, groups)  # last, as it waits for the device
+    return result

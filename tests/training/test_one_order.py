@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lens_openrlhf.advantages.estimators import _OURS, find
-from lens_openrlhf.training.actor import Gathered, compute, needs_of
+from lens_openrlhf.training.gather import Gathered, needs_of
+from lens_openrlhf.training.hook import compute
 from tests.advantages.one_order import OneOrder
 
 GROUP, SAMPLES = 4, 24
