@@ -66,8 +66,9 @@ def groups(chance: random.Random, kind: str) -> str | None:
 
 def whole(chance: random.Random, kind: str) -> str | None:
     """The fused operator: the CPU's bits, and those of the two operators one after the other."""
-    lengths = batches.ragged(chance)
-    tokens, n = batches.random_tokens(chance, lengths), len(lengths)
+    tokens = batches.random_padded(chance) if chance.random() < 0.3 else None
+    tokens = tokens or batches.random_tokens(chance, batches.ragged(chance))
+    n = len(tokens.values) if tokens.cu_seqlens is None else len(tokens.cu_seqlens) - 1
     correctness, rewards = batches.random_outcomes(chance, n)
     cu_groups = batches.offsets(batches.random_sizes(chance, n), chance.choice(batches.OFFSETS))
     switches, rho = chance.choice(batches.SWITCHES), None
