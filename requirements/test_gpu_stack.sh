@@ -45,7 +45,7 @@ if ! as_new_as requirements/gpu.txt || ! as_new_as requirements/gpu_constraints.
   ((free >= free_gib)) || fail "$free GiB of disk are free for $environment, and installing it takes $free_gib: free some"
   step 'an environment' 'name a Python 3.11 that has venv: make test-gpu-stack PYTHON=/path/to/python3.11' \
     "$python" -m venv "$environment"
-  remedy='pip says why above; what the index no longer has, or what no longer fits, `make lock` resolves anew'
+  remedy='pip says why above; what the index no longer has, or what no longer fits, "make lock" resolves anew'
   step 'torch for CUDA, and what the others are built with' "$remedy" \
     pip install --quiet "torch===2.13.0" wheel ninja setuptools packaging psutil
   step 'the GPU stack' "$remedy" \
@@ -54,6 +54,14 @@ if ! as_new_as requirements/gpu.txt || ! as_new_as requirements/gpu_constraints.
   step 'flash-attn without kernels goes' "$remedy" pip uninstall --quiet --yes flash-attn
   touch "$environment/.stack"
 fi
+
+# From a copy: installed from here, the libraries would take the place of those that .venv has.
+source=$environment/source
+mkdir -p "$source"
+find "$source" -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +
+tar -c --exclude-vcs --exclude='./.venv*' --exclude='./build' --exclude='./runs' --exclude='./data' --exclude='*.so' \
+  --exclude='*.egg-info' --exclude=__pycache__ . | tar -x -C "$source"
+cd "$source"
 
 # The same everywhere: a GPU that the machine may have stays out of it.
 export CUDA_VISIBLE_DEVICES='' DS_ACCELERATOR=cpu

@@ -66,10 +66,18 @@ def faults_alike(kind: str) -> Iterator[tuple[str, list[bool]]]:
     """By kind of fault: whether both devices saw the same, in each case."""
 
     def tokens_alike(tokens: batches.Tokens) -> bool:
-        return alike(batches.segment_mean(tokens), batches.segment_mean(batches.to(tokens, kind)))
+        """By the operator of its own, and by the fused one."""
+        arguments = *batches.random_outcomes(random.Random(3), len(SIZES)), torch.tensor([0, 11, len(SIZES)])
+        here, there = batches.segment_mean(tokens), batches.segment_mean(batches.to(tokens, kind))
+        fused = batches.lens_advantages(batches.to(tokens, kind), *batches.to(arguments, kind))
+        return alike(here, there) and alike(here, fused)
 
-    def groups_alike(groups: batches.Groups) -> bool:
-        return alike(batches.group_advantages(groups), batches.group_advantages(batches.to(groups, kind)))
+    def groups_alike(groups: batches.Groups, of_the_fused: bool = True) -> bool:
+        """Likewise, unless the fault is of means or lengths, which the fused operator makes itself."""
+        here, there = batches.group_advantages(groups), batches.group_advantages(batches.to(groups, kind))
+        sound = batches.Tokens(-torch.ones(sum(SIZES)), torch.arange(sum(SIZES) + 1), None)
+        fused = batches.lens_advantages(batches.to(sound, kind), *batches.to(tuple(groups[2:]), kind))
+        return alike(here, there) and (alike(here, fused) if of_the_fused else int(fused[-1]) == STATUS_OK)
 
     position = 17 * 33 + 20
     for value in BAD_LOGPROBS:
@@ -86,7 +94,7 @@ def faults_alike(kind: str) -> Iterator[tuple[str, list[bool]]]:
     means = torch.linspace(-5, -0.1, n, dtype=torch.float64)
     groups = [batches.Groups(means, torch.arange(n), *outcomes, batches.offsets(SIZES, o)) for o in batches.OFFSETS]
     for what, (place, value) in BAD_RESPONSES.items():
-        yield what, [groups_alike(replaced(g, place, n // 2, value)) for g in groups]
+        yield what, [groups_alike(replaced(g, place, n // 2, value), place > 1) for g in groups]
     for what, (index, value) in BAD_OFFSETS.items():
         yield f"cu_groups {what}", [groups_alike(replaced(g, 4, index, value)) for g in groups]
 

@@ -78,8 +78,10 @@ def unfit_for_torch(library: str | None) -> str | None:
 def unfit_for_device(built: BuiltFor, index: int) -> str | None:
     """Why the card of this number cannot run the library, and the remedy; None if nothing speaks against it."""
     driver = driver_cuda()
-    supports = f"the driver supports CUDA {_dotted(driver)}" if driver else ""
-    if driver and driver[0] < built.cuda[0]:
+    if driver is None:
+        return "there is no NVIDIA driver (libcuda.so.1): install one that supports the CUDA of torch"
+    supports = f"the driver supports CUDA {_dotted(driver)}"
+    if driver[0] < built.cuda[0]:
         return f"{supports}, the CUDA library needs {built.cuda[0]}.0: update the NVIDIA driver"
     name, capability = device(index)
     if built.runs_on(capability):
@@ -88,7 +90,7 @@ def unfit_for_device(built: BuiltFor, index: int) -> str | None:
     rebuild = f"`TORCH_CUDA_ARCH_LIST={number} pip install -e .` in the project's folder builds it for this card"
     if not built.compiles_for(capability):
         return f"{card} is not among the architectures of the CUDA library ({';'.join(built.architectures)}): {rebuild}"
-    if driver and driver < built.cuda:
+    if driver < built.cuda:
         newest = _dotted(built.cuda)
         return f"{supports}, but compiles the CUDA library for {card} only from {newest} on: {rebuild}"
     return None
