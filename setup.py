@@ -1,7 +1,8 @@
 """Builds lens_openrlhf._C (always) and lens_openrlhf._C_cuda (where nvcc is).
 
 Both are written against torch's stable ABI and the limited Python API, so one build serves every torch
-from 2.10 on. The CUDA library neither needs a GPU nor a CUDA build of torch to compile and link.
+from 2.10 on (the CUDA library: every torch for the CUDA major version of its nvcc). The CUDA library neither needs a
+GPU nor a CUDA build of torch to compile and link.
 
   LENS_BUILD_CUDA=0|1    leave the CUDA library out, or fail when it cannot be built (default: build if nvcc is found)
   TORCH_CUDA_ARCH_LIST   architectures, default "8.0;9.0;10.0;12.0+PTX"
@@ -9,10 +10,12 @@ from 2.10 on. The CUDA library neither needs a GPU nor a CUDA build of torch to 
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -20,9 +23,23 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 DEFAULT_CUDA_ARCHS = "8.0;9.0;10.0;12.0+PTX"
-# 2.10, the first version with a stable parallel_for: bytes are major, minor, patch.
-TORCH_TARGET_VERSION = "0x020a000000000000"
+# The first version with a stable parallel_for; in the macro, bytes are major, minor, patch.
+MINIMUM_TORCH = (2, 10)
+TORCH_TARGET_VERSION = "0x{:02x}{:02x}000000000000".format(*MINIMUM_TORCH)
 PYTHON_LIMITED_API = "0x030a0000"
+# What the CUDA library calls lies in these. A CPU build of torch has no libtorch_cuda.so.
+TORCH_LIBRARIES = ("torch_cuda", "torch_cpu")
+
+
+def check_writable(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f"{folder} cannot be written to ({error.strerror}), and what is built goes there: copy the project to a "
+            "folder of your own and install it from that"
+        ) from None
 
 
 def find_torch():
@@ -42,12 +59,46 @@ def find_torch():
     return torch
 
 
+def check_torch(version: str) -> None:
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < MINIMUM_TORCH:
+        raise SystemExit(
+            f"torch {version} is too old: lens_openrlhf needs {'.'.join(map(str, MINIMUM_TORCH))} or later"
+        )
+
+
 def find_nvcc() -> str | None:
     candidates = [
         os.path.join(os.environ[var], "bin", "nvcc") for var in ("CUDA_HOME", "CUDA_PATH") if var in os.environ
     ]
     candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
-    return next((path for path in candidates if path and os.path.exists(path)), None)
+    return next((path for path in candidates if path and shutil.which(path)), None)
+
+
+def cuda_version(nvcc: str) -> str:
+    """The CUDA release that `nvcc` compiles for, such as 13.0."""
+    output = subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    found = re.search(r"release (\d+\.\d+)", output)
+    if found is None:
+        raise SystemExit(
+            f"{nvcc} --version names no CUDA release: mend that toolkit, name another with CUDA_HOME, or set "
+            f"LENS_BUILD_CUDA=0 to install without the CUDA library; it said {output.strip()!r}"
+        )
+    return found[1]
+
+
+def check_cuda_version(nvcc: str, torch) -> None:
+    """Refuse an nvcc of another CUDA major version than torch's: its runtime would ask for a driver that torch does not
+    need, and fail at the first call. A CPU build of torch cannot tell; extension.py looks again before it loads."""
+    version = cuda_version(nvcc)
+    major = version.split(".")[0]
+    if torch.version.cuda is None:
+        print(f"lens_openrlhf: warning: torch is a CPU build; the CUDA library will serve one for CUDA {major} only")
+    elif torch.version.cuda.split(".")[0] != major:
+        raise SystemExit(
+            f"{nvcc} compiles for CUDA {version}, but torch {torch.__version__} is for CUDA {torch.version.cuda}, and "
+            "the major versions must agree: name a fitting CUDA toolkit with CUDA_HOME, install a torch for CUDA "
+            f"{major}, or set LENS_BUILD_CUDA=0 to install without the CUDA library"
+        )
 
 
 def want_cuda(nvcc: str | None) -> bool:
@@ -65,11 +116,17 @@ def want_cuda(nvcc: str | None) -> bool:
     return True
 
 
-def gencode_flags(arch_list: str) -> list[str]:
+def architectures(given: str) -> list[str]:
+    """What TORCH_CUDA_ARCH_LIST names, such as ["8.0", "9.0+PTX"]."""
+    names = [name for name in re.split("[ ,;]", given) if name]
+    if not names or not all(re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", name) for name in names):
+        raise SystemExit(f'TORCH_CUDA_ARCH_LIST={given!r}: expected numbers such as "8.0;9.0+PTX"')
+    return names
+
+
+def gencode_flags(names: list[str]) -> list[str]:
     flags = []
-    for arch in arch_list.replace(" ", ";").split(";"):
-        if not arch:
-            continue
+    for arch in names:
         number = arch.removesuffix("+PTX").replace(".", "")
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if arch.endswith("+PTX"):
@@ -87,27 +144,59 @@ class BuildExtensions(build_ext):
     def build_cuda(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [find_nvcc(), "-shared", "-o", str(target), *ext.sources, "-std=c++17", "-O3"]
-        command += ["--threads", os.environ.get("MAX_JOBS", str(os.cpu_count()))]
-        command += gencode_flags(os.environ.get("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS))
+        scratch = Path(self.build_temp) / "cuda"
+        scratch.mkdir(parents=True, exist_ok=True)
+        nvcc = find_nvcc()
+        names = architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS))
+        command = [nvcc, "-shared", "-o", str(target), *ext.sources, self.built_for(scratch, nvcc, names)]
+        command += ["-std=c++17", "-O3", "--threads", os.environ.get("MAX_JOBS", str(os.cpu_count()))]
+        command += gencode_flags(names)
         # Fused multiply-adds would make the GPU's bits depend on the compiler's choices.
         command += ["--fmad=false", "-Xptxas", "-v,-warn-spills", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
         command += [f"-D{name}={value}" for name, value in ext.define_macros]
         command += [f"-I{path}" for path in ext.include_dirs + [sysconfig.get_path("include")]]
+        command += self.torch_libraries(scratch)
         print("lens_openrlhf:", " ".join(command), flush=True)
         log = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         print(log.stdout, flush=True)
         if log.returncode:
             raise SystemExit("nvcc failed (output above); LENS_BUILD_CUDA=0 installs without the CUDA library")
-        # The tests read the compiler's resource report.
-        report = ROOT / "build" / "ptxas.txt"
-        report.parent.mkdir(exist_ok=True)
-        report.write_text(log.stdout)
+
+    def built_for(self, scratch: Path, nvcc: str, names: list[str]) -> str:
+        """A source whose one string says what the library was built for. lens_openrlhf/advantages/cuda_library.py reads
+        it from the file, without loading that."""
+        source = scratch / "built_for.cpp"
+        text = f"lens_openrlhf CUDA library: CUDA {cuda_version(nvcc)}, architectures {';'.join(names)}"
+        source.write_text(
+            f'extern "C" {{ extern const char lens_openrlhf_built_for[]; }}\n'
+            f'const char lens_openrlhf_built_for[] = "{text}";\n'
+        )
+        return str(source)
+
+    def torch_libraries(self, scratch: Path) -> list[str]:
+        """Linker flags by which the CUDA library names torch's libraries as needed.
+
+        Python keeps the symbols of torch to torch, so a library finds none of them unless it names where they lie.
+        Empty libraries of the same names stand in for torch's here, as a CPU build of torch lacks one of them; when
+        the CUDA library is loaded, torch's own are there already.
+        """
+        source = scratch / "empty.c"
+        source.write_text("")
+        objects = self.compiler.compile([str(source)], output_dir=str(scratch), extra_preargs=["-fPIC"])
+        for name in TORCH_LIBRARIES:
+            library = f"lib{name}.so"
+            self.compiler.link_shared_object(
+                objects, library, output_dir=str(scratch), extra_postargs=[f"-Wl,-soname,{library}"]
+            )
+        # Some compilers drop a needed library that defines nothing, unless told not to.
+        return ["-Xlinker", "--no-as-needed", f"-L{scratch}", *(f"-l{name}" for name in TORCH_LIBRARIES)]
 
 
+check_writable(ROOT)
 torch = find_torch()
 extensions = []
 if torch is not None:
+    check_torch(torch.__version__)
     from torch.utils.cpp_extension import include_paths, library_paths
 
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), ("Py_LIMITED_API", PYTHON_LIMITED_API)]
@@ -139,7 +228,9 @@ if torch is not None:
             py_limited_api=True,
         )
     )
-    if want_cuda(find_nvcc()):
+    nvcc = find_nvcc()
+    if want_cuda(nvcc):
+        check_cuda_version(nvcc, torch)
         extensions.append(
             Extension(
                 "lens_openrlhf._C_cuda",

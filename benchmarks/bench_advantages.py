@@ -1,10 +1,17 @@
-"""The compiled operator against what else computes the same, on CPU and, where there is one, on a GPU.
+"""The compiled operator against what else computes the same: on the GPU where there is one, and otherwise on the CPU.
 
 Every result is compared with the float64 reference before it is timed: a wrong operator ends the benchmark, a wrong
-peer is shown as wrong. All times are medians of one run, with a yardstick beside them: torch.sum over the same bytes,
-which reads them once with every thread. Prints tables and writes one JSON object a row to build/bench.jsonl.
+peer is shown as wrong, and one that fails with its error. (GRPO from rewards alone is shown for scale and compared with
+nothing.) Of every peer it says what was made beforehand and is not in its time; that may be anything that follows from
+the answers' lengths, which are known before the log-probabilities are, and zeros in the padding, which the model's
+forward pass may leave there.
 
-    make bench [ARGS="--repeats 50"]
+All times are medians of one run, with a yardstick beside them: torch.sum over the same bytes, which reads them once
+with every thread. On a GPU they are the device's own, from one event to the next, each call with a cold L2 cache. The
+operator's then end when the host has read its status. Prints tables and writes one JSON object a row to
+build/bench.jsonl.
+
+    make bench [ARGS="--repeats 50 --device cpu"]
 """
 
 from __future__ import annotations
@@ -13,15 +20,17 @@ import argparse
 import functools
 import importlib
 import json
+import math
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -42,8 +51,9 @@ OP_TOLERANCE = 1e-9
 # Of fp32 arithmetic over thousands of tokens; a method that is worse than this is shown as wrong, without a time.
 PEER_TOLERANCE = 2e-3
 YARDSTICK = "torch.sum of the same bytes"
-BUSY_CORES = 0.2  # of other processes, before the first call
+BUSY_CORES = 0.2  # of other processes
 MIN_SECONDS = 0.2  # short calls need many to tell them from noise
+MOST_SECONDS, FEWEST_CALLS = 10.0, 5  # of a row whose calls are long
 OUTPUT = Path(__file__).parents[1] / "build" / "bench.jsonl"
 # H100 SXM's memory bandwidth, for the prediction that a GPU's owner can check.
 H100_GB_PER_S = 3350
@@ -53,15 +63,54 @@ H100_GB_PER_S = 3350
 class Batch:
     logprobs: Tensor  # [T] packed
     cu_seqlens: Tensor  # [N+1]
-    row: Tensor | None  # [T] response of each token, which index_add and scatter need
     correctness: Tensor  # [N] float64
     cu_groups: Tensor  # [Q+1]
-    padded: Tensor | None  # [N, longest]
+    padded: Tensor | None  # [N, longest], 0 in the padding
     mask: Tensor | None  # [N, longest]
+
+    # What peers may have beforehand; made when it is first asked for, which is not in a time.
 
     @functools.cached_property
     def all_tokens(self) -> Tensor:
         return torch.ones(len(self.logprobs), dtype=torch.bool, device=self.logprobs.device)
+
+    @functools.cached_property
+    def lengths(self) -> Tensor:
+        return self.cu_seqlens.diff()
+
+    @functools.cached_property
+    def row(self) -> Tensor:
+        """[T] response of each token."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
+
+    @functools.cached_property
+    def positions(self) -> Tensor:
+        """[T] int64, 0 to T - 1."""
+        return torch.arange(len(self.logprobs), device=self.logprobs.device)
+
+    @functools.cached_property
+    def selection(self) -> Tensor:
+        """[N, T] float32 in CSR layout: 1 where the token is the response's."""
+        ones = torch.ones(len(self.logprobs), device=self.logprobs.device)
+        kind = torch.int32 if len(ones) < 2**31 else torch.int64
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a beta, and of checks that are left out
+            return torch.sparse_csr_tensor(self.cu_seqlens.to(kind), self.positions.to(kind), ones)
+
+    @functools.cached_property
+    def weights(self) -> Tensor:
+        """[N, longest] of the log-probabilities' dtype: the mask as numbers."""
+        return self.mask.to(self.padded.dtype)
+
+    @functools.cached_property
+    def padding(self) -> Tensor:
+        """[N, longest] true where nothing is."""
+        return ~self.mask
+
+    @functools.cached_property
+    def column(self) -> Tensor:
+        """[longest] ones of the log-probabilities' dtype."""
+        return self.padded.new_ones(self.padded.shape[1])
 
     @property
     def bytes(self) -> int:
@@ -74,9 +123,8 @@ def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str
     lengths = torch.randint(mean_tokens // 2, mean_tokens * 3 // 2 + 1, (responses,), generator=generator)
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     logprobs = -2 * torch.rand(int(cu_seqlens[-1]), generator=generator)
-    row = mask = filled = None
+    mask = filled = None
     if padded:
-        row = torch.repeat_interleave(torch.arange(responses), lengths).to(device)
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         filled = torch.zeros(mask.shape)
         filled[mask] = logprobs
@@ -91,35 +139,95 @@ def make_batch(responses: int, mean_tokens: int, dtype: torch.dtype, device: str
     packed, offsets, outcome, groups = (
         tensor.to(device) for tensor in (logprobs.to(dtype), cu_seqlens, correctness, cu_groups)
     )
-    return Batch(packed, offsets, row, outcome, groups, filled, mask)
+    return Batch(packed, offsets, outcome, groups, filled, mask)
 
 
 # ---- the segmented mean: [T] to [N]
 
 
+def zeros(batch: Batch) -> Tensor:
+    return torch.zeros(len(batch.lengths), device=batch.logprobs.device)
+
+
 def by_index_add(batch: Batch) -> Tensor:
-    n = len(batch.cu_seqlens) - 1
-    sums = torch.zeros(n, dtype=torch.float32, device=batch.row.device)
-    return sums.index_add_(0, batch.row, batch.logprobs.float()) / batch.cu_seqlens.diff()
+    return zeros(batch).index_add_(0, batch.row, batch.logprobs.float()) / batch.lengths
 
 
 def by_scatter_reduce(batch: Batch) -> Tensor:
-    n = len(batch.cu_seqlens) - 1
-    means = torch.zeros(n, dtype=torch.float32, device=batch.row.device)
-    return means.scatter_reduce_(0, batch.row, batch.logprobs.float(), "mean", include_self=False)
+    return zeros(batch).scatter_reduce_(0, batch.row, batch.logprobs.float(), "mean", include_self=False)
 
 
 def by_segment_reduce(batch: Batch) -> Tensor:
     return torch.segment_reduce(batch.logprobs, "mean", offsets=batch.cu_seqlens, unsafe=True)
 
 
+def by_segment_reduce_float(batch: Batch) -> Tensor:
+    return torch.segment_reduce(batch.logprobs.float(), "mean", offsets=batch.cu_seqlens, unsafe=True)
+
+
+def by_cumsum(batch: Batch) -> Tensor:
+    """Differences of prefix sums; wrong in anything less than float64."""
+    sums = torch.nn.functional.pad(batch.logprobs.cumsum(0, dtype=torch.float64), (1, 0))[batch.cu_seqlens]
+    return sums.diff() / batch.lengths
+
+
+def by_csr(batch: Batch) -> Tensor:
+    return torch.mv(batch.selection, batch.logprobs.float()) / batch.lengths
+
+
+def by_embedding_bag(batch: Batch) -> Tensor:
+    table = batch.logprobs.float()[:, None]
+    return torch.nn.functional.embedding_bag(batch.positions, table, batch.cu_seqlens[:-1], mode="mean")[:, 0]
+
+
 def by_padding(batch: Batch) -> Tensor:
     return (batch.padded.float() * batch.mask).sum(1) / batch.mask.sum(1)
 
 
+def by_product(batch: Batch) -> Tensor:
+    return (batch.padded * batch.weights).sum(1, dtype=torch.float32) / batch.lengths
+
+
+def by_vecdot(batch: Batch) -> Tensor:
+    return torch.linalg.vecdot(batch.padded, batch.weights).float() / batch.lengths
+
+
+def by_einsum(batch: Batch) -> Tensor:
+    return torch.einsum("na,na->n", batch.padded, batch.weights).float() / batch.lengths
+
+
+def by_masked_fill(batch: Batch) -> Tensor:
+    return batch.padded.masked_fill(batch.padding, 0).sum(1, dtype=torch.float32) / batch.lengths
+
+
+def by_rows(batch: Batch) -> Tensor:
+    return batch.padded.sum(1, dtype=torch.float32) / batch.lengths
+
+
+def by_matvec(batch: Batch) -> Tensor:
+    return torch.mv(batch.padded, batch.column).float() / batch.lengths
+
+
+@functools.cache
+def compiled(function: Callable) -> Callable:
+    """A full graph of its own for every shape, so that nothing runs uncompiled in secret."""
+    import torch._inductor.config
+
+    torch._inductor.config.compile_threads = 1  # no workers beside the timed calls
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def masked_mean(padded: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, padded.float(), 0.0).sum(1) / mask.sum(1)
+
+
+def by_compiled(batch: Batch) -> Tensor:
+    return compiled(masked_mean)(batch.padded, batch.mask)
+
+
 def by_numpy(batch: Batch) -> Tensor:
     sums = np.add.reduceat(batch.logprobs.numpy(), batch.cu_seqlens[:-1].numpy())
-    return torch.from_numpy(sums) / batch.cu_seqlens.diff()
+    return torch.from_numpy(sums) / batch.lengths
 
 
 def by_torch_scatter(batch: Batch) -> Tensor:
@@ -163,6 +271,10 @@ def by_operator(batch: Batch) -> Tensor:
     return segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob
 
 
+def by_raw_operator(batch: Batch) -> Tensor:
+    return torch.ops.lens_openrlhf.segment_mean(batch.logprobs, batch.cu_seqlens, None)[0]
+
+
 def by_operator_masked(batch: Batch) -> Tensor:
     """With a mask that selects everything, as training passes one."""
     return segment_mean(batch.logprobs, batch.cu_seqlens, batch.all_tokens).mean_logprob
@@ -172,19 +284,44 @@ def by_operator_padded(batch: Batch) -> Tensor:
     return segment_mean(batch.padded, None, batch.mask).mean_logprob
 
 
-# name: (function, package it needs, layout)
+@dataclass(frozen=True)
+class Method:
+    function: Callable[[Batch], Tensor]
+    layout: str  # "packed" or "padded"
+    beforehand: str = ""  # what is made from the lengths alone, or, of zeros, by the model's forward pass; not timed
+    note: str = ""
+    package: str = ""  # that it needs
+
+    def __str__(self) -> str:
+        made = f"beforehand: {self.beforehand}" if self.beforehand else ""
+        return "; ".join(part for part in (self.layout, self.note, made) if part)
+
+
+OURS, COMPILED = "lens_openrlhf", "torch.compile of a masked mean"
 SEGMENT_METHODS = {
-    "lens_openrlhf": (by_operator, None, "packed"),
-    "lens_openrlhf, with a mask": (by_operator_masked, None, "packed; one more byte a token"),
-    "lens_openrlhf, padded": (by_operator_padded, None, "padded, half as much again and a mask to read"),
-    "torch index_add": (by_index_add, None, "packed"),
-    "torch scatter_reduce": (by_scatter_reduce, None, "packed"),
-    "torch segment_reduce": (by_segment_reduce, None, "packed"),
-    "torch masked mean": (by_padding, None, "padded"),
-    "numpy add.reduceat": (by_numpy, "numpy", "packed"),
-    "torch_scatter segment_csr": (by_torch_scatter, "torch_scatter", "packed"),
-    "pyg-lib segment_mean_csr": (by_pyg_lib, "pyg_lib", "packed"),
-    "numba": (by_numba, "numba", "packed"),
+    OURS: Method(by_operator, "packed"),
+    f"{OURS}, with a mask": Method(by_operator_masked, "packed", note="one more byte a token"),
+    f"{OURS}, padded": Method(by_operator_padded, "padded", note="half as much again and a mask to read"),
+    f"{OURS}, raw operator": Method(by_raw_operator, "packed", note="its status is not read"),
+    "torch index_add": Method(by_index_add, "packed", "each token's row, lengths"),
+    "torch scatter_reduce": Method(by_scatter_reduce, "packed", "each token's row"),
+    "torch segment_reduce": Method(by_segment_reduce, "packed"),
+    "torch segment_reduce in float32": Method(by_segment_reduce_float, "packed"),
+    "torch cumsum in float64": Method(by_cumsum, "packed", "lengths"),
+    "torch sparse CSR matrix x values": Method(by_csr, "packed", "the matrix, lengths"),
+    "torch embedding_bag": Method(by_embedding_bag, "packed", "positions 0 to T - 1"),
+    "torch float() * bool mask": Method(by_padding, "padded"),
+    "torch product and sum": Method(by_product, "padded", "the mask as numbers, lengths"),
+    "torch vecdot": Method(by_vecdot, "padded", "the mask as numbers, lengths"),
+    "torch einsum": Method(by_einsum, "padded", "the mask as numbers, lengths"),
+    "torch masked_fill and sum": Method(by_masked_fill, "padded", "the inverted mask, lengths"),
+    "torch sum of rows": Method(by_rows, "padded", "zeros in the padding, lengths"),
+    "torch mv with ones": Method(by_matvec, "padded", "zeros in the padding, ones, lengths"),
+    COMPILED: Method(by_compiled, "padded", "the compiled code, for this shape"),
+    "numpy add.reduceat": Method(by_numpy, "packed", "lengths", package="numpy"),
+    "torch_scatter segment_csr": Method(by_torch_scatter, "packed", package="torch_scatter"),
+    "pyg-lib segment_mean_csr": Method(by_pyg_lib, "packed", package="pyg_lib"),
+    "numba": Method(by_numba, "packed", "the compiled code", package="numba"),
 }
 
 
@@ -207,12 +344,17 @@ def whole_operator(batch: Batch) -> Tensor:
     return lens_advantages(batch.logprobs, batch.cu_seqlens, batch.correctness, batch.cu_groups, LensConfig()).advantage
 
 
-def whole_packed(batch: Batch) -> Tensor:
-    return torch_group_stage(by_index_add(batch), batch.correctness)
+def whole_by(means: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+    """Torch's group stage after one of the methods above."""
+    return lambda batch: torch_group_stage(means(batch), batch.correctness)
 
 
-def whole_padded(batch: Batch) -> Tensor:
-    return torch_group_stage(by_padding(batch), batch.correctness)
+def masked_whole(padded: Tensor, mask: Tensor, correctness: Tensor) -> Tensor:
+    return torch_group_stage(masked_mean(padded, mask), correctness)
+
+
+def whole_compiled(batch: Batch) -> Tensor:
+    return compiled(masked_whole)(batch.padded, batch.mask, batch.correctness)
 
 
 # GRPO as other packages compute it: from rewards alone, without log-probabilities. Shown for scale. OpenRLHF's also
@@ -281,19 +423,38 @@ GRPO_PEERS = {
 
 
 def median_seconds(function: Callable[[], object], repeats: int, device: str) -> float:
-    """Median of at least `repeats` calls, and of as many as fit MIN_SECONDS, after three that are not counted."""
-
-    def once() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
+    """Median of `repeats` calls after three that are not counted: more where they are short, fewer where long."""
+    once = functools.partial(gpu_seconds if device == "cuda" else host_seconds, function)
     warm = min(once() for _ in range(3))
-    return statistics.median(once() for _ in range(max(repeats, round(MIN_SECONDS / warm))))
+    calls = min(max(repeats, round(MIN_SECONDS / warm)), max(FEWEST_CALLS, round(MOST_SECONDS / warm)))
+    return statistics.median(once() for _ in range(calls))
+
+
+def host_seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def gpu_seconds(function: Callable[[], object]) -> float:
+    """From one event to the next, with nothing of the function's data in the L2 cache.
+
+    The host enqueues while the device still writes over the cache, so that what it needs for that is not in the time
+    unless it is longer, or the function waits for the device.
+    """
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    _more_than_the_cache().zero_()
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+@functools.cache
+def _more_than_the_cache() -> Tensor:
+    size = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    return torch.empty(max(4 * size, 2**28), dtype=torch.uint8, device="cuda")
 
 
 def worst_error(found: Tensor, truth: Tensor) -> float:
@@ -307,7 +468,9 @@ def read_seconds(batch: Batch, repeats: int, device: str) -> float:
     return median_seconds(words.sum, repeats, device)
 
 
-def machine() -> str:
+def machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as cpuinfo:
@@ -317,115 +480,232 @@ def machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+class Others:
+    """What other processes do to the times: the cores that they have used since this was made."""
+
+    def __init__(self) -> None:
+        self.start, self.before = time.perf_counter(), self._seconds()
+
+    @staticmethod
+    def _seconds() -> float:
+        """CPU seconds of all processes but this one and those that it started and that have ended."""
+        try:
+            import psutil
+        except ImportError:
+            return math.nan
+        everything = psutil.cpu_times()
+        idle = everything.idle + getattr(everything, "iowait", 0.0)
+        guests = getattr(everything, "guest", 0.0) + getattr(everything, "guest_nice", 0.0)  # counted as user, too
+        return sum(everything) - idle - guests - sum(os.times()[:4])
+
+    def warning(self) -> str:
+        """Empty where they left the cores alone."""
+        cores = (self._seconds() - self.before) / (time.perf_counter() - self.start)
+        if math.isnan(cores):
+            return "psutil is not installed: whether other processes use the cores is not known"
+        if cores > BUSY_CORES:
+            return f"warning: other processes use {cores:.1f} cores; the times are not to be trusted"
+        return ""
+
+
 class Bench:
-    def __init__(self, repeats: int):
+    def __init__(self, repeats: int, device: str):
         self.repeats = repeats
+        self.device = device
         self.rows: list[dict] = []
 
     def row(self, table: str, method: str, seconds: float | None, note: str = "", **facts) -> None:
+        facts["device"] = self.device
         self.rows.append({"table": table, "method": method, "seconds": seconds, "note": note, **facts})
         speed = f"{facts['bytes'] / seconds / 1e9:8.1f} GB/s" if seconds and "bytes" in facts else " " * 13
-        shown = f"{seconds * 1e6:12.0f} µs" if seconds else " " * 15
+        shown = f"{seconds * 1e6:12.1f} µs" if seconds else " " * 15
         print(f"  {method:<42}{shown}{speed}  {note}", flush=True)
 
-    def segment_means(self, device: str) -> None:
+    def seconds(self, function: Callable[[], object]) -> float:
+        return median_seconds(function, self.repeats, self.device)
+
+    def peer(
+        self, table: str, name: str, method: Callable[[Batch], Tensor], batch: Batch, truth: Tensor, note: str, **facts
+    ) -> None:
+        """A row of what another one computes; it may be wrong, or fail in whatever way."""
+        try:
+            error = worst_error(method(batch), truth)
+            seconds = self.seconds(lambda: method(batch)) if error <= PEER_TOLERANCE else None
+        except Exception as failure:
+            self.row(table, name, None, _failed(failure), failed=True, **facts)
+            return
+        note = note if seconds is not None else f"wrong: relative error {error:.1e}"
+        self.row(table, name, seconds, note, **facts)
+
+    def ours(self, name: str, method: Callable[[Batch], Tensor], batch: Batch, truth: Tensor, facts: dict) -> float:
+        """Seconds of the operator, which must be right.
+
+        Raises:
+            SystemExit: it is not.
+        """
+        error = worst_error(method(batch), truth)
+        if not error <= OP_TOLERANCE:
+            raise SystemExit(f"{name} is wrong at {facts}: relative error {error:.2e}")
+        return self.seconds(lambda: method(batch))
+
+    def segment_means(self) -> None:
         """Packed or padded log-probabilities to one mean a response, by every method that is installed."""
-        for responses, mean_tokens, purpose in SIZES:
+        for batch, facts, truth, title in self.batches("segment_mean", SIZES):
+            print(f"\nmean of each response: {title}")
+            limit = read_seconds(batch, self.repeats, self.device)
+            self.row("segment_mean", YARDSTICK, limit, **facts)
+            for name, method in SEGMENT_METHODS.items():
+                more = {"layout": method.layout, "beforehand": method.beforehand}
+                if name.startswith(OURS):
+                    seconds = self.ours(name, method.function, batch, truth, facts)
+                    note = f"{method}; {limit / seconds:.2f} of torch.sum's speed"
+                    self.row("segment_mean", name, seconds, note, **more, **facts)
+                elif method.package in ("numpy", "numba") and self.device == "cuda":
+                    continue  # they have no GPU
+                elif method.package in ("numpy", "numba") and batch.logprobs.dtype == torch.bfloat16:
+                    self.row("segment_mean", name, None, "NumPy has no bfloat16", **more, **facts)
+                elif method.package and not _importable(method.package):
+                    self.row("segment_mean", name, None, f"{method.package} is not installed", **more, **facts)
+                else:
+                    self.peer("segment_mean", name, method.function, batch, truth, str(method), **more, **facts)
+
+    def batches(self, table: str, sizes: Iterable[tuple[int, int, str]]):
+        """(batch, facts of its rows, truth, title) for every size and dtype."""
+        for responses, mean_tokens, purpose in sizes:
             for dtype in (torch.float32, torch.bfloat16):
-                batch = make_batch(responses, mean_tokens, dtype, device)
+                batch = make_batch(responses, mean_tokens, dtype, self.device)
                 facts = {
-                    "device": device,
                     "responses": responses,
+                    "mean_tokens": mean_tokens,
                     "tokens": batch.logprobs.numel(),
                     "dtype": str(dtype)[6:],
                     "bytes": batch.bytes,
                 }
-                print(f"\nmean of each response: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
-                truth = reference.segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob.to(device)
-                limit = read_seconds(batch, self.repeats, device)
-                self.row("segment_mean", YARDSTICK, limit, **facts)
-                for name, (method, package, layout) in SEGMENT_METHODS.items():
-                    if package and not _importable(package):
-                        self.row("segment_mean", name, None, f"{package} is not installed", **facts)
-                        continue
-                    if name.startswith(("numpy", "numba")) and (device == "cuda" or dtype == torch.bfloat16):
-                        self.row("segment_mean", name, None, "NumPy has no bfloat16 and no GPU", **facts)
-                        continue
-                    error = worst_error(method(batch), truth)
-                    ours = name.startswith("lens_openrlhf")
-                    if ours and not error <= OP_TOLERANCE:
-                        raise SystemExit(f"the operator is wrong at {facts}: relative error {error:.2e}")
-                    if not error <= PEER_TOLERANCE:
-                        self.row("segment_mean", name, None, f"wrong: relative error {error:.1e}", **facts)
-                        continue
-                    seconds = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
-                    share = f"{layout}; {limit / seconds:.2f} of torch.sum's speed" if ours else layout
-                    self.row("segment_mean", name, seconds, share, **facts)
+                if table == "whole":
+                    tensors = (batch.logprobs, batch.cu_seqlens, batch.correctness, batch.cu_groups)
+                    truth = reference.lens_advantages(*(tensor.cpu() for tensor in tensors)).advantage
+                else:
+                    truth = reference.segment_mean(batch.logprobs.cpu(), batch.cu_seqlens.cpu()).mean_logprob
+                title = f"{responses} x {mean_tokens} {facts['dtype']} ({purpose}), {self.device}"
+                yield batch, facts, truth.to(self.device), title
 
-    def whole(self, device: str) -> None:
-        """Log-probabilities to advantages: both stages, the checks and Python."""
-        for responses, mean_tokens, purpose in SIZES[:2]:
-            for dtype in (torch.float32, torch.bfloat16):
-                batch = make_batch(responses, mean_tokens, dtype, device)
-                facts = {"device": device, "responses": responses, "dtype": str(dtype)[6:], "bytes": batch.bytes}
-                print(f"\nlog-probs to advantages: {responses} x {mean_tokens} {facts['dtype']} ({purpose}), {device}")
-                tensors = (batch.logprobs, batch.cu_seqlens, batch.correctness, batch.cu_groups)
-                truth = reference.lens_advantages(*(tensor.cpu() for tensor in tensors)).advantage.to(device)
-                methods = {"lens_openrlhf": whole_operator, "torch packed": whole_packed, "torch padded": whole_padded}
-                seconds = {}
-                for name, method in methods.items():
-                    error = worst_error(method(batch), truth)
-                    if not error <= (OP_TOLERANCE if name == "lens_openrlhf" else PEER_TOLERANCE):
-                        raise SystemExit(f"{name} is wrong at {facts}: relative error {error:.2e}")
-                    seconds[name] = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
-                best = min(seconds["torch packed"], seconds["torch padded"])
-                for name, value in seconds.items():
-                    self.row("whole", name, value, f"{best / value:.1f}x the better torch", **facts)
+    def fastest(self, layout: str, facts: dict) -> str | None:
+        """The fastest of torch's methods for this layout and batch, as measured by `segment_means`; if any ran."""
+        same = ("responses", "mean_tokens", "dtype")
+        rows = [
+            row
+            for row in self.rows
+            if row["table"] == "segment_mean"
+            and _is_torch(row["method"])
+            and row.get("layout") == layout
+            and row["seconds"]
+            and all(row[name] == facts[name] for name in same)
+        ]
+        return min(rows, key=lambda row: row["seconds"], default={"method": None})["method"]
+
+    def whole(self) -> None:
+        """Log-probabilities to advantages: both stages, the checks and Python. Torch with its best means."""
+        for batch, facts, truth, title in self.batches("whole", SIZES[:2]):
+            print(f"\nlog-probs to advantages: {title}")
+            self.row("whole", OURS, self.ours(OURS, whole_operator, batch, truth, facts), **facts)
+            for layout in ("packed", "padded"):
+                name = self.fastest(layout, facts)
+                if name is None:
+                    self.row("whole", f"torch, {layout}", None, "none of its means could be computed", **facts)
+                    continue
+                method = SEGMENT_METHODS[name]
+                more = {"layout": layout, "beforehand": method.beforehand, **facts}
+                self.peer("whole", name, whole_by(method.function), batch, truth, str(method), **more)
+            method = SEGMENT_METHODS[COMPILED]
+            more = {"layout": method.layout, "beforehand": method.beforehand, **facts}
+            self.peer("whole", "torch.compile of it all", whole_compiled, batch, truth, str(method), **more)
+            if self.device == "cpu":
                 for name, make in GRPO_PEERS.items():
-                    if device == "cuda":
-                        continue
-                    try:
-                        method = make()
-                        value = median_seconds(lambda m=method, b=batch: m(b), self.repeats, device)
-                    except ImportError as missing:
-                        self.row("whole", name, None, f"GRPO from rewards; not importable ({missing.name})", **facts)
-                        continue
-                    self.row("whole", name, value, "GRPO from rewards alone, for scale", **facts)
+                    self.grpo_peer(name, make, batch, facts)
 
-    def groups(self, device: str) -> None:
+    def grpo_peer(self, name: str, make: Callable[[], Callable], batch: Batch, facts: dict) -> None:
+        note = "GRPO from rewards alone, for scale"
+        try:
+            method = make()
+            seconds = self.seconds(lambda: method(batch))
+        except ImportError as missing:
+            self.row("whole", name, None, f"{note}; not importable ({missing.name})", **facts)
+        except Exception as failure:
+            self.row("whole", name, None, _failed(failure), failed=True, **facts)
+        else:
+            self.row("whole", name, seconds, note, **facts)
+
+    def groups(self) -> None:
         """The group stage alone."""
-        n = GROUPS_ALONE * GROUP
+        n, device = GROUPS_ALONE * GROUP, self.device
         mean = -2 * torch.rand(n, dtype=torch.float64, device=device)
         lengths = torch.full((n,), 100, device=device)
         correctness = (torch.rand(n, device=device) < 0.2).double()
         cu_groups = torch.arange(0, n + 1, GROUP, device=device)
         print(f"\ngroup stage alone: {GROUPS_ALONE:,} groups of {GROUP}, {device}")
         # Read: mean, length, correctness. Written: advantage, calibrated reward, confidence.
-        facts = {"device": device, "groups": GROUPS_ALONE, "bytes": n * 8 * 6}
+        facts = {"groups": GROUPS_ALONE, "bytes": n * 8 * 6}
         repeats = max(3, self.repeats // 4)
         outputs = lambda: [torch.empty_like(mean).fill_(0.0) for _ in range(3)]  # noqa: E731
         limit = median_seconds(lambda: (outputs(), mean.sum(), correctness.sum(), lengths.sum()), repeats, device)
         self.row("groups", "torch: reading and writing as much once", limit, **facts)
         call = lambda: group_advantages(mean, lengths, correctness, cu_groups, LensConfig())  # noqa: E731
         seconds = median_seconds(call, repeats, device)
-        self.row("groups", "lens_openrlhf", seconds, f"{limit / seconds:.2f} of that speed", **facts)
-        seconds = median_seconds(lambda: torch_group_stage(mean, correctness), repeats, device)
-        self.row("groups", "torch, groups of one size", seconds, **facts)
+        self.row("groups", OURS, seconds, f"{limit / seconds:.2f} of that speed", **facts)
+        truth = call().advantage
+        for name, stage in {
+            "torch, groups of one size": torch_group_stage,
+            "torch.compile of that": compiled(torch_group_stage),
+        }.items():
+            # What it gives is compared with the operator's, whose own truth stands in the tables above.
+            self.peer("groups", name, lambda _, f=stage: f(mean, correctness), None, truth, "", **facts)
 
-    def flatness(self, device: str) -> None:
+    def flatness(self) -> None:
         """Cost per token from small to large."""
-        print(f"\ncost per token, float32, responses of 1,000 tokens, {device}")
+        print(f"\ncost per token, float32, responses of 1,000 tokens, {self.device}")
         for tokens in FLAT_TOKENS:
-            batch = make_batch(tokens // 1000, 1000, torch.float32, device, padded=False)
+            batch = make_batch(max(1, tokens // 1000), 1000, torch.float32, self.device, padded=False)
             repeats = self.repeats if tokens < 10**8 else max(3, self.repeats // 4)
-            seconds = median_seconds(lambda b=batch: by_operator(b), repeats, device)
-            limit = read_seconds(batch, repeats, device)
+            seconds = median_seconds(lambda b=batch: by_operator(b), repeats, self.device)
+            limit = read_seconds(batch, repeats, self.device)
             count = batch.logprobs.numel()
             note = f"{seconds / count * 1e9:.3f} ns a token; {limit / seconds:.2f} of torch.sum's speed"
-            facts = {"device": device, "tokens": count, "bytes": batch.bytes, "read_seconds": limit}
+            facts = {"tokens": count, "bytes": batch.bytes, "read_seconds": limit}
             self.row("flatness", f"{count:,} tokens", seconds, note, **facts)
-            if device == "cuda":
+            if self.device == "cuda":
                 print(f"      an H100 cannot take less than {batch.bytes / H100_GB_PER_S / 1e3:.0f} µs")
+
+    def in_short(self) -> None:
+        """The segmented mean's table with the best of each kind, as README has it."""
+        columns = {
+            "compiled op": lambda row: row["method"] == OURS,
+            "best torch, packed": lambda row: _is_torch(row["method"]) and row["layout"] == "packed",
+            "best torch, padded": lambda row: _is_torch(row["method"]) and row["layout"] == "padded",
+            "NumPy reduceat": lambda row: row["method"].startswith("numpy"),
+            YARDSTICK: lambda row: row["method"] == YARDSTICK,
+        }
+        print("\n| log-probabilities to one mean a response | " + " | ".join(columns) + " |")
+        print("|---" * (len(columns) + 1) + "|")
+        table = [row for row in self.rows if row["table"] == "segment_mean" and row["seconds"]]
+        for size in dict.fromkeys((row["responses"], row["mean_tokens"], row["dtype"]) for row in table):
+            rows = [row for row in table if (row["responses"], row["mean_tokens"], row["dtype"]) == size]
+            cells = []
+            for belongs in columns.values():
+                best = min(filter(belongs, rows), key=lambda row: row["seconds"], default=None)
+                cells.append("" if best is None else f"{_short(best['seconds'])} ({best['method']})")
+            print(f"| {size[0]} x {size[1]}, {size[2]} | " + " | ".join(cells) + " |")
+
+
+def _failed(failure: Exception) -> str:
+    return f"failed: {type(failure).__name__}: {(str(failure).strip() or 'no message').splitlines()[0][:160]}"
+
+
+def _is_torch(method: str) -> bool:
+    return method.split()[0] in ("torch", "torch.compile")
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-4 else f"{seconds * 1e3:.2g} ms"
 
 
 def _importable(package: str) -> bool:
@@ -436,29 +716,49 @@ def _importable(package: str) -> bool:
     return True
 
 
-def main() -> None:
+def chosen_device(wanted: str | None) -> str:
+    """The GPU where there is one and nothing else is wanted.
+
+    Raises:
+        SystemExit: a GPU is wanted and torch has none.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise SystemExit(
+            f"--device cuda: torch {torch.__version__} sees no GPU here; leave it out for the CPU's tables"
+        )
+    return wanted or ("cuda" if there else "cpu")
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--repeats", type=int, default=20, help="timed calls a row at least; the median is shown (default: 20)"
+        "--repeats",
+        type=int,
+        default=20,
+        help="timed calls a row, of which the median is shown; more of short ones, fewer of long ones (default: 20)",
     )
-    bench = Bench(parser.parse_args().repeats)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    names = {"cpu": machine(), "cuda": torch.cuda.get_device_name() if len(devices) > 1 else ""}
-    print(
-        f"torch {torch.__version__}; " + "; ".join(names[d] for d in devices) + f"; median of at least {bench.repeats}"
-    )
-    busy = psutil.cpu_percent(interval=1.0) / 100 * psutil.cpu_count()
-    if busy > BUSY_CORES:
-        print(f"warning: other processes use {busy:.1f} cores; the times below are not to be trusted")
-    for device in devices:
-        bench.segment_means(device)
-        bench.whole(device)
-        bench.groups(device)
-        bench.flatness(device)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+    settings = parser.parse_args(words)
+    bench = Bench(settings.repeats, chosen_device(settings.device))
+    name = machine(bench.device)
+    print(f"torch {torch.__version__}; {name}; medians")
+    others = Others()
+    time.sleep(1)
+    if warning := others.warning():
+        print(warning)
+    others = Others()
+    bench.segment_means()
+    bench.whole()
+    bench.groups()
+    bench.flatness()
+    bench.in_short()
+    if warning := others.warning():
+        print(f"\nover the whole run: {warning}")
     OUTPUT.parent.mkdir(exist_ok=True)
     with open(OUTPUT, "w") as file:
         for row in bench.rows:
-            file.write(json.dumps(row | {"machine": names[row["device"]], "torch": torch.__version__}) + "\n")
+            file.write(json.dumps(row | {"machine": name, "torch": torch.__version__}) + "\n")
     print(f"\nevery row as JSON: {OUTPUT}")
 
 

@@ -149,8 +149,9 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
     """Microseconds a sample of a rank's own: its row, and setting its advantages."""
     from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 
-    from lens_openrlhf.training.actor import needs_of, pack, set_advantages
     from lens_openrlhf.training.experience import LensExperienceMaker
+    from lens_openrlhf.training.gather import needs_of, pack
+    from lens_openrlhf.training.hook import set_advantages
 
     buffer = NaiveReplayBuffer(sample_batch_size=4)
     for experience in maker_of(args, LensExperienceMaker).make_experience_batch(rollouts(count, tokens)):
@@ -169,7 +170,7 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
 
 def gathered_rows(count: int, rank: int):
     """What a rank holds after the gather of `count` samples."""
-    from lens_openrlhf.training.actor import Gathered
+    from lens_openrlhf.training.gather import Gathered
 
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(count, generator=generator).double()
@@ -182,7 +183,8 @@ def gathered_rows(count: int, rank: int):
 
 def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
     """Seconds for all samples, by their number: on every rank, and what rank 0 has to do besides for samples/."""
-    from lens_openrlhf.training.actor import compute, needs_of
+    from lens_openrlhf.training.gather import needs_of
+    from lens_openrlhf.training.hook import compute
 
     estimator, found = options.make_estimator(args), {}
     for count in SAMPLES:
@@ -195,7 +197,7 @@ def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
 
 
 def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found) -> None:
-    from lens_openrlhf.training.actor import gather
+    from lens_openrlhf.training.gather import gather
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -218,7 +220,7 @@ def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found)
 
 def measure_gather(ranks: Iterable[int], counts: list[int]) -> list[tuple[int, int, float]]:
     """(ranks, rows of a rank, seconds of the slowest rank) with as many processes on this machine."""
-    import lens_openrlhf.training.actor  # noqa: F401  # once, before the ranks are forked
+    import lens_openrlhf.training.gather  # noqa: F401  # once, before the ranks are forked
 
     results = []
     context = mp.get_context("fork")

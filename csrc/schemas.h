@@ -1,6 +1,7 @@
 // The operators' signatures and the checks that the CPU and the CUDA registration share.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -122,8 +123,19 @@ inline int64_t check_groups(const Tensor& like, int64_t n, const Tensor& correct
   return groups;
 }
 
-inline Tensor new_doubles(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Double);
+// A tensor beside `like`. By torch's C function: the stable new_empty looks its operator up by name at every call.
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type = ScalarType::Double) {
+  constexpr size_t kMost = 2;
+  int64_t strides[kMost] = {1, 1};
+  STD_TORCH_CHECK(shape.size() <= kMost, "too many dimensions");
+  if (shape.size() == kMost) strides[0] = shape.begin()[1];
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
+                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+                                                  device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 struct GroupTensors {
@@ -143,10 +155,10 @@ inline GroupTensors prepare_group_advantages(const Tensor& mean_logprob, const T
   in.mean_logprob = mean_logprob.const_data_ptr<double>();
   in.lengths = lengths.const_data_ptr<int64_t>();
   const int64_t groups = check_groups(mean_logprob, n, correctness, rewards, cu_groups, rho, in, offsets);
-  const auto response = [&] { return new_doubles(mean_logprob, {n}); };
-  const auto group = [&] { return new_doubles(mean_logprob, {groups}); };
+  const auto response = [&] { return allocate(mean_logprob, {n}); };
+  const auto group = [&] { return allocate(mean_logprob, {groups}); };
   GroupTensors result{response(), response(), response(), group(), group(),
-                      torch::stable::new_empty(mean_logprob, {groups}, ScalarType::Char)};
+                      allocate(mean_logprob, {groups}, ScalarType::Char)};
   out = {result.advantage.mutable_data_ptr<double>(), result.calibrated_reward.mutable_data_ptr<double>(),
          result.confidence.mutable_data_ptr<double>(), result.importance_difficulty.mutable_data_ptr<double>(),
          result.difficulty.mutable_data_ptr<double>(), result.group_kind.mutable_data_ptr<int8_t>()};
@@ -166,8 +178,8 @@ inline LensTensors prepare_lens_advantages(const Tensor& values, const Layout& l
                                            Offsets& offsets) {
   const int64_t n = layout.responses;
   const int64_t groups = check_groups(values, n, correctness, rewards, cu_groups, rho, in, offsets);
-  LensTensors result{new_doubles(values, {4, n}), torch::stable::new_empty(values, {n}, ScalarType::Long),
-                     new_doubles(values, {2, groups}), torch::stable::new_empty(values, {groups}, ScalarType::Char)};
+  LensTensors result{allocate(values, {4, n}), allocate(values, {n}, ScalarType::Long),
+                     allocate(values, {2, groups}), allocate(values, {groups}, ScalarType::Char)};
   auto* const first = result.responses.mutable_data_ptr<double>();
   auto* const difficulties = result.groups.mutable_data_ptr<double>();
   out = {first, first + n, first + 2 * n, difficulties, difficulties + groups,

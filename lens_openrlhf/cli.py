@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", PYNVML_WARNING, FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", f"ignore:{PYNVML_WARNING}:FutureWarning")
+    # bitsandbytes, which OpenRLHF brings along on CUDA machines, misses kernels for 4-bit weights on CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(
         prog="lens-openrlhf",
         description="LENS: GRPO that learns from groups in which every answer is wrong, inside OpenRLHF.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,32 +71,84 @@ def _torch() -> list[Finding]:
     return findings
 
 
-def _extension() -> list[Finding]:
+def _torch_builds() -> list[Finding]:
+    """Nothing, or what shows that parts of two builds of torch came together: either may be the one that is loaded."""
+    import torch
+
+    folder = Path(torch.__file__).resolve().parent
+    installed = {
+        (dist.version, str(Path(str(dist.locate_file(""))).resolve()))
+        for dist in metadata.distributions()
+        if (dist.metadata["Name"] or "").lower() == "torch"
+    }
+    remedy = f"`pip uninstall torch` until none is left, then install one; torch comes from {folder}"
     findings = []
+    if len(installed) > 1:
+        builds = ", ".join(f"{version} in {place}" for version, place in sorted(installed))
+        findings.append(Finding("torch builds", f"{len(installed)} in one environment: {builds}", remedy))
+    if torch.version.cuda is None and (folder / "lib" / "libtorch_cuda.so").exists():
+        findings.append(Finding("torch builds", f"a CPU build over a CUDA build's files in {folder / 'lib'}", remedy))
+    for library in _loaded_from_elsewhere(folder):
+        way = "take its folder out of LD_LIBRARY_PATH and LD_PRELOAD"
+        findings.append(Finding("torch builds", f"{library} is loaded, which is not of the torch in {folder}", way))
+    return findings
+
+
+def _loaded_from_elsewhere(folder: Path) -> list[str]:
+    """Libraries with torch's names that this process has loaded from outside torch's folder."""
+    maps = Path("/proc/self/maps")  # Linux has it
+    paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    return sorted(
+        p for p in paths if re.search(r"/lib(torch|c10)(_\w+)?\.so$", p) and not Path(p).is_relative_to(folder)
+    )
+
+
+def _extension() -> list[Finding]:
     try:
-        from .advantages import extension
+        from .advantages import cuda_library, extension
     except ImportError as error:
         return [Finding("extension _C", f"not usable: {error}", "run `pip install -e .` in the project's folder")]
     import torch
 
-    findings.append(Finding("extension _C", str(extension.find("_C"))))
-    cuda_library = extension.find("_C_cuda")
-    if cuda_library:
-        use = "in use" if torch.version.cuda else "built; not loaded, as this torch has no CUDA"
-        findings.append(Finding("extension _C_cuda", f"{cuda_library} ({use})"))
+    findings = [Finding("extension _C", str(extension.find("_C")))]
+    library, problem = extension.find("_C_cuda"), extension.cuda_problem
+    if problem is None:
+        findings.append(Finding("extension _C_cuda", f"{library} (in use)"))
+    elif torch.version.cuda is None:
+        state = f"{library} (built; not loaded, as this torch has no CUDA)" if library else "not built"
+        return [*findings, Finding("extension _C_cuda", state)]
     else:
-        remedy = "install the CUDA toolkit and run `pip install -e .` again" if torch.version.cuda else ""
-        findings.append(Finding("extension _C_cuda", "not built", remedy, bool(torch.version.cuda)))
+        findings.append(Finding("extension _C_cuda", "CUDA tensors are refused", problem))
+    for index in range(torch.cuda.device_count()) if problem is None else ():
+        unfit = cuda_library.unfit_for_device(cuda_library.built_for(library), index)
+        if unfit is not None:
+            findings.append(Finding(f"GPU {index}", "cannot run the CUDA library", unfit))
     return findings
 
 
 def _nvcc() -> Finding:
-    found = shutil.which("nvcc")
+    """The compiler that setup.py would take."""
+    folders = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    places = [os.path.join(folder, "bin", "nvcc") for folder in folders]
+    found = next(filter(None, map(shutil.which, [*places, "nvcc", "/usr/local/cuda/bin/nvcc"])), None)
     if found is None:
         return Finding("nvcc", "not found; needed only to build the CUDA library")
     output = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
     line = next((line for line in output.splitlines() if "release" in line), "").strip()
-    return Finding("nvcc", f"{found}, {line}")
+    release = re.search(r"release (\d+)", line)
+    if release is None:
+        return Finding(
+            "nvcc", f"{found}, which names no CUDA release", "mend that toolkit, or name one in CUDA_HOME", False
+        )
+    import torch
+
+    wanted = torch.version.cuda
+    remedy = ""
+    if wanted is not None and release[1] != wanted.split(".")[0]:
+        remedy = (
+            f"torch is for CUDA {wanted}: to build the CUDA library, name a toolkit of that major version in CUDA_HOME"
+        )
+    return Finding("nvcc", f"{found}, {line}", remedy, False)
 
 
 def _package(name: str, wanted: str) -> Finding:
@@ -165,16 +218,26 @@ def _start() -> Finding:
     return Finding("imports", "OpenRLHF, Ray, DeepSpeed and vLLM import together")
 
 
+def _sampling() -> Finding:
+    """What vLLM would sample on; asked last, as vLLM must be importable."""
+    from .training import cpu
+
+    problem = cpu.without_sampler()
+    return Finding("sampling", "vLLM has no device" if problem else "vLLM has a device", problem or "")
+
+
 def examine() -> list[Finding]:
     """Everything the tiny profile depends on, in the order in which it would fail."""
     findings = [_python(), *_torch()]
     if not findings[-1].ok and findings[-1].needed:
         return findings
-    findings += [*_extension(), _nvcc()]
+    findings += [*_torch_builds(), *_extension(), _nvcc()]
     findings += [_package(name, wanted) for name, wanted in PINNED.items()]
     findings += [_vllm(), _flash_attention(), _disk()]
     if all(f.ok or not f.needed for f in findings):
         findings += [_reward_workers(), _start()]
+        if findings[-1].ok:
+            findings.append(_sampling())
     return findings
 
 

@@ -10,7 +10,8 @@ trap 'rm -rf "$scratch"' EXIT
 "$python" -m venv "$scratch/venv"
 pip=("$scratch/venv/bin/python" -m pip --disable-pip-version-check)
 
-build=(ninja==1.13.2 setuptools==77.0.3 wheel packaging psutil)
+# With setuptools 77.0 torch's BuildExtension takes no options, and DeepSpeed, which gives it one, is not built.
+build=(ninja==1.13.2 setuptools==80.10.2 wheel packaging psutil)
 "${pip[@]}" install --quiet --extra-index-url "$cpu_index" "torch==2.13.0+cpu" "${build[@]}"
 # Three equals signs: not a build for the CPU, which pip takes for the same version.
 FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE "${pip[@]}" install --quiet --dry-run --ignore-installed --no-build-isolation \

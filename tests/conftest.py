@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+
+
+def _gpu_alone(config) -> bool:
+    return config.option.markexpr == "gpu"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m gpu` collects tests/gpu alone: a GPU machine without OpenRLHF cannot import the others, which have no such
+    tests."""
+    if _gpu_alone(config) and collection_path.parent == HERE and collection_path.name != "gpu":
+        return collection_path.is_dir() or collection_path.name.startswith("test_")
+    return None
+
+
+def pytest_report_header(config):
+    if not _gpu_alone(config):
+        return None
+    others = sorted(path.name for path in HERE.iterdir() if path.is_dir() and path.name not in ("gpu", "__pycache__"))
+    return (
+        f"-m gpu: tests/gpu alone; left out, as they have no such tests: tests/{{{','.join(others)}}}, tests/test_*.py"
+    )
 
 
 @pytest.fixture(scope="module")

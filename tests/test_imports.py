@@ -30,6 +30,19 @@ def test_the_operator_imports_torch_alone():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_gather_and_the_hook_import_torch_alone():
+    """So that they can be tried on a GPU machine that has nothing else."""
+    blocked = sorted(HEAVY | {"datasets", "pyarrow", "pandas", "numpy"})
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}));"
+        "import lens_openrlhf.training.gather, lens_openrlhf.training.hook;"
+        "from lens_openrlhf.advantages import estimators;"
+        "print(lens_openrlhf.training.gather.needs_of(estimators.find('lens')()).logprobs)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "action_log_probs\n", done.stderr
+
+
 def test_the_command_advantages_needs_none_of_the_frameworks(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": 1, "reward": 0, "logprobs": [-1.0]}\n' * 2)
     code = (

@@ -42,7 +42,7 @@ uint64_t run_group_advantages(const GroupInputs& in, const GroupOutputs& out, co
 }
 
 Tensor status_tensor(const Tensor& like, uint64_t status) {
-  Tensor tensor = torch::stable::new_empty(like, {1}, ScalarType::Long);
+  Tensor tensor = allocate(like, {1}, ScalarType::Long);
   *tensor.mutable_data_ptr<int64_t>() = static_cast<int64_t>(status);
   return tensor;
 }
@@ -50,8 +50,8 @@ Tensor status_tensor(const Tensor& like, uint64_t status) {
 std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, std::optional<Tensor> cu_seqlens,
                                                 std::optional<Tensor> mask) {
   const Layout layout = check_segment_mean(values, cu_seqlens, mask);
-  Tensor mean = new_doubles(values, {layout.responses});
-  Tensor lengths = torch::stable::new_empty(values, {layout.responses}, ScalarType::Long);
+  Tensor mean = allocate(values, {layout.responses});
+  Tensor lengths = allocate(values, {layout.responses}, ScalarType::Long);
   const uint64_t status = run_segment_mean(values, mask, layout, mean.mutable_data_ptr<double>(),
                                            lengths.mutable_data_ptr<int64_t>());
   return {mean, lengths, status_tensor(values, status)};

@@ -30,7 +30,7 @@ struct Status {
   unsigned long long* word;
 
   Status(const Tensor& like, cudaStream_t stream)
-      : tensor(torch::stable::new_empty(like, {1}, ScalarType::Long)),
+      : tensor(allocate(like, {1}, ScalarType::Long)),
         word(static_cast<unsigned long long*>(tensor.mutable_data_ptr())) {
     static_assert(kStatusOk == ~uint64_t{0});
     STD_CUDA_CHECK(cudaMemsetAsync(word, 0xff, sizeof *word, stream));
@@ -78,8 +78,8 @@ std::tuple<Tensor, Tensor, Tensor> segment_mean(Tensor values, std::optional<Ten
   const Layout layout = check_segment_mean(values, cu_seqlens, mask);
   const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
   const cudaStream_t stream = current_stream(values);
-  Tensor mean = new_doubles(values, {layout.responses});
-  Tensor lengths = torch::stable::new_empty(values, {layout.responses}, ScalarType::Long);
+  Tensor mean = allocate(values, {layout.responses});
+  Tensor lengths = allocate(values, {layout.responses}, ScalarType::Long);
   const Status status(values, stream);
   launch_segment_mean(values, mask, layout,
                       {mean.mutable_data_ptr<double>(), lengths.mutable_data_ptr<int64_t>(), status.word}, stream);

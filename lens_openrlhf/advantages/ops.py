@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import extension  # noqa: F401  (registers the operators)
+from . import extension  # registers the operators
 from .config import PREFERENCES, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
@@ -121,11 +121,12 @@ _GROUP_FAULTS = {
 }
 
 
-def _raise(status: int, name: str, inputs: dict[str, Tensor | None]) -> None:
-    """Raise what the status says of the inputs; `name` is what the log-probabilities are called."""
+def _raise(status: int, name: str, *of_stages: dict[str, Tensor | None]) -> None:
+    """Raise what the status says of the stages' inputs; `name` is what the log-probabilities are called."""
     if status == STATUS_OK:
         return
     code, index = _decode(status)
+    inputs = {field: tensor for stage in of_stages for field, tensor in stage.items()}
     if code == 1:
         message = _offset_message(
             inputs["cu_seqlens"], "cu_seqlens", "response", index, len(inputs["values"]), "tokens"
@@ -151,6 +152,17 @@ def _token_message(name: str, index: int, values: Tensor, cu_seqlens: Tensor | N
     value = tokens[position].item()
     problem = "NaN" if math.isnan(value) else f"{value!r}; {NOT_A_LOGPROB}"
     return f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)"
+
+
+def _run(operator, first: Tensor, *arguments):
+    """What the raw operator gives; where the device cannot run it, the error says why and what to do."""
+    try:
+        return operator(first, *arguments)
+    except RuntimeError as error:
+        problem = extension.device_problem(first.device)
+        if problem is None or problem in str(error):
+            raise
+        raise RuntimeError(f"lens_openrlhf cannot run on {first.device}: {problem}") from error
 
 
 def _check_tokens(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str) -> dict:
@@ -201,7 +213,7 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
             offsets that decrease or do not span [0, T], and wrong shapes, dtypes or devices.
     """
     inputs = _check_tokens(values, cu_seqlens, mask, "values")
-    mean, lengths, status = _ops.segment_mean(*inputs.values())
+    mean, lengths, status = _run(_ops.segment_mean, *inputs.values())
     _raise(status.item(), "values", inputs)
     return SegmentMean(mean, lengths)
 
@@ -280,7 +292,7 @@ def group_advantages(
     )
     inputs = {"mean_logprob": mean_logprob, "lengths": lengths, **groups}
     *tensors, rho = inputs.values()
-    *outputs, status = _ops.group_advantages(*tensors, *switches, rho)
+    *outputs, status = _run(_ops.group_advantages, *tensors, *switches, rho)
     _raise(status.item(), "mean_logprob", inputs)
     return GroupAdvantages(*outputs)
 
@@ -305,7 +317,10 @@ def lens_advantages(
     n = values.shape[0] if offsets is None else offsets.shape[0] - 1
     groups, switches = _check_groups(values, n, correctness, cu_groups, config or LensConfig(), rewards, preference)
     *tensors, rho = groups.values()
-    responses, lengths, difficulties, kind, status = _ops.lens_advantages(*tokens.values(), *tensors, *switches, rho)
-    _raise(status.item(), "logprobs", tokens | groups)
+    responses, lengths, difficulties, kind, status = _run(
+        _ops.lens_advantages, *tokens.values(), *tensors, *switches, rho
+    )
     *of_responses, mean = responses.unbind()
-    return LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)
+    result = LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)
+    _raise(status.item(), "logprobs", tokens, groups)  # last, as it waits for the device
+    return result

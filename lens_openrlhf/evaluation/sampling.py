@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..inputs import OptionError
 from ..training import cpu
 from .prompts import Prompt
 
@@ -39,6 +40,9 @@ class Sampler:
     Args:
         max_length: tokens of prompt and answer together.
         allow_remote_code: whether code that the model brings along may run.
+
+    Raises:
+        OptionError: vLLM has no device here.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Sampler:
         # With the engine in a process of its own, prompts would join the batch at moments that differ from run to run,
         # and with the batch the last bits of the logits.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if problem := cpu.without_sampler():
+            raise OptionError(problem)
         if cpu.required():
             for name, value in cpu.VLLM_VARIABLES.items():
                 os.environ.setdefault(name, value)

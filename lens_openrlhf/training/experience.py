@@ -16,13 +16,7 @@ from torch import Tensor
 
 from .run_log import EVENTS, REWARD_FAILED, read
 from .sampling import prompt_id
-
-ROLLOUT_INDEX = "lens_rollout_index"
-PROMPT = "lens_prompt"
-TAGS = "lens_"  # also what sampling.EXTRA names
-# Fields of Experience that travel with a sample's tokens and that an estimator of ours leaves free: there is no critic,
-# and the actor sets the returns last.
-CARRIERS = {"entropies": "values", "self_certainty": "returns"}
+from .tags import CARRIERS, PROMPT, ROLLOUT_INDEX
 
 
 class WithStatistics(NamedTuple):

@@ -274,8 +274,22 @@ def _check_port(args: SimpleNamespace) -> None:
         raise OptionError(f"no network port is free on this machine ({error}); Ray and vLLM need some") from None
 
 
+def _check_sampler(args: SimpleNamespace) -> None:
+    problem = None if ray_cluster() else cpu.without_sampler()
+    if problem:
+        raise OptionError(problem)
+
+
 # What needs neither a network nor the model.
-_CHECKS = (_check_gpus, _check_prompts, _check_evaluation, _check_functions, _check_run_folder, _check_port)
+_CHECKS = (
+    _check_gpus,
+    _check_prompts,
+    _check_evaluation,
+    _check_functions,
+    _check_run_folder,
+    _check_port,
+    _check_sampler,
+)
 
 
 def check_surroundings(args: SimpleNamespace) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 
+from . import cpu
+
 PACKAGE = Path(__file__).parent.parent
 FOLDER = PACKAGE.parent / "examples" / "scripts" / "profiles"
 DEFAULT_GPUS = GPUS_PER_NODE = 8
@@ -26,7 +28,7 @@ DRY_RUN = "--dry_run"
 
 
 class ProfileError(ValueError):
-    """A profile that does not exist or cannot be read."""
+    """A profile that does not exist or cannot be read, or whose model need not be made, as nothing could sample it."""
 
 
 def cache_folder() -> Path:
@@ -140,7 +142,11 @@ def _folder(variable: str, rest: Sequence[str]) -> str:
     """A folder of FOLDERS: made, but for a dry run, or as a placeholder."""
     if HELP & set(rest):
         return f"${{{variable}}}"
-    return str(cache_folder() / variable) if DRY_RUN in rest else FOLDERS[variable]()
+    if DRY_RUN in rest:
+        return str(cache_folder() / variable)
+    if problem := cpu.without_sampler():
+        raise ProfileError(problem)  # the preflight would say so after a model had been made
+    return FOLDERS[variable]()
 
 
 def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:

@@ -9,10 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from openrlhf.trainer.ppo_utils.experience import Experience
-from torch import Tensor
 
-from ..advantages import GroupKind
-from ..advantages.estimators import Batch
 from ..advantages.reference import group_kind
 
 SAMPLES = "samples"
@@ -33,24 +30,6 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
     ]
 )
-
-
-def advantage_columns(index: Tensor, batch: Batch, advantage: Tensor, confidence: Tensor) -> dict[str, list]:
-    """What only the actor knows of the step's N answers, by rollout position: reward, confidence, advantage, kind.
-
-    Args:
-        index: [N] rollout positions.
-        batch: the answers.
-        advantage: [N] as the update uses it, the mean over an answer's tokens where they differ.
-        confidence: [N].
-    """
-    return {
-        "index": index.tolist(),
-        "reward": batch.rewards.tolist(),
-        "confidence": [None if value != value else value for value in confidence.tolist()],
-        "advantage": advantage.tolist(),
-        "kind": [GroupKind(kind).name.lower() for kind in batch.kinds[batch.group_of].tolist()],
-    }
 
 
 def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, list]:
@@ -93,7 +72,7 @@ def write_samples(
         run_dir: the run folder.
         step: number of the training step.
         samples: the step's rollouts in their order, one answer each.
-        columns: see :func:`advantage_columns`; None where the estimator is OpenRLHF's own.
+        columns: see :func:`hook.advantage_columns`; None where the estimator is OpenRLHF's own.
         tokenizer: decodes the answers.
         per_prompt: answers to a prompt.
         text_prompts: of so many prompts the texts are kept.

@@ -21,6 +21,7 @@ from torch.utils.data import Sampler
 from ..advantages.config import GroupKind
 from ..advantages.estimators import EstimatorError, group_kinds, load
 from ..inputs import OptionError
+from .tags import EXTRA
 
 if TYPE_CHECKING:
     from openrlhf.trainer.ppo_utils.experience import Experience
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ..advantages.estimators.reinforce_ada import ReinforceAdaConfig
 
-EXTRA = "lens_extra_"
 SCORER_THREADS = 32
 
 

@@ -51,7 +51,9 @@ def _object(source: str, csrc: Path, sanitized: bool) -> Path:
 
     headers = sorted(HERE.glob("*.h")) + sorted((HERE / "include").glob("*.h"))
     if source in ("kernels.cpp", "binding.cpp"):
-        headers += sorted(csrc.glob("*.h")) + sorted(csrc.glob("*.cuh")) + sorted(csrc.glob("*.inc"))
+        headers += [csrc / "lens.h", csrc / "formulas.inc"]
+    if source == "kernels.cpp":
+        headers += sorted(csrc.glob("*.cuh"))
     flags = COMMON + _flags(source, sanitized)
     digest = hashlib.sha256(" ".join([compiler(), *flags, pybind11.__version__]).encode())
     for path in [HERE / source, *headers]:

@@ -46,6 +46,12 @@ def run(simt, values: torch.Tensor, dtype: str, offsets, mask=None, **launch):
     return torch.from_numpy(mean), torch.from_numpy(lengths), status
 
 
+def status_word(index: int, code: int, value: float) -> int:
+    """As csrc/lens.h has it, and torch in an int64."""
+    word = (code >= 4) << 63 | index << 36 | code << 32 | int(np.float32(value).view(np.uint32))
+    return word - (word >> 63 << 64)
+
+
 def check(simt, lengths, dtype: str, *, mask=False, offset_dtype=np.int64, **launch) -> torch.Tensor:
     offsets = offsets_of(lengths, offset_dtype)
     values = random_logprobs(int(offsets[-1]), dtype)
@@ -73,9 +79,44 @@ def test_every_length(simt, dtype, offset_dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("unit", "warp_tokens"), [(1, 4096), (4, 4096), (1, 1024), (4, 32_768)])
-def test_masks_and_plans(simt, dtype, unit, warp_tokens):
-    check(simt, LENGTHS + LENGTHS[::-1], dtype, mask=True, unit=unit, warp_tokens=warp_tokens, seed=unit)
+@pytest.mark.parametrize(("unit", "warp_tokens", "grid"), [(1, 4096, 0), (4, 4096, 1), (1, 1024, 3), (4, 32_768, 0)])
+def test_masks_and_plans(simt, dtype, unit, warp_tokens, grid):
+    lengths = LENGTHS + LENGTHS[::-1] + [300]
+    check(simt, lengths, dtype, mask=True, unit=unit, warp_tokens=warp_tokens, grid=grid, seed=unit)
+
+
+@pytest.mark.parametrize(
+    ("total", "responses", "plan"),
+    [
+        (0, 5, (4, 1, 4096)),
+        (3000, 3, (3, 1, 4096)),
+        # More responses than the 32 warps, of a mean length that teams reduce.
+        (33 * 128, 33, (4, 4, 4096)),
+        (33 * 128 + 1, 33, (4, 1, 4096)),
+        (32 * 128, 32, (4, 1, 4096)),
+        # A warp's share of the tokens, at most a span.
+        (32 * 5000, 32, (4, 1, 5000)),
+        (32 * 32_768, 9, (4, 1, 32_768)),
+        (10**9, 9, (4, 1, 32_768)),
+    ],
+)
+def test_the_plan(simt, total, responses, plan):
+    """(blocks, unit, warp_tokens) on a device that holds 4 blocks at once."""
+    assert simt.segment_plan(total, responses, 4) == plan
+
+
+def test_a_mask_may_be_of_any_bytes(simt):
+    """Whatever is not 0 selects."""
+    lengths = [5, 100, 700, 5000]
+    values = random_logprobs(sum(lengths), "float32")
+    values[5:50:3] = 0.5
+    mask = np.random.default_rng(3).choice(np.array([0, 1, 2, 128, 255], dtype=np.uint8), len(values))
+    mask[5:50:3] = 0
+    bytes_, ones = (run(simt, values, "float32", offsets_of(lengths), m) for m in (mask.view(bool), mask != 0))
+    assert bytes_[2] == ones[2] == STATUS_OK
+    assert torch.equal(bytes_[0], ones[0]) and torch.equal(bytes_[1], ones[1])
+    values[5 + 4], mask[5 + 4] = 0.25, 2
+    assert run(simt, values, "float32", offsets_of(lengths), mask.view(bool))[2] == status_word(1, 3, 0.25)
 
 
 def test_long_responses(simt):
@@ -173,12 +214,23 @@ def test_bad_values_are_found_wherever_they_are(simt, length, place, value, code
 
 
 def test_the_first_fault_of_many_is_reported(simt):
+    """The smallest status word; what the mask leaves out has none."""
     lengths = [4, 100, 5000, 40_000, 6]
+    offsets = offsets_of(lengths)
+    rng = np.random.default_rng(4)
     values = random_logprobs(sum(lengths), "float32")
-    for response in (3, 2, 1):
-        values[sum(lengths[:response]) + 2] = 1.0
-    _, _, status = run(simt, values, "float32", offsets_of(lengths))
-    assert (status >> 36 & 2**27 - 1, status >> 32 & 15) == (1, 3)
+    mask = rng.random(len(values)) < 0.6
+    for first in (3, 2, 1):
+        part = slice(offsets[first], offsets[first + 1])
+        faulty = torch.from_numpy(rng.random(lengths[first]) < 0.3)
+        values[part][faulty] = torch.from_numpy(rng.uniform(0.1, 9, int(faulty.sum()))).float()
+        values[part][torch.from_numpy(~mask[part])] = np.nan
+        least = values[part][faulty & torch.from_numpy(mask[part])].min().item()
+        _, _, status = run(simt, values, "float32", offsets, mask)
+        assert status == status_word(first, 3, least)
+        if first == 3:
+            _, _, status = run(simt, values, "float32", offsets)
+            assert status == status_word(3, 2, np.nan)
 
 
 def test_rounding_above_zero_counts_as_zero(simt):
@@ -227,6 +279,20 @@ def test_offsets_beyond_32_bits(simt):
     assert status == STATUS_OK
     assert counts[3:].tolist() == [77, 300]
     assert_near(mean[3:], expected.mean_logprob, "mean_logprob")
+
+
+@pytest.mark.parametrize("far", ["values", "mask"])
+def test_rows_beyond_32_bits(simt, far):
+    """Rows of three tokens, those of the values or of the mask so far apart that the last lies beyond 2^31."""
+    rows, wide, narrow = 5, 2**29 + 8, 4
+    values = torch.from_numpy(np.zeros((rows, wide if far == "values" else narrow), dtype=np.float16))
+    mask = np.zeros((rows, wide if far == "mask" else narrow), dtype=bool)
+    values[:, :3] = random_logprobs(rows * 3, "float16").view(rows, 3)
+    mask[:, :3] = np.arange(rows * 3).reshape(rows, 3) % 4 > 0
+    mean, counts, status = run(simt, values, "float16", None, mask, width=3)
+    expected = ops.segment_mean(values[:, :3], None, torch.from_numpy(mask[:, :3]))
+    assert status == STATUS_OK and torch.equal(counts, expected.lengths)
+    assert torch.equal(mean, expected.mean_logprob)
 
 
 # ---- group stage
@@ -363,7 +429,7 @@ def test_the_first_bad_scalar_of_many_is_reported(simt):
     for response in (140, 60, 50, 49, 33):
         data[2][response] = 2.0
     found = run_groups(simt, *data, LensConfig(), seed=1)
-    assert (found["status"] >> 36 & 2**27 - 1, found["status"] >> 32 & 15) == (33, 5)
+    assert found["status"] == status_word(33, 5, 2.0)
 
 
 # Groups that overlap would be written by two warps at once: harmless, as nothing of it is used, but a race.

@@ -411,7 +411,7 @@ def test_statistics_of_tokens_find_their_fields():
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from lens_openrlhf.training.experience import CARRIERS
+    from lens_openrlhf.training.tags import CARRIERS
 
     for field in CARRIERS.values():
         assert Experience.is_step_tensor_field(field), "it must be unpadded and batched as the tokens are"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from lens_openrlhf.evaluation.sampling import Sampler
 from lens_openrlhf.training import dry_run, launch, model_shape, options, plan, preflight, profiles
 from lens_openrlhf.training.options import OptionError
 from lens_openrlhf.training.profiles import ProfileError
@@ -46,6 +49,12 @@ def test_every_profile_is_planned_without_model_data_or_gpus(profile, tmp_path, 
     assert all(len(line) <= dry_run.WIDTH or str(tmp_path) in line for line in shown.out.splitlines())
     assert "--data.prompt_dataset" in shown.out and "before it can run on this machine" in shown.out
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+
+def test_no_package_has_a_word_of_its_own_above_a_plan():
+    words = ["train", "--profile", "qwen2.5-3b", "--gpus", "4", "--dry_run"]
+    done = subprocess.run([sys.executable, "-m", "lens_openrlhf.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("plan (nothing is started)") and not done.stderr
 
 
 @pytest.mark.parametrize("profile", PAPER)
@@ -311,6 +320,35 @@ def test_training_refuses_what_a_dry_run_refuses(tmp_path, capsys):
     args = options.parse(words)
     assert args.actor.model_name_or_path == str(tmp_path / "model"), "Ray's workers may stand in another folder"
     assert args.data.prompt_dataset == str(tmp_path / "prompts.jsonl")
+
+
+@pytest.mark.skipif(not launch.cpu.required(), reason="this machine has CUDA")
+def test_a_vllm_for_cuda_is_refused_where_there_is_no_gpu(tmp_path, monkeypatch, capsys):
+    """In `make test-gpu-stack` vLLM is that; elsewhere its platforms are told that they found nothing."""
+    import vllm.platforms
+    from transformers import AutoConfig
+    from vllm.platforms.interface import UnspecifiedPlatform
+
+    if vllm.platforms.current_platform.is_cpu():
+        monkeypatch.setattr(vllm.platforms, "current_platform", UnspecifiedPlatform())
+    wanted = "no GPU is visible, and this vLLM is a build for CUDA: see that `nvidia-smi -L` lists one"
+    with pytest.raises(ProfileError, match=wanted):
+        profiles.expand(["--profile", "tiny"])
+    AutoConfig.for_model("qwen2").save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "label": "2"}) + "\n")
+    words = [
+        *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl", "--data.max_len", "128"),
+        *("--data.input_key", "prompt", "--data.label_key", "label", "--reward.remote_url", "math-verify"),
+        *("--algo.advantage.estimator", "lens", "--rollout.n_samples_per_prompt", "4", "--vllm.num_engines", "1"),
+        *("--actor.num_gpus_per_node", "1"),
+    ]
+    assert launch.main(words) == 2
+    assert wanted in (message := capsys.readouterr().err) and message.count("\n") == 1
+    assert launch.main([*words, "--dry_run"]) == 0
+    assert f"- {wanted}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(OptionError, match=wanted):
+        Sampler("model", 128, 1, 0.1, 0)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
 
 
 @pytest.fixture

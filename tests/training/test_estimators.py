@@ -13,17 +13,10 @@ from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import checkpoints, cpu, options
-from lens_openrlhf.training.actor import (
-    LensPolicyModel,
-    _WithStatistics,
-    check_update,
-    compute,
-    gather,
-    needs_of,
-    pack,
-    set_advantages,
-)
+from lens_openrlhf.training.actor import LensPolicyModel, _WithStatistics, check_update
 from lens_openrlhf.training.experience import LensExperienceMaker, WithStatistics
+from lens_openrlhf.training.gather import gather, needs_of, pack
+from lens_openrlhf.training.hook import compute, set_advantages
 from lens_openrlhf.training.policy_loss import PolicyGradientLoss
 from lens_openrlhf.training.sampling import prompt_id
 

@@ -13,8 +13,10 @@ import torch.multiprocessing as mp
 
 from lens_openrlhf.advantages import reference
 from lens_openrlhf.training import options
-from lens_openrlhf.training.actor import LensPolicyModel, needs_of
-from lens_openrlhf.training.experience import ROLLOUT_INDEX, LensExperienceMaker
+from lens_openrlhf.training.actor import LensPolicyModel
+from lens_openrlhf.training.experience import LensExperienceMaker
+from lens_openrlhf.training.gather import needs_of
+from lens_openrlhf.training.tags import ROLLOUT_INDEX
 
 from .conftest import MINIMAL, make_experiences, make_samples
 

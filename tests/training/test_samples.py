@@ -12,9 +12,10 @@ import torch
 from lens_openrlhf.advantages import estimators, lens_advantages
 from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
-from lens_openrlhf.training.actor import compute, gather, needs_of, pack
 from lens_openrlhf.training.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.experience import LensExperienceMaker
+from lens_openrlhf.training.gather import gather, needs_of, pack
+from lens_openrlhf.training.hook import compute
 from lens_openrlhf.training.samples import SCHEMA, write_samples
 
 from .conftest import make_experiences, make_samples

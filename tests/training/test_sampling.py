@@ -22,7 +22,6 @@ from lens_openrlhf.advantages.estimators.reinforce_ada import ReinforceAdaConfig
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import checkpoints
 from lens_openrlhf.training.sampling import (
-    EXTRA,
     PromptsByWeight,
     RolloutInRounds,
     StepScorer,
@@ -34,6 +33,7 @@ from lens_openrlhf.training.sampling import (
     prompt_id,
     score_steps,
 )
+from lens_openrlhf.training.tags import EXTRA
 
 from .conftest import make_experiences, make_samples
 

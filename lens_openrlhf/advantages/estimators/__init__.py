@@ -28,6 +28,7 @@ from .base import (
     group_kinds,
     made,
     run,
+    segment_sum,
     tokens_of,
 )
 
@@ -159,5 +160,6 @@ __all__ = [
     "names",
     "option",
     "run",
+    "segment_sum",
     "tokens_of",
 ]

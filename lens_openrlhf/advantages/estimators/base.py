@@ -69,8 +69,8 @@ class Batch:
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
     def group_sum(self, values: Tensor) -> Tensor:
-        """[N] to [Q]."""
-        return values.new_zeros(len(self.cu_groups) - 1).index_add(0, self.group_of, values)
+        """[N] to [Q], see :func:`segment_sum`; of values' dtype, and 0 for a group without responses."""
+        return segment_sum(values, self.cu_groups.diff()).to(values.dtype)
 
     def group_mean(self, values: Tensor) -> Tensor:
         """[N] to [Q]."""
@@ -99,8 +99,27 @@ class Batch:
 
     def token_mean(self, values: Tensor) -> Tensor:
         """[T] to [N] float64: the mean over a response's tokens, 0 for an empty one."""
-        total = torch.zeros(len(self.lengths), dtype=torch.float64, device=values.device)
-        return total.index_add(0, self.response_of, values.double()) / self.lengths.clamp(min=1)
+        return segment_sum(values, self.cu_seqlens.diff()) / self.lengths.clamp(min=1)
+
+
+def segment_sum(values: Tensor, sizes: Tensor) -> Tensor:
+    """Sums of values that stand side by side, added one after the other, on every device alike.
+
+    Of a column torch adds a segment in one thread, on CUDA as on the CPU, so that the bits depend on nothing but the
+    segment's values. `index_add` and its like add on CUDA as the threads happen to come, and ranks would differ.
+
+    Args:
+        values: [T], any real dtype; added in float64.
+        sizes: [N] int64, how many values each segment has, T in all.
+
+    Returns:
+        [N] float64, 0 for an empty segment.
+
+    Raises:
+        RuntimeError: sizes that are negative or not T in all.
+    """
+    column = values.double()[:, None]
+    return torch.segment_reduce(column, "sum", lengths=sizes, unsafe=len(sizes) == 0)[:, 0]  # it cannot check none
 
 
 def group_kinds(correctness: Tensor, cu_groups: Tensor) -> Tensor:
@@ -222,8 +241,9 @@ class Estimator:
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart; tensors, numbers, texts, lists and dicts.
 
-        An estimator that defines this gets its batch on the CPU, where a sum has one order, so that all ranks remember
-        the same.
+        An estimator that defines this gets its batch on the CPU, where its state is: checkpoints are loaded there, and
+        prompts are drawn there. What an estimator adds up by means of its own has one order there, too; a last place
+        that ranks disagree about would otherwise be remembered, and grow with the steps.
         """
         return {}
 
@@ -304,7 +324,7 @@ def made(kind: type[Estimator], values: Mapping[str, Any]) -> Estimator:
 
 def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
     """The batch as the estimator gets it: numbers of responses are copies, as the records have those of the batch; and
-    on the CPU for one that remembers."""
+    on the CPU for one that remembers, see :meth:`Estimator.state_dict`."""
     names = ("mean_logprob", "lengths", "correctness", "rewards", "cu_groups")
     batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
     if batch.correctness.is_cpu or not estimator.remembers:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import check_number, option
-from .base import Batch, Estimator, Result
+from .base import Batch, Estimator, Result, segment_sum
 
 EPS = 1e-8
 A, B, DRIFT = range(3)  # columns of the tracker; DRIFT is the policy's when the prompt came last
@@ -85,9 +85,9 @@ class Spo(Estimator):
                 "the batch does not say which prompts its responses answer, which the tracker goes by: rollouts of "
                 "several steps need a prompt's id and its step (--prompt and --step of lens-openrlhf advantages)"
             )
-        prompts, of_group = batch.prompts.unique(return_inverse=True)
-        prompt = of_group[batch.group_of]
-        correctness = batch.correctness
+        # A prompt may have several groups, which need not stand side by side.
+        prompts, prompt, answers = batch.prompts[batch.group_of].unique(return_inverse=True, return_counts=True)
+        right = segment_sum(batch.correctness[prompt.argsort(stable=True)], answers)
 
         rows, known = self._tracked(prompts)
         value = rows[:, A] / (rows[:, A] + rows[:, B])
@@ -97,8 +97,8 @@ class Spo(Estimator):
 
         moved = self.drift - rows[:, DRIFT]
         rho = (2 ** (-moved / self.config.half_life)).clamp(self.config.rho_min, self.config.rho_max)
-        rows[:, A] = (rho * rows[:, A]).index_add(0, prompt, correctness)
-        rows[:, B] = (rho * rows[:, B]).index_add(0, prompt, 1 - correctness)
+        rows[:, A] = rho * rows[:, A] + right
+        rows[:, B] = rho * rows[:, B] + (answers - right)
         rows[:, DRIFT] = self.drift
         self._remember(prompts, rows)
 

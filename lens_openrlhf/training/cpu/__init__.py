@@ -27,6 +27,20 @@ def required() -> bool:
     return not torch.cuda.is_available()
 
 
+def without_sampler() -> str | None:
+    """Why vLLM cannot sample on this machine, or None: a build for CUDA has no device where there is no GPU."""
+    if not required():
+        return None
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return None
+    return (
+        "no GPU is visible, and this vLLM is a build for CUDA: see that `nvidia-smi -L` lists one and "
+        "that CUDA_VISIBLE_DEVICES does not hide it, or install the CPU's stack, as `make setup` does without a GPU"
+    )
+
+
 class CpuDevice(str):
     """torch.cuda.current_device() of a process without CUDA.
 
