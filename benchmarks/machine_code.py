@@ -1,8 +1,8 @@
 """What nvcc made of the kernels, counted in the machine code of the built library: nothing runs, no GPU is needed.
 
-One row a kernel and architecture: registers a thread, bytes of stack (where spills go) and of shared memory, the code's
-size, and of the segmented mean's loops over tokens, by who runs them, the instructions that a token costs where all rows
-are full, and how many loads a response begins with before an instruction needs one of them.
+One row a kernel and architecture: registers a thread, bytes of stack (where spills go) and shared memory, the size of
+the code. Of the segmented mean's loops over tokens, by who runs them, also the instructions that a token costs a thread
+where all rows are full, and how many loads a response begins with before an instruction needs one of them.
 
     make machine-code [ARGS=path/to/_C_cuda.abi3.so]
 """
@@ -116,7 +116,7 @@ class Kernel:
 
     def __str__(self) -> str:
         kind = {"segment_mean": "masked", "group_advantages": "preference"}[self.name] if self.special else ""
-        return " ".join(filter(None, [self.name, self.dtype, kind]))
+        return " ".join(filter(None, [self.name, self.dtype, kind, f"sm_{self.architecture}"]))
 
 
 def parse(sass: str) -> list[Instruction]:
@@ -188,7 +188,7 @@ def row_distance(instructions: Iterable[Instruction]) -> int:
     """Bytes between neighbouring rows of values; a mask's are bytes of their own."""
     values = [i.operands for i in instructions if i.is_load and not i.name.endswith("U8")]
     offsets = sorted(int(found[1], 16) if (found := re.search(r"\+(-?0x[0-9a-f]+)\]", v)) else 0 for v in values)
-    return min(after - before for before, after in zip(offsets, offsets[1:], strict=False))
+    return min((after - before for before, after in zip(offsets, offsets[1:], strict=False)), default=0)
 
 
 def find_loops(blocks: dict[int, Block], element: int) -> dict[str, Loop]:
@@ -203,28 +203,30 @@ def find_loops(blocks: dict[int, Block], element: int) -> dict[str, Loop]:
     ahead: Edges = {a: [b for b in blocks[a].successors if blocks[b].is_full_row] for a in full}
     behind: Edges = {b: [a for a in before[b] if blocks[a].is_full_row] for b in full}
 
-    def loads_and_additions(way: list[int]) -> tuple[int, int]:
-        return sum(blocks[a].loads for a in way), sum(blocks[a].additions for a in way)
+    def joined(way: Iterable[int]) -> Block:
+        return Block([i for address in way for i in blocks[address].instructions], [])
 
     loops: dict[str, Loop] = {}
     seen: set[int] = set()
     for head in sorted(full):
         region = reachable(head, ahead).keys() & reachable(head, behind).keys()
-        if head not in region or head in seen or 0 in loads_and_additions(list(region)):
+        found = joined(region)
+        if head not in region or head in seen or not found.loads or not found.additions:
             continue
         seen |= region
-        way = max(cycles(head, {a: [b for b in ahead[a] if b in region] for a in region}), key=loads_and_additions)
-        # A response's first loads stand before the loop: in the last block with loads, on the nearest way to the head.
-        ways = [way[::-1] for way in reachable(head, behind, without=region).values()]
-        entry = max((w for w in ways if blocks[w[0]].loads and not any(blocks[a].loads for a in w[1:])),
-                    key=loads_and_additions, default=[])
-        passed = [i for a in way for i in blocks[a].instructions]
-        at_first = [i for a in entry for i in blocks[a].instructions] + passed
-        within = reachable(way[-1], before, without=[head])
-        spans = any(blocks[a].shuffles for a in within)
-        who = "team" if row_distance(passed) < 32 * element else "warp" if spans else "block"
-        loads, additions = loads_and_additions(way)
-        loops[who] = Loop(additions, loads, len(passed), loads_before_use(at_first))
+        ways = cycles(head, {a: [b for b in ahead[a] if b in region] for a in region})
+        # Both batches are loaded and added. A checked batch's last load can stand behind a branch and look like ours.
+        way = max(ways, key=lambda way: (joined(way).loads, joined(way).additions, -len(joined(way).instructions)))
+        passed = joined(way)
+        # The first batch is loaded ahead of the loop: in the last block with loads on a way to it.
+        edges = {b: [a for a in behind[b] if a not in region and (b == head or not blocks[b].loads)] for b in full}
+        first = max(
+            (joined(way[::-1]) for way in reachable(head, edges).values()), key=lambda b: b.loads, default=Block([], [])
+        )
+        spans = joined(reachable(way[-1], before, without=[head])).shuffles
+        who = "team" if row_distance(passed.instructions) < 32 * element else "warp" if spans else "block"
+        at_first = loads_before_use(first.instructions + passed.instructions)
+        loops[who] = Loop(passed.additions, passed.loads, len(passed.instructions), at_first)
     return loops
 
 
@@ -294,9 +296,8 @@ def built_library() -> Path:
 def row(kernel: Kernel) -> str:
     costs = [f"{kernel.loops[who].instructions_a_token:.1f}" if who in kernel.loops else "-" for who in RUNNERS]
     first = str(kernel.loops["warp"].loads_at_first) if "warp" in kernel.loops else "-"
-    return f"{kernel!s:30}{f'sm_{kernel.architecture}':>8}{kernel.registers:10}{kernel.stack:8}{kernel.shared:8}" + (
-        f"{kernel.code / 1024:8.1f}{costs[0]:>8}{costs[1]:>6}{costs[2]:>7}{first:>12}"
-    )
+    sizes = f"{kernel!s:36}{kernel.registers:10}{kernel.stack:8}{kernel.shared:8}{kernel.code / 1024:8.1f}"
+    return sizes + f"{costs[0]:>8}{costs[1]:>6}{costs[2]:>7}{first:>12}"
 
 
 def main() -> None:
@@ -308,8 +309,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"error: cuobjdump failed: {error.stderr.strip()}")
-    print(f"{'':64}{'code':>8}{'instructions a token':>21}{'loads':>12}")
-    titles = f"{'kernel':30}{'arch':>8}{'registers':>10}{'stack':>8}{'shared':>8}{'KiB':>8}"
+    print(f"{'':62}{'code':>8}{'instructions a token':>21}{'loads':>12}")
+    titles = f"{'kernel':36}{'registers':>10}{'stack':>8}{'shared':>8}{'KiB':>8}"
     print(f"{titles}{'team':>8}{'warp':>6}{'block':>7}{'before use':>12}")
     print("\n".join(map(row, kernels)))
 
