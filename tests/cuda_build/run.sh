@@ -13,12 +13,12 @@ if [ "$(cat "$venv/.made" 2> /dev/null)" != "$asked" ]; then
   echo "making .venv-cuda: $asked (3 GB to download) …"
   rm -rf "$venv"
   "$python" -m venv "$venv"
+  # Python 3.10 gets what is still published for it.
+  mapfile -t pinned < <(grep -E '^(setuptools|wheel|pytest|hypothesis|torch-abi-audit)==' requirements/cpu.txt)
+  old=("setuptools<81" wheel pytest hypothesis)
   # Three equals signs: a CPU build is 2.13.0 as well to two.
   "${pip[@]}" install -qq "torch===$torch" numpy \
-    "$(grep '^setuptools==' requirements/cpu.txt)" "$(grep '^wheel==' requirements/cpu.txt)" \
-    "$(grep '^pytest==' requirements/cpu.txt)" "$(grep '^hypothesis==' requirements/cpu.txt)"
-  # It reads libraries and is not published for Python 3.10.
-  "${pip[@]}" install -qq "$(grep '^torch-abi-audit==' requirements/cpu.txt); python_version > '3.10'"
+    "${pinned[@]/%/; python_version > \'3.10\'}" "${old[@]/%/; python_version <= \'3.10\'}"
   echo "$asked" > "$venv/.made"
 fi
 
