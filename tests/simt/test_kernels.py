@@ -79,9 +79,9 @@ def test_every_length(simt, dtype, offset_dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("unit", "warp_tokens", "grid"), [(1, 4096, 0), (4, 4096, 1), (1, 1024, 3), (4, 32_768, 0)])
+@pytest.mark.parametrize(("unit", "warp_tokens", "grid"), [(1, 4096, 1), (4, 4096, 2), (1, 1024, 3), (4, 32_768, 0)])
 def test_masks_and_plans(simt, dtype, unit, warp_tokens, grid):
-    lengths = LENGTHS + LENGTHS[::-1] + [300]
+    lengths = LENGTHS + LENGTHS[::-1] + [5, 2000, 3, 300] + [300]  # units all short, all long, mixed and incomplete
     check(simt, lengths, dtype, mask=True, unit=unit, warp_tokens=warp_tokens, grid=grid, seed=unit)
 
 
