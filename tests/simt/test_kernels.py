@@ -157,6 +157,7 @@ def test_rows_of_a_padded_batch(simt, width, dtype):
 def test_many_short_responses_fill_several_blocks(simt):
     lengths = np.random.default_rng(0).integers(0, 40, 700)
     check(simt, lengths, "float32", seed=4)
+    check(simt, lengths, "float64", seed=6)
     check(simt, lengths, "float16", mask=True, unit=1, seed=5)
 
 
