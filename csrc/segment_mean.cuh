@@ -176,6 +176,7 @@ struct SegmentOutputs {
 struct Together {
   double chunk_sums[kLanes];  // of the span
   int counts[kSegmentWarps];
+  bool left_over[kSegmentWarps];  // whether a warp has met a response that is too long for it
   double sum;  // so far, the first thread's
   int64_t count;
 };
@@ -275,6 +276,7 @@ __global__ void __launch_bounds__(kSegmentThreads, segment_blocks<T>(kMasked))
   const int block = static_cast<int>(blockIdx.x);
 
   // Neighbours go to different blocks, so that a small batch spreads over the device.
+  bool left_over = false;
 #pragma unroll 1
   for (int first = (warp_index * blocks + block) * unit; first < responses; first += kSegmentWarps * blocks * unit) {
     if (unit == kTeams) {
@@ -288,18 +290,28 @@ __global__ void __launch_bounds__(kSegmentThreads, segment_blocks<T>(kMasked))
 #pragma unroll 1
     for (int r = first; r < first + unit && r < responses; ++r) {
       const auto which = work.response(r);
-      if (which.size <= warp_tokens) work.reduce(warp, r, which);
+      if (which.size <= warp_tokens)
+        work.reduce(warp, r, which);
+      else
+        left_over = true;
     }
   }
+  if (warp.leader()) shared.left_over[warp_index] = left_over;
+  __syncthreads();
+  bool any = false;
+#pragma unroll 1
+  for (int w = 0; w < kSegmentWarps; ++w) any = any || shared.left_over[w];
+  if (!any) return;  // as nearly always; to look at all offsets again takes long where there are many
 
   // The whole block takes the same way through here: each warp looks for long responses among the block's, 32 at a time.
+  const auto place = [&](int i) { return i % unit + i / unit * unit * blocks; };
 #pragma unroll 1
-  for (int first = block; first < responses; first += kLanes * blocks) {
-    const int mine = first + warp.lane * blocks;
+  for (int first = block * unit; first < responses; first += kLanes * blocks) {
+    const int mine = first + place(warp.lane);
     unsigned left = __ballot_sync(kFullWarp, mine < responses && work.response(mine).size > warp_tokens);
 #pragma unroll 1
     for (; left != 0; left &= left - 1) {
-      const int r = first + (__ffs(static_cast<int>(left)) - 1) * blocks;
+      const int r = first + place(__ffs(static_cast<int>(left)) - 1);
       work.reduce_together(warp, warp_index, shared, r, work.response(r));
     }
   }

@@ -31,9 +31,12 @@ def offsets_of(lengths, dtype=np.int64) -> np.ndarray:
 
 
 def random_logprobs(count: int, dtype: str, seed: int = 0) -> torch.Tensor:
-    """Over many magnitudes, so that a dropped or repeated element shows."""
+    """Over many magnitudes, so that a dropped or repeated element shows, and in single and double precision the order.
+
+    Of fewer magnitudes the sum of single ones would be exact in double, and in any order the same.
+    """
     generator = torch.Generator().manual_seed(seed)
-    exponent = torch.rand(count, generator=generator, dtype=torch.float64) * 5 - 3
+    exponent = torch.rand(count, generator=generator, dtype=torch.float64) * 9 - 7
     return -(10.0**exponent).to(DTYPES[dtype])
 
 
@@ -79,9 +82,9 @@ def test_every_length(simt, dtype, offset_dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("unit", "warp_tokens", "grid"), [(1, 4096, 0), (4, 4096, 1), (1, 1024, 3), (4, 32_768, 0)])
+@pytest.mark.parametrize(("unit", "warp_tokens", "grid"), [(1, 4096, 1), (4, 4096, 2), (1, 1024, 3), (4, 32_768, 0)])
 def test_masks_and_plans(simt, dtype, unit, warp_tokens, grid):
-    lengths = LENGTHS + LENGTHS[::-1] + [300]
+    lengths = LENGTHS + LENGTHS[::-1] + [5, 2000, 3, 300] + [300]  # units all short, all long, mixed and incomplete
     check(simt, lengths, dtype, mask=True, unit=unit, warp_tokens=warp_tokens, grid=grid, seed=unit)
 
 
@@ -154,6 +157,7 @@ def test_rows_of_a_padded_batch(simt, width, dtype):
 def test_many_short_responses_fill_several_blocks(simt):
     lengths = np.random.default_rng(0).integers(0, 40, 700)
     check(simt, lengths, "float32", seed=4)
+    check(simt, lengths, "float64", seed=6)
     check(simt, lengths, "float16", mask=True, unit=1, seed=5)
 
 
