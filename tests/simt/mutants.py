@@ -50,6 +50,7 @@ NOT_ON_A_HOST = {
     "a __restrict__ that is not true": "an optimisation licence; both kernels write only to outputs that are new",
     "a __launch_bounds__ below the block size": "a limit of the device; csrc/cuda/ops.cu launches kSegmentThreads",
     "the status set on another stream": "stream order is the driver's; csrc/cuda/ops.cu has one stream for everything",
+    "a response that its block reduces twice": "the same bits by the same tree, in order; it costs time alone",
     "a missing __threadfence": "none is needed: blocks share nothing but the status, by atomics, and the boundary "
     "between the two launches orders memory",
 }
