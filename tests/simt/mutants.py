@@ -109,7 +109,7 @@ def main(names: list[str]) -> int:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for mutant, (caught, by, seconds) in zip(chosen, pool.map(try_mutant, chosen), strict=True):
             survived += not caught
-            print(f"{'caught  ' if caught else 'SURVIVED'} {mutant.name:<52} {seconds:4.0f} s  {by}", flush=True)
+            print(f"{'caught  ' if caught else 'SURVIVED'} {mutant.name:<56} {seconds:4.0f} s  {by}", flush=True)
     for leftover in set(CACHE.glob("kernels-*.o")) - before:
         leftover.unlink()
     print(f"\n{len(chosen) - survived} of {len(chosen)} planted bugs caught")
