@@ -274,10 +274,14 @@ def test_stages_are_listed_and_unknown_ones_refused(tmp_path):
 
 
 def test_make_takes_the_machines_own_python_where_there_is_no_environment():
+    # As typed at a prompt: a make that runs the tests would have this one print its folder.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+
     def command(*more: str) -> str:
-        return subprocess.run(
-            ["make", "-n", "gpu-check", "ARGS=--list", *more], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        make = ["make", "-n", "gpu-check", "ARGS=--list", *more]
+        return subprocess.run(make, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
     assert command("VENV=/nowhere").strip() == "python3 benchmarks/gpu_check.py --list"
     assert command(f"VENV={sys.prefix}").strip().endswith("python benchmarks/gpu_check.py --list")
