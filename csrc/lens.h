@@ -45,6 +45,10 @@ enum class Error : uint32_t {
   kPositiveMean = 10,
 };
 
+// Outcomes that differ by no more are one outcome, and so are rewards, relative to the largest above 1: rounding (0.1 +
+// 0.2 and 0.3) decides no group's kind.
+constexpr double kRounding = 1e-9;
+
 enum class GroupKind : int8_t { kNegative = 0, kPositive = 1, kMixed = 2 };
 
 // Of appendix C; a tensor rho is an input instead.

@@ -10,8 +10,13 @@ from typing import Any
 PREFERENCES = ("none", "length", "policy")  # in the order of csrc/lens.h's Preference
 
 
+# Outcomes that differ by no more are one outcome, and so are rewards, relative to the largest above 1: rounding (0.1 +
+# 0.2 and 0.3) decides no group's kind. The same as csrc/lens.h's kRounding.
+ROUNDING = 1e-9
+
+
 class GroupKind(IntEnum):
-    """Kind of a group by raw correctness c, never by shaped rewards."""
+    """Kind of a group by raw correctness c, up to ROUNDING, never by shaped rewards."""
 
     NEGATIVE = 0  # every c = 0, or all equal to one fraction
     POSITIVE = 1  # every c = 1

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .config import GroupKind, LensConfig
+from .config import ROUNDING, GroupKind, LensConfig
 from .results import GroupAdvantages, LensAdvantages, SegmentMean
 
 STD_EPS = 1e-9  # as in OpenRLHF's group_norm
@@ -31,9 +31,10 @@ def segment_mean(logprobs: Tensor, cu_seqlens: Tensor, mask: Tensor | None = Non
 
 
 def group_kind(correctness: list[float]) -> GroupKind:
-    if len(set(correctness)) > 1:
+    low, high = min(correctness, default=0.0), max(correctness, default=0.0)
+    if high - low > ROUNDING:
         return GroupKind.MIXED
-    return GroupKind.POSITIVE if set(correctness) == {1} else GroupKind.NEGATIVE
+    return GroupKind.POSITIVE if 1 - high <= ROUNDING else GroupKind.NEGATIVE
 
 
 def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list[float], config: LensConfig):
@@ -45,7 +46,7 @@ def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list
     q = [0.0 if lengths[i] == 0 else 1.0 if m == -math.inf else math.exp(logprob[i] - m) for i in range(size)]
 
     # Eq. 14 relative to the group's maximum: d_imp = D_imp / max confidence.
-    terms = [c[i] / q[i] if q[i] > 0 else math.inf for i in present if c[i] > 0]
+    terms = [c[i] / q[i] if q[i] > 0 else math.inf for i in present if c[i] > ROUNDING]
     d_imp = size / math.fsum(terms) if terms and math.isfinite(sum(terms)) else 0.0 if terms else math.nan
     d = max(d_imp, 2.0) if terms and config.difficulty == "importance" else 2.0
     largest = torch.tensor(m, dtype=torch.float64).exp().item()  # infinite where a preference near 0 makes it overflow
@@ -61,22 +62,21 @@ def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list
         # rho = pi: D is one over the share of right answers, and pi / (D rho - pi) = 1 / (D - 1) for every answer, an
         # empty one too. The factor 1/G is not needed where all wrong answers weigh the same.
         right, wrong = math.fsum(c), math.fsum(1 - x for x in c)
-        importance = difficulty = size / right if right > 0 else math.inf
-        penalty = [right / wrong if wrong > 0 else 0.0] * size
+        importance = difficulty = size / right if max(c, default=0.0) > ROUNDING else math.inf
+        penalty = [0.0 if kind is GroupKind.POSITIVE or not c else right / wrong] * size
 
     lens = config.penalises_mixed if kind is GroupKind.MIXED else config.penalises_uniform
     r = [s[i] - (1 - c[i]) * penalty[i] if lens else s[i] for i in range(size)]
 
-    if len(set(r)) <= 1:
+    if not r or max(r) - min(r) <= ROUNDING * max(1.0, *map(abs, r)):
         advantages = [0.0] * size
     else:
         mean = math.fsum(r) / size
         advantages = [x - mean for x in r]
-        if lens and kind is not GroupKind.MIXED:
-            advantages = [config.alpha * a for a in advantages]
-        else:
-            std = math.sqrt(math.fsum(a * a for a in advantages) / (size - 1))
-            advantages = [a / (std + STD_EPS) for a in advantages]
+        scale = config.alpha
+        if kind is GroupKind.MIXED or not lens:
+            scale = 1 / (math.sqrt(math.fsum(a * a for a in advantages) / (size - 1)) + STD_EPS)
+        advantages = [scale * a for a in advantages]
     return advantages, r, importance, difficulty, kind
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..advantages import GroupKind
-from ..advantages.estimators import group_kinds
+from ..advantages.estimators import group_kinds, same_rewards
 from .rollouts import Rollouts
 
 KINDS = (GroupKind.NEGATIVE, GroupKind.MIXED, GroupKind.POSITIVE)
@@ -21,11 +21,10 @@ def _groups(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     _, group, sizes = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
     order = np.argsort(group, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    kinds = group_kinds(torch.from_numpy(rollouts.correctness[order]), torch.from_numpy(starts)).numpy()
-    rewards = rollouts.reward[order]
-    same = np.minimum.reduceat(rewards, starts[:-1]) == np.maximum.reduceat(rewards, starts[:-1])
-    return group, kinds, same
+    starts = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))
+    kinds = group_kinds(torch.from_numpy(rollouts.correctness[order]), starts)
+    same = same_rewards(torch.from_numpy(rollouts.reward[order]), starts)
+    return group, kinds.numpy(), same.numpy()
 
 
 def _share(part: float, whole: float) -> str:

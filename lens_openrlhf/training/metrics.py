@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..advantages import GroupKind
-from ..advantages.estimators import Batch
+from ..advantages.estimators import Batch, same_rewards
 
 
 def _mean(values: Tensor, weights: Tensor) -> float | None:
@@ -27,9 +27,7 @@ def group_metrics(batch: Batch, magnitude: Tensor, confidence: Tensor) -> dict[s
     kind = kinds[group]
 
     # GRPO gives no gradient where a group's rewards are all the same.
-    low = confidence.new_full((len(kinds),), torch.inf).scatter_reduce(0, group, batch.rewards, "amin")
-    high = confidence.new_full((len(kinds),), -torch.inf).scatter_reduce(0, group, batch.rewards, "amax")
-    rescued = ((low == high)[group] & (magnitude > 0)).double()
+    rescued = (same_rewards(batch.rewards, batch.cu_groups)[group] & (magnitude > 0)).double()
 
     shown = (batch.lengths > 0).double()
     metrics = {

@@ -15,6 +15,7 @@ from .strategies import Groups
 
 CONTEXT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN)
 EPS = Decimal("1e-9")
+ROUNDING = Decimal("1e-9")
 NAN = float("nan")
 
 
@@ -29,9 +30,9 @@ class ExactGroup(NamedTuple):
 
 
 def _kind(c: list[Decimal]) -> GroupKind:
-    if any(x != c[0] for x in c):
+    if max(c) - min(c) > ROUNDING:
         return GroupKind.MIXED
-    return GroupKind.POSITIVE if c[0] == 1 else GroupKind.NEGATIVE
+    return GroupKind.POSITIVE if 1 - max(c) <= ROUNDING else GroupKind.NEGATIVE
 
 
 def exact_group(groups: Groups, span: slice, config: LensConfig) -> ExactGroup:
@@ -61,7 +62,7 @@ def _exact(pi: list[Decimal | None], c: list[Decimal], s: list[Decimal], config:
         pi = [None if p is None else Decimal(1) for p in pi]
         largest = Decimal(1)
 
-    weighted = [(x, p) for x, p in zip(c, pi, strict=True) if x > 0 and p is not None]
+    weighted = [(x, p) for x, p in zip(c, pi, strict=True) if x > ROUNDING and p is not None]
     d_imp = None
     if weighted:
         zero = any(p == 0 for _, p in weighted)
@@ -80,7 +81,7 @@ def _exact(pi: list[Decimal | None], c: list[Decimal], s: list[Decimal], config:
         ]
 
     centred = [x - sum(r) / size for x in r]
-    if size == 1 or all(x == r[0] for x in r):
+    if max(r) - min(r) <= ROUNDING * max(1, *map(abs, r)):
         advantage, divisor = [0 * x for x in r], Decimal(1)
     elif lens and kind is not GroupKind.MIXED:
         alpha = Decimal(config.alpha)

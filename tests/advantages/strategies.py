@@ -22,6 +22,8 @@ ordinary_preferences = st.floats(1e-3, 1e3)
 exact_logprobs = st.one_of(st.integers(-8 * 1024, 0), st.integers(-8192 * 1024, 0)).map(lambda k: k / 1024)
 
 FRACTIONS = (0.0, 0.25, 0.3, 0.5, 0.9, 1.0)
+# One outcome each, but for rounding.
+ROUNDED = ((0.0, 2.0**-55), (0.3, 0.1 + 0.2), (1.0, 1 - 2.0**-53))
 group_sizes = st.one_of(st.integers(1, 6), st.integers(1, 40))
 configs = st.fixed_dictionaries(
     {
@@ -70,6 +72,8 @@ def group_outcomes(draw, size: int, kinds: tuple[str, ...]) -> list[float]:
         return draw(st.permutations([1.0] * right + [0.0] * (size - right)))
     if kind == "fractions":
         return draw(st.lists(st.sampled_from(FRACTIONS), min_size=size, max_size=size))
+    if kind == "rounded":
+        return draw(st.lists(st.sampled_from(draw(st.sampled_from(ROUNDED))), min_size=size, max_size=size))
     value = {"positive": 1.0, "one fraction": 0.3}.get(kind, 0.0)
     return [value] * size
 
@@ -83,6 +87,7 @@ def group_means(draw, size: int, logprobs: st.SearchStrategy[float]) -> list[flo
 
 
 ALL_KINDS = ("negative", "positive", "mixed", "one fraction", "fractions")
+AND_ROUNDED = (*ALL_KINDS, "rounded")
 
 
 @st.composite

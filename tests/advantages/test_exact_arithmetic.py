@@ -9,10 +9,10 @@ from lens_openrlhf.advantages import LensConfig
 
 from .comparison import advantage_error, assert_near, assert_within, reward_error
 from .exact import exact_group
-from .strategies import configs, group_batches, token_batches
+from .strategies import AND_ROUNDED, configs, group_batches, token_batches
 
 
-@given(groups=group_batches(), switches=configs)
+@given(groups=group_batches(AND_ROUNDED), switches=configs)
 def test_every_output_is_the_papers(implementation, groups, switches):
     config = LensConfig(**switches)
     result = groups.advantages(implementation, config)
@@ -29,7 +29,7 @@ def test_every_output_is_the_papers(implementation, groups, switches):
         assert_within(result.advantage[span], expected.advantage, error, "advantage")
 
 
-@given(groups=group_batches())
+@given(groups=group_batches(AND_ROUNDED))
 def test_the_outputs_have_one_entry_a_response_or_a_group(implementation, groups):
     result = groups.advantages(implementation, LensConfig())
     responses, count = len(groups.mean_logprob), len(groups.cu_groups) - 1

@@ -129,6 +129,29 @@ def test_shaped_rewards_do_not_change_the_kind(one_group):
     assert wrong.advantage == near([1 / 12, -1 / 12])
 
 
+def test_rounding_tells_no_outcomes_apart(one_group):
+    # Kind, D and advantages are those of the outcomes without rounding, and so are a group of shaped rewards.
+    switches = {"scope": "mixed"}  # GRPO where all outcomes are one
+    for rounded, plain in (
+        ([0.1 + 0.2, 0.3, 0.3], [0.3] * 3),
+        ([1 - 0.9 - 0.1 + 2**-54, 0, 2**-60], [0] * 3),  # a D_imp of these would be enormous
+        ([0.1 * 3 + 0.7, 1 - 2**-53, 1], [1] * 3),
+    ):
+        got, expected = (one_group([0.8, 0.4, 0.2], c) for c in (rounded, plain))
+        assert got.group_kind == expected.group_kind != GroupKind.MIXED
+        assert (got.difficulty, got.advantage) == (near(expected.difficulty), near(expected.advantage))
+        assert one_group([0.8, 0.4, 0.2], rounded, **switches).advantage == [0, 0, 0]
+        assert one_group([0.8, 0.4, 0.2], plain, rewards=rounded, **switches).advantage == [0, 0, 0]
+    # Relative to the largest reward above 1; what is more than rounding still counts.
+    large = [1e6 * c for c in (0.1 + 0.2, 0.3, 0.3)]
+    assert one_group([0.8, 0.4, 0.2], [0] * 3, rewards=large, scope="none").advantage == [0, 0, 0]
+    assert one_group([0.8, 0.4], [0, 1e-8]).group_kind == GroupKind.MIXED
+    third = math.sqrt(1 / 3)
+    assert one_group([0.8] * 3, [0] * 3, rewards=[1e-3, 0, 0], scope="none").advantage == pytest.approx(
+        [2 * third, -third, -third], rel=1e-5
+    )
+
+
 def test_one_fraction_counts_as_negative(one_group):
     # D_imp = 2 / (0.5/0.5 + 0.5/0.25) = 2/3 < 1. Half the penalty: 1/4 * 1 and 1/4 * 0.25/0.75 = 1/12.
     result = one_group([0.5, 0.25], [0.5, 0.5])

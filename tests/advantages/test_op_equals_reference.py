@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_openrlhf.advantages import GroupKind, LensConfig, ops, reference
+from lens_openrlhf.advantages.estimators import group_kinds, same_rewards
 
 from .comparison import advantage_error, assert_near, assert_same_bits, assert_within, reward_error
 from .strategies import (
+    AND_ROUNDED,
     DTYPES,
     OFFSET_DTYPES,
     Groups,
@@ -62,11 +64,20 @@ def test_segment_mean(batch):
 
 
 @pytest.mark.parametrize("scope, confidence, difficulty", SWITCHES)
-@given(groups=group_batches(), alpha=st.sampled_from([0.25, 2.0]))
+@given(groups=group_batches(AND_ROUNDED), alpha=st.sampled_from([0.25, 2.0]))
 @settings(max_examples=25)
 def test_group_advantages(scope, confidence, difficulty, groups, alpha):
     config = LensConfig(scope=scope, alpha=alpha, confidence=confidence, difficulty=difficulty)
     assert_same_advantages(groups, config)
+
+
+@given(groups=group_batches(AND_ROUNDED))
+def test_torch_finds_the_kinds_and_the_groups_that_grpo_drops(groups):
+    grpo = groups.advantages(ops, LensConfig(scope="none"))
+    assert torch.equal(group_kinds(groups.correctness, groups.cu_groups), grpo.group_kind)
+    rewards = groups.correctness if groups.rewards is None else groups.rewards
+    for span, same in zip(groups.spans(), same_rewards(rewards, groups.cu_groups).tolist(), strict=True):
+        assert same == (grpo.advantage[span] == 0).all()
 
 
 # Confidences over preferences then lie beyond the largest double, and below the smallest.
@@ -74,14 +85,18 @@ extreme_preferences = st.one_of(ordinary_preferences, st.sampled_from([5e-324, 1
 
 
 @pytest.mark.parametrize("scope", ["both", "mixed", "negative", "none"])
-@given(case=preferred(), alpha=st.sampled_from([0.25, 2.0]), difficulty=st.sampled_from(["importance", "max"]))
+@given(
+    case=preferred(kinds=AND_ROUNDED),
+    alpha=st.sampled_from([0.25, 2.0]),
+    difficulty=st.sampled_from(["importance", "max"]),
+)
 @settings(max_examples=60)
 def test_preferences(scope, case, alpha, difficulty):
     groups, switches, rho = case
     assert_same_advantages(groups, LensConfig(scope=scope, alpha=alpha, difficulty=difficulty, **switches), rho)
 
 
-@given(groups=group_batches(), data=st.data())
+@given(groups=group_batches(AND_ROUNDED), data=st.data())
 def test_preferences_with_shaped_rewards_and_the_sequences_probability(groups, data):
     config = LensConfig(confidence="sequence", preference=data.draw(st.sampled_from(["none", "policy"])))
     rho = None

@@ -331,6 +331,8 @@ def random_groups(sizes, seed=0):
             correctness[part] = (rng.random(size) < 0.4).astype(float)
         if g % 4 == 3:
             correctness[part] = rng.random(size)
+        if g % 8 in (4, 5):  # all wrong and all right, but for rounding
+            correctness[part] = np.abs(correctness[part] - rng.choice([0, 2.0**-53], size))
     rewards = correctness + rng.normal(0, 0.1, n)
     return mean, lengths.astype(np.int64), correctness, rewards, offsets
 

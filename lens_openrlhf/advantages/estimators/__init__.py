@@ -28,6 +28,7 @@ from .base import (
     group_kinds,
     made,
     run,
+    same_rewards,
     segment_sum,
     tokens_of,
 )
@@ -160,6 +161,7 @@ __all__ = [
     "names",
     "option",
     "run",
+    "same_rewards",
     "segment_sum",
     "tokens_of",
 ]

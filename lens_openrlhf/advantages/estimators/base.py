@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import GroupKind, LensConfig
+from ..config import ROUNDING, GroupKind, LensConfig
 from ..ops import group_advantages
 
 TOKEN_NEEDS = ("logprobs", "entropies", "self_certainty")
@@ -122,14 +122,25 @@ def segment_sum(values: Tensor, sizes: Tensor) -> Tensor:
     return torch.segment_reduce(column, "sum", lengths=sizes, unsafe=len(sizes) == 0)[:, 0]  # it cannot check none
 
 
-def group_kinds(correctness: Tensor, cu_groups: Tensor) -> Tensor:
-    """[Q] int8, the GroupKind of every group by raw correctness [N]."""
+def group_range(values: Tensor, cu_groups: Tensor) -> tuple[Tensor, Tensor]:
+    """[Q] each, the least and the largest of values [N] in every group; inf and -inf for a group without responses."""
     sizes = cu_groups.diff()
     group = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
-    low = correctness.new_full((len(sizes),), math.inf).scatter_reduce(0, group, correctness, "amin")
-    high = correctness.new_full((len(sizes),), -math.inf).scatter_reduce(0, group, correctness, "amax")
-    uniform = torch.where(low == 1, int(GroupKind.POSITIVE), int(GroupKind.NEGATIVE))
-    return torch.where(low < high, int(GroupKind.MIXED), uniform).to(torch.int8)
+    low = values.new_full((len(sizes),), math.inf).scatter_reduce(0, group, values, "amin")
+    return low, values.new_full((len(sizes),), -math.inf).scatter_reduce(0, group, values, "amax")
+
+
+def group_kinds(correctness: Tensor, cu_groups: Tensor) -> Tensor:
+    """[Q] int8, the GroupKind of every group by raw correctness [N]."""
+    low, high = group_range(correctness, cu_groups)
+    uniform = torch.where(1 - high <= ROUNDING, int(GroupKind.POSITIVE), int(GroupKind.NEGATIVE))
+    return torch.where(high - low > ROUNDING, int(GroupKind.MIXED), uniform).to(torch.int8)
+
+
+def same_rewards(rewards: Tensor, cu_groups: Tensor) -> Tensor:
+    """[Q] bool, the groups whose rewards [N] differ by rounding at most, so that GRPO gives them 0."""
+    low, high = group_range(rewards, cu_groups)
+    return high - low <= ROUNDING * torch.maximum(high.abs(), low.abs()).clamp(min=1)
 
 
 def tokens_of(responses: Tensor, lengths: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import option
+from ..config import ROUNDING, option
 from .base import Batch, Estimator
 
 
@@ -47,7 +47,7 @@ class Passk(Estimator):
         return self.config.k + 1
 
     def advantages(self, batch: Batch) -> Tensor:
-        right = batch.correctness == 1
+        right = batch.correctness >= 1 - ROUNDING
         total = batch.cu_groups.diff()
         wrong = total - batch.group_sum(right.long())
         drawn = torch.arange(self.config.k, device=total.device)

@@ -190,6 +190,13 @@ def test_negative_groups_teach_where_the_method_says_so(name):
 
 
 @every_estimator
+def test_rounding_decides_no_groups_kind(name):
+    for outcomes, one in ([0.1 + 0.2, 0.3, 0.3], 0.3), ([2**-55, 0, 0], 0), ([1 - 2**-53, 1, 1], 1):
+        got, expected = (advantages(name, groups_that_differ(c)) for c in (outcomes, [one] * 3))
+        assert got == pytest.approx(expected, abs=1e-9), outcomes
+
+
+@every_estimator
 def test_an_answer_needs_others_where_the_method_says_so(name):
     group = groups_that_differ([1, 0, 0, 0, 0, 1])
     together, apart = advantages(name, group), advantages(name, *[[answer] for answer in group])
