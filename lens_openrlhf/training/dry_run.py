@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-
+from ..advantages.lazily import torch
 from ..inputs import OptionError
 from . import cpu, model_shape, options, preflight
 from .model_shape import ModelShape
