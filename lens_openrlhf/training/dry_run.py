@@ -204,7 +204,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     if on_cpu:
         rows.append(("memory", "not estimated on the CPU"))
     elif shape:
-        assumed = gpu_memory_gib is None and not torch.cuda.is_available()
+        assumed = gpu_memory_gib is None and cpu.required()
         if gpu_memory_gib is None:
             gpu = USUAL_GPU_GIB * GIB if assumed else torch.cuda.get_device_properties(0).total_memory
         else:
