@@ -98,7 +98,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
     if reaper.MARK in os.environ:
-        variables[reaper.MARK] = os.environ[reaper.MARK]  # for workers of a cluster that is joined
+        # For workers of a cluster that is joined.
+        variables |= {name: os.environ[name] for name in (reaper.MARK, reaper.KEEP_ENVIRONMENT)}
     variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()

@@ -26,7 +26,7 @@ def environment() -> dict[str, str]:
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-profile") / "run"
     command = ["deepspeed", "--quiet", str(SCRIPT), "--logger.run_dir", str(folder)]
-    run = finish(command, folder, timeout=1200, env=environment())
+    run = finish(command, folder, timeout=2400, env=environment())
     assert run.status == 0, explained(run)
     return run
 
