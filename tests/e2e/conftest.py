@@ -118,11 +118,17 @@ def command_line(folder: Path, tiny, reward: str | Path, *more: str) -> list[str
     return [sys.executable, "-m", "lens_openrlhf.cli", "train", *words, *more]
 
 
-def finish(command: list[str], folder: Path, timeout: float = 900, **kwargs) -> Run:
-    """Run a command to its end; nothing may be left behind."""
+def finish(command: list[str], folder: Path, timeout: float = 900, **environment: str) -> Run:
+    """Run a command to its end, with so much more in its environment; nothing may be left behind."""
     with no_strays():
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, cwd=ROOT, **kwargs
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+            env=os.environ | environment,
         )
     return Run(done.returncode, done.stdout, folder)
 
