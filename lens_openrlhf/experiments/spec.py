@@ -416,14 +416,11 @@ def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleN
     """
     from ..training.options import OptionError, parse
 
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return parse(run.command(folder), anywhere)
     except OptionError as error:
         _fail(f"{place}: {error}")
-    except SystemExit:
-        _fail(f"{place}: {said.getvalue().strip().rpartition('error: ')[2]}")
 
 
 def meaning(run: Run) -> dict:

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -57,11 +58,14 @@ def _fail(message: str) -> NoReturn:
 
 def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
     """The estimator that a command line names, and the file of one's own; None where it does not."""
-    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for option in (ESTIMATOR, ESTIMATOR_PATH):
         shortest = option.index("estimator") + 1  # no other option begins with algo.advantage.e or algo.lens.e
         probe.add_argument(*(f"--{option[:end]}" for end in range(len(option), shortest - 1, -1)), dest=option)
-    found = vars(probe.parse_known_args(words)[0])
+    try:
+        found = vars(probe.parse_known_args(words)[0])
+    except argparse.ArgumentError:  # without a value, which the parser will say
+        return None, None
     return found[ESTIMATOR], found[ESTIMATOR_PATH]
 
 
@@ -346,11 +350,23 @@ class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
     argv: Sequence[str] = ()
-    on_cpu = False
+    anywhere = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return not self.anywhere and cpu.required()
+
+    def error(self, message: str) -> NoReturn:
+        """In one line, which argparse would put below the usage of 200 options."""
+        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
+        near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1) if unknown else []
+        _fail(f"{message}; {f'did you mean {near[0]}? Else ' if near else ''}see lens-openrlhf train --help")
 
     def parse_args(self, args=None, namespace=None):
+        self.prog = "lens-openrlhf train"
         offered = _offered(*method_in(self.argv))
         _add_options(self, offered)
+        super().parse_args(self.argv)  # --help and misspelt options, before a torch for CUDA is asked for a GPU
         if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)
         given = _given(self, self.argv)
@@ -527,15 +543,14 @@ def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
 
     Raises:
         OptionError: a value that cannot work, naming the option and the remedy; NeedsCuda where it works elsewhere.
-        SystemExit: --help, or what argparse refuses.
+        SystemExit: --help.
     """
-    on_cpu = cpu.required() and not anywhere
-    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "on_cpu": on_cpu})
+    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "anywhere": anywhere})
     try:
         args = openrlhf_command.parse(parser)
     except AssertionError as error:
         _fail(str(error))
-    if on_cpu and args.ds.packing_samples:
+    if args.ds.packing_samples and not anywhere and cpu.required():
         # OpenRLHF sets flash attention for packed samples; sdpa keeps them apart by their position ids.
         args.ds.attn_implementation = "sdpa"
     return args
