@@ -10,15 +10,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from . import __version__
 from .process import complain
 
 
 def _train(argv: Sequence[str]) -> int:
-    from .training import cpu
-
-    if cpu.required():
-        # DeepSpeed would warn on the terminal that it found no accelerator.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from .training.launch import main as train
     from .training.profiles import ProfileError, expand
 
@@ -64,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "\n\nOptions of a command: lens-openrlhf COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"lens-openrlhf {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    if not argv:
+        parser.print_help()
+        return 0
     # Only the first word is ours; the rest belongs to the command, whose options may look like ours.
     name = parser.parse_args(argv[:1]).command
     try:

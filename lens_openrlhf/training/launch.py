@@ -25,10 +25,9 @@ from ..process import (
     versions,
     write_atomically,
 )
-from . import checkpoints, cpu, dry_run, options, reaper, remote_code
+from . import checkpoints, cpu, dry_run, options, profiles, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed, ray_cluster
-from .profiles import DRY_RUN
 from .run_log import REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE
 from .summary import summary_table
 
@@ -99,7 +98,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
     if reaper.MARK in os.environ:
-        variables[reaper.MARK] = os.environ[reaper.MARK]  # for workers of a cluster that is joined
+        # For workers of a cluster that is joined.
+        variables |= {name: os.environ[name] for name in (reaper.MARK, reaper.KEEP_ENVIRONMENT)}
     variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()
@@ -199,6 +199,8 @@ def stop_everything(but: int | None = None) -> None:
 
 def run(args: SimpleNamespace) -> None:
     """Train, in a process where OpenRLHF can run."""
+    if cpu.required():
+        cpu.install()
     import openrlhf.cli.train_ppo_ray as command
 
     install_hooks(args)
@@ -234,6 +236,7 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespac
         OptionError: what cannot work, before anything expensive.
     """
     args = options.parse(argv)
+    profiles.make(argv)
     check_surroundings(args)
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
@@ -277,7 +280,7 @@ def _train(args: SimpleNamespace, started: float) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    if DRY_RUN in argv:
+    if profiles.DRY_RUN in argv:
         print(dry_run.main(argv))
         return 0
     started = time.monotonic()
