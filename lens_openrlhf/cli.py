@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from . import __version__
@@ -15,15 +16,14 @@ from .process import complain
 
 
 def _train(argv: Sequence[str]) -> int:
-    from .training.launch import main as train
-    from .training.profiles import ProfileError, expand
+    from .training import launch, profiles
 
     try:
-        argv = expand(argv, say=print)
-    except ProfileError as error:
+        words = profiles.expand(argv, say=print)
+    except profiles.ProfileError as error:
         complain(f"error: {error}")
         return 2
-    return train(argv)
+    return launch.main(words, make=partial(profiles.make, words) if profiles.OPTION in argv else None)
 
 
 def _command(module: str) -> Callable[[Sequence[str]], int]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,14 +229,15 @@ def _hold(args: SimpleNamespace, stack: contextlib.ExitStack) -> None:
             ) from None
 
 
-def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespace:
+def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[], None] | None) -> SimpleNamespace:
     """The checked arguments of a run whose folder is ready for it.
 
     Raises:
         OptionError: what cannot work, before anything expensive.
     """
     args = options.parse(argv)
-    profiles.make(argv)
+    if make:
+        make()
     check_surroundings(args)
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
@@ -279,24 +280,27 @@ def _train(args: SimpleNamespace, started: float) -> int:
     return 0
 
 
-def _main(argv: Sequence[str]) -> int:
+def _main(argv: Sequence[str], make: Callable[[], None] | None) -> int:
     if profiles.DRY_RUN in argv:
         print(dry_run.main(argv))
         return 0
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        return _train(_prepare(argv, stack), started)
+        return _train(_prepare(argv, stack, make), started)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
+def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = None) -> int:
+    """The training command. Returns the process's exit status; every failure ends in one line that says why.
+
+    `make` makes what a profile's options name, once they have been checked.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not drives():
         return 0
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
     interrupt_once()
-    return ended(lambda: _main(argv), options.OptionError, "interrupted before the run began")
+    return ended(lambda: _main(argv, make), options.OptionError, "interrupted before the run began")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from . import cpu
 PACKAGE = Path(__file__).parent.parent
 FOLDER = PACKAGE.parent / "examples" / "scripts" / "profiles"
 DEFAULT_GPUS = GPUS_PER_NODE = 8
-DRY_RUN = "--dry_run"
+OPTION, DRY_RUN = "--profile", "--dry_run"
 
 
 class ProfileError(OptionError):
@@ -70,7 +70,7 @@ def _take(argv: list[str], option: str) -> str | None:
         return None
     at = argv.index(option)
     if at + 1 == len(argv):
-        raise ProfileError(f"{option}: the {'name' if option == '--profile' else 'value'} is missing")
+        raise ProfileError(f"{option}: the {'name' if option == OPTION else 'value'} is missing")
     value = argv[at + 1]
     del argv[at : at + 2]
     return value
@@ -101,7 +101,7 @@ def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str
         words = shlex.split(file.read_text(), comments=True)
     except ValueError as error:
         raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
-    base = _take(words, "--profile")
+    base = _take(words, OPTION)
     return [*([] if base is None else _chain(base, (*within, name))), (file, words)]
 
 
@@ -144,7 +144,7 @@ def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None, 
         ProfileError: an unknown profile, one that cannot be read, or a size that it cannot take.
     """
     rest = list(argv)
-    name, gpus = _take(rest, "--profile"), _take(rest, "--gpus")
+    name, gpus = _take(rest, OPTION), _take(rest, "--gpus")
     remedy = "set --actor.num_gpus_per_node and --vllm.num_engines"
     if name is None:
         if gpus is not None:

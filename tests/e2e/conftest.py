@@ -18,8 +18,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_openrlhf.demo import prepare
-from lens_openrlhf.demo.warm_start import WarmStart
 from lens_openrlhf.training import reaper
 from lens_openrlhf.training.run_log import read
 
@@ -72,14 +70,6 @@ def no_strays(seconds: float = 60):
     while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left, f"left running: {left}"
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A model of the tiny profile that was hardly trained, and its questions: enough to run the machinery."""
-    return prepare(
-        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
-    )
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import yaml
 from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.training.run_log import read
 
-from ..e2e.conftest import ROOT, command_line, no_strays, reward_file, tiny  # noqa: F401  (fixtures)
+from ..e2e.conftest import ROOT, command_line, no_strays, reward_file  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.e2e
 
