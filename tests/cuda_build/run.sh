@@ -26,7 +26,7 @@ fi
 mkdir -p "$venv/source"
 find "$venv/source" -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +
 tar -c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE csrc docs lens_openrlhf \
-  requirements tests Dockerfile | tar -x -C "$venv/source"
+  benchmarks requirements tests Dockerfile | tar -x -C "$venv/source"
 cd "$venv/source"
 echo "building the extension …"
 LENS_BUILD_CUDA=1 "${pip[@]}" install -qq --no-deps --no-build-isolation -e .
