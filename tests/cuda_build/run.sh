@@ -14,8 +14,8 @@ if [ "$(cat "$venv/.made" 2> /dev/null)" != "$asked" ]; then
   rm -rf "$venv"
   "$python" -m venv "$venv"
   # Python 3.10 gets what is still published for it.
-  mapfile -t pinned < <(grep -E '^(setuptools|wheel|pytest|hypothesis|torch-abi-audit)==' requirements/cpu.txt)
-  old=("setuptools>=77,<81" wheel pytest hypothesis)
+  mapfile -t pinned < <(grep -E '^(setuptools|wheel|pytest|hypothesis|torch-abi-audit|nvidia-cuda-(cuobjdump|nvdisasm))==' requirements/cpu.txt)
+  old=("setuptools>=77,<81" wheel pytest hypothesis nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
   # Three equals signs: a CPU build is 2.13.0 as well to two.
   "${pip[@]}" install -qq "torch===$torch" numpy \
     "${pinned[@]/%/; python_version > \'3.10\'}" "${old[@]/%/; python_version <= \'3.10\'}"
