@@ -37,8 +37,9 @@ def tiny(tmp_path_factory):
     from lens_openrlhf.demo import prepare
     from lens_openrlhf.demo.warm_start import WarmStart
 
+    # One thread: two that wait for each other in a loop take ten times as long where something else runs.
     return prepare(
-        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
+        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40, threads=1), train_prompts=64, heldout_prompts=16
     )
 
 

@@ -25,7 +25,8 @@ def path() -> str:
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-profile") / "run"
     command = ["deepspeed", "--quiet", str(SCRIPT), "--logger.run_dir", str(folder)]
-    run = finish(command, folder, timeout=2400, PATH=path())
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))  # as a user has it
+    run = finish(command, folder, timeout=2400, PATH=path(), OMP_NUM_THREADS=threads)
     assert run.status == 0, explained(run)
     return run
 

@@ -6,11 +6,13 @@ import argparse
 import ast
 import inspect
 import pathlib
+import subprocess
 import sys
 import types
 from importlib import metadata
 
 import pytest
+import torch
 
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.training import checkpoints, cpu, openrlhf_command, options, remote_code
@@ -63,6 +65,20 @@ def modules_of(*nodes: ast.AST) -> set[str]:
     """The modules that these statements import."""
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_builds_are_told_apart_without_importing_them():
+    """By torch's version file and by vLLM's version, as they tell them apart themselves."""
+    import vllm.platforms
+
+    code = (
+        "from lens_openrlhf.training import cpu; import sys; print(cpu._torch_without_cuda(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(torch.version.cuda is None and torch.version.hip is None), "False"]
+    assert cpu.vllm_for_cpu() == vllm.platforms.vllm_version_matches_substr("cpu")
+    if cpu.vllm_for_cpu():
+        assert vllm.platforms.current_platform.is_cpu()
 
 
 def test_no_option_is_lost():

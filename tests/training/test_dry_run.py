@@ -229,6 +229,31 @@ def test_a_models_own_config_goes_before_its_name(tmp_path):
     assert model_shape.find("meta-llama/Meta-Llama-3.1-8B") == (model_shape.KNOWN["llama-3.1-8b"], False)
 
 
+@pytest.mark.parametrize("kind", model_shape.COUNTED)
+@pytest.mark.parametrize("without", [None, "tie_word_embeddings", "num_key_value_heads", "vocab_size"])
+def test_a_config_is_read_as_transformers_reads_it(tmp_path, kind, without):
+    """Where it says all sizes they are taken as they are written; what it leaves out is transformers' to say."""
+    from transformers import AutoConfig
+
+    written = {name: 8 * (i + 2) for i, name in enumerate(model_shape.SIZES.values())}
+    written |= {"model_type": kind, "hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 3}
+    written |= {"tie_word_embeddings": True, "architectures": ["Some"]}
+    written.pop(without, None)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(written))
+    assert model_shape.find(str(tmp_path)) == (model_shape.of_config(AutoConfig.from_pretrained(tmp_path)), True)
+    assert (model_shape._as_written(file) is None) == (without is not None)
+
+
+@pytest.mark.parametrize(
+    "written", ["{", "[1]", '{"model_type": "qwen2", "num_attention_heads": "4"}', '{"model_type": "gpt2"}', ""]
+)
+def test_a_config_that_says_no_sizes_is_left_to_transformers(tmp_path, written):
+    file = tmp_path / "config.json"
+    file.write_text(written)
+    assert model_shape._as_written(file) is None
+
+
 def test_memory_by_hand():
     """ZeRO's stages and offloading for 8 GPUs, and the keys and values that vLLM's share leaves."""
     shape, gpu = model_shape.KNOWN["llama-3.1-8b"], 80 * plan.GIB
