@@ -1,4 +1,7 @@
-"""OpenRLHF's modes with LENS, each trained for real for a few steps."""
+"""OpenRLHF's modes with LENS, each trained for real for a few steps.
+
+test_resume.py has the colocated one, with dynamic batches.
+"""
 
 from __future__ import annotations
 
@@ -109,11 +112,3 @@ def test_async_with_confidence_from_the_rollout(tiny, reward_file, tmp_path):
     for record in run.records("eval"):
         assert len(record["scores"]) == len(record["splits"]["level"]) == 16
         assert list(record["pass_at_k"]["all"]) == ["1", "2", "4"]
-
-
-def test_colocated_and_dynamic_batches(tiny, reward_file, tmp_path):
-    more = ["--train.colocate_all", "--data.max_samples", "16"]
-    dynamic = ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "256", "--ds.zero_stage", "3"]
-    run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *dynamic), tmp_path / "run")
-    assert run.status == 0, explained(run)
-    check_lens_metrics(run, steps=2)

@@ -16,12 +16,18 @@ import pytest
 from lens_openrlhf.training.run_log import read
 
 from .conftest import ROOT, command_line, explained, finish, no_strays, started
+from .test_modes import check_lens_metrics
 
 STEPS, SAVED_EVERY = 6, 2
 OPTIONS = [
     *("--algo.advantage.estimator", "lens", "--data.max_samples", str(8 * STEPS)),
     *("--ckpt.save_steps", str(SAVED_EVERY), "--ckpt.max_num", "1", "--ckpt.load_enable"),
     *("--eval.steps", "2", "--eval.n_samples_per_prompt", "2"),
+]
+
+COLOCATED = [
+    *("--train.colocate_all", "--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "256"),
+    *("--ds.zero_stage", "3"),
 ]
 
 
@@ -33,7 +39,8 @@ def prompts_of(folder, step: int) -> list[str]:
 @pytest.mark.parametrize(
     "mode",
     [
-        pytest.param([], id="plain"),
+        pytest.param(COLOCATED, id="colocated, dynamic batches"),
+        pytest.param([], id="plain", marks=pytest.mark.long),
         pytest.param(
             ["--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3"], id="2 ranks, ZeRO-3", marks=pytest.mark.long
         ),
@@ -62,6 +69,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny, reward_file, tmp_
     assert [record["step"] for record in run.records("eval")] == (
         [2, 4] if "--train.async_enable" in mode else [2, 4, 6]
     )
+    check_lens_metrics(run, STEPS, with_text=8)
     assert prompts_of(folder, SAVED_EVERY + 1) == seen
     every_prompt = [prompt for step in range(1, STEPS + 1) for prompt in prompts_of(folder, step)]
     assert len(set(every_prompt)) == len(every_prompt) == 8 * STEPS
