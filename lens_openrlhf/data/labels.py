@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Collection
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..rewards import grading, pool
+from ..rewards.labels import as_found
 
 PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy")
 
@@ -76,22 +75,6 @@ def _kept(file: Path) -> dict[str, str | None]:
     return verdicts
 
 
-def _verdicts(labels: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Labels with their verdicts, as these come."""
-    workers = pool.Settings.from_env().workers
-    threads = ThreadPoolExecutor(2 * workers)
-    todo = iter(labels)
-    try:
-        running = {threads.submit(_examine, label): label for label in islice(todo, 4 * workers)}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future.result()
-            running |= {threads.submit(_examine, label): label for label in islice(todo, len(done))}
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
 def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
     """The reason why a label is bad, or None, for each of the distinct labels.
 
@@ -109,7 +92,7 @@ def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
         with open(file, "a", buffering=1) as kept:
             kept.write("\n")  # ends a line that a killed run has left
             for label, reason in tqdm(
-                _verdicts(missing), "checking labels", len(missing), leave=False, unit="label", disable=None
+                as_found(_examine, missing), "checking labels", len(missing), leave=False, unit="label", disable=None
             ):
                 verdicts[label] = reason
                 if reason != FATAL:  # which may have come from outside

@@ -35,7 +35,7 @@ def test_verdicts_are_kept_even_if_the_run_ends_early(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return None
 
-    monkeypatch.setattr(labels, "_verdicts", lambda todo: ((label, interrupted(label)) for label in todo))
+    monkeypatch.setattr(labels, "as_found", lambda examine, todo: ((label, interrupted(label)) for label in todo))
     with pytest.raises(KeyboardInterrupt):
         labels.check("abcd", tmp_path)
     with open(labels.cache_file(tmp_path), "a") as file:
