@@ -34,6 +34,7 @@ H100_BYTES_PER_S = 3.35e12
 def profile_options(steps: int) -> list[str]:
     """The tiny profile without its evaluations and estimator, for `steps` steps."""
     words = profiles.expand(["--profile", "tiny", "--logger.run_dir", "unused"])
+    profiles.make(words)
     options, skip = [], False
     for word, following in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith("--"):

@@ -8,26 +8,22 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
+from . import __version__
 from .process import complain
 
 
 def _train(argv: Sequence[str]) -> int:
-    from .training import cpu
-
-    if cpu.required():
-        # DeepSpeed would warn on the terminal that it found no accelerator.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from .training.launch import main as train
-    from .training.profiles import ProfileError, expand
+    from .training import launch, profiles
 
     try:
-        argv = expand(argv, say=print)
-    except ProfileError as error:
+        words = profiles.expand(argv, say=print)
+    except profiles.ProfileError as error:
         complain(f"error: {error}")
         return 2
-    return train(argv)
+    return launch.main(words, make=partial(profiles.make, words) if profiles.OPTION in argv else None)
 
 
 def _command(module: str) -> Callable[[Sequence[str]], int]:
@@ -64,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "\n\nOptions of a command: lens-openrlhf COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"lens-openrlhf {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    if not argv:
+        parser.print_help()
+        return 0
     # Only the first word is ours; the rest belongs to the command, whose options may look like ours.
     name = parser.parse_args(argv[:1]).command
     try:

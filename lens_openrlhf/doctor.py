@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
@@ -243,9 +244,11 @@ def examine() -> list[Finding]:
 
 def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
     """Print the findings; 0 if the tiny profile can run here, else 1."""
-    if argv:
-        out(f"error: doctor takes no options, got {' '.join(argv)}")
-        return 2
+    argparse.ArgumentParser(
+        prog="lens-openrlhf doctor",
+        description="What is installed, what will run on this machine, and how to mend what will not. Exits with 0 if "
+        "the tiny profile can run here. It has no options.",
+    ).parse_args(argv)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # what it says when imported is below, or no fault
     findings = examine()
     for finding in findings:

@@ -125,13 +125,13 @@ class Held(Exception):
 
 
 @contextlib.contextmanager
-def holding(folder: Path) -> Iterator[None]:
+def holding(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder, made where it does not exist, until the end or until this process dies.
 
     On a file system without locks nothing is held.
 
     Raises:
-        Held: another process holds it.
+        Held: another process holds it, and it is not to be waited for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+") as file:
@@ -139,7 +139,11 @@ def holding(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Held(f"process {file.read().strip() or 'unknown'}") from None
+            other = f"process {file.read().strip() or 'unknown'}"
+            if not wait:
+                raise Held(other) from None
+            complain(f"waiting for {other}, which is at work in {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             complain(f"warning: {folder}: cannot be locked ({error.strerror}); let no other run write there")
         file.truncate(0)

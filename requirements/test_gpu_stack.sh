@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 python=$1 environment=$2
 shift 2
 # What touches the stack, and needs neither a device nor a vLLM that samples.
-tests=(tests/training tests/outside tests/test_doctor.py tests/test_imports.py tests/test_requirements.py)
+tests=(tests/training tests/outside tests/test_cli.py tests/test_doctor.py tests/test_imports.py tests/test_requirements.py)
 free_gib=15  # of disk: the environment, and the wheels while they are unpacked
 
 fail() {

@@ -31,6 +31,17 @@ def pytest_report_header(config):
     )
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model of the tiny profile that was hardly trained, and its questions: enough to run the machinery."""
+    from lens_openrlhf.demo import prepare
+    from lens_openrlhf.demo.warm_start import WarmStart
+
+    return prepare(
+        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
+    )
+
+
 @pytest.fixture(scope="module")
 def small_pool():
     """The verifier with one worker and a short time limit."""

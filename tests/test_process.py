@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -58,3 +60,14 @@ def test_a_folder_is_held_by_one(tmp_path):
                 pass
     with holding(tmp_path / "new" / "folder"):
         pass
+
+
+def test_a_folder_is_waited_for(tmp_path, capsys):
+    with ThreadPoolExecutor(1) as pool, ExitStack() as first:
+        first.enter_context(holding(tmp_path))
+        second = pool.submit(lambda: holding(tmp_path, wait=True).__enter__())
+        while "waiting for process" not in (said := capsys.readouterr().err):
+            assert not second.done()
+        assert f"is at work in {tmp_path}" in said
+        first.close()
+        second.result(timeout=60)

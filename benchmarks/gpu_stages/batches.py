@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import lens_openrlhf.advantages  # noqa: F401  (registers the operators)
+import lens_openrlhf.advantages.ops  # noqa: F401  (registers the operators)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 OFFSETS = (torch.int64, torch.int32)

@@ -16,7 +16,7 @@ OPERATORS = ("segment_mean", "group_advantages", "lens_advantages")
 
 def run(device: Cuda | Cpu, rows: Rows) -> None:
     fresh = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "import lens_openrlhf.advantages"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", "import lens_openrlhf.advantages.ops"], stderr=subprocess.PIPE, text=True
     )
     rows.check("import in a fresh Python", fresh.returncode == 0, says=fresh.stderr.strip()[-300:] or "nothing")
 

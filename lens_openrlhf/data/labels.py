@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..rewards import grading, pool
+from ..rewards import answer, grading, pool
 from ..rewards.labels import as_found
 
 PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy")
@@ -34,7 +34,7 @@ def examine(label: str) -> str | None:
         return UNREADABLE
     if grading.check_label(label) is not None:
         return INCOMPARABLE
-    response = label if grading.last_boxed(label) is not None else rf"\boxed{{{label}}}"
+    response = label if answer.last_boxed(label) is not None else rf"\boxed{{{label}}}"
     return None if grading.grade(grading.response_end(response), label)[0] == "correct" else UNEQUAL
 
 

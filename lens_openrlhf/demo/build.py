@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
 
+from ..process import holding
 from .tasks import ADDITION, LEVEL_BOUNDS, SUBTRACTION, Question, iter_questions, level, make_habits
 from .warm_start import WarmStart, train
 
@@ -40,15 +41,15 @@ def prepare(
 ) -> DemoPaths:
     """Write the tiny profile under ``out``; a model already there for the same settings is kept."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     settings = warm_start or WarmStart()
     paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
-    write_rows(paths.train, make_rows(train_prompts, heldout=False, seed=seed))
-    write_rows(paths.heldout, make_rows(heldout_prompts, heldout=True, seed=seed))
-    key = cache_key(settings, seed)
-    if not is_cached(paths.model, key):
-        print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
-        _train_and_move(paths.model, settings, seed, key)
+    with holding(out, wait=True):  # of two runs that are started at once, one makes it
+        write_rows(paths.train, make_rows(train_prompts, heldout=False, seed=seed))
+        write_rows(paths.heldout, make_rows(heldout_prompts, heldout=True, seed=seed))
+        key = cache_key(settings, seed)
+        if not is_cached(paths.model, key):
+            print(f"warm-starting a small model, {settings.steps} updates (once; it is kept in {out}) …", flush=True)
+            _train_and_move(paths.model, settings, seed, key)
     return paths
 
 

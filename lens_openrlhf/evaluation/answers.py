@@ -6,12 +6,12 @@ from collections.abc import Hashable, Sequence
 
 from sympy import srepr
 
-from ..rewards import grading, pool
+from ..rewards import answer, grading, pool
 
 
 def deciding_part(response: str) -> str:
     """What Math-Verify reads of a response: its last box or, without one, all of it. Many answers end alike."""
-    boxed = grading.last_boxed(grading.response_end(response))
+    boxed = answer.last_boxed(grading.response_end(response))
     return response if boxed is None else rf"\boxed{{{boxed}}}"
 
 
@@ -38,7 +38,7 @@ def read_answer(response: str) -> tuple[str, str] | None:
     try:
         return pool.run_in_worker(_read, (end,), None)
     except Exception:  # limits of time and memory, or what Math-Verify raises; the verdict counts these
-        boxed = grading.last_boxed(end)
+        boxed = answer.last_boxed(end)
         return None if not boxed else (boxed, boxed)
 
 

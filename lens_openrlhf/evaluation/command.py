@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
 from ..inputs import MATH_VERIFY, OptionError, check_model
 from ..process import complain, ended, printable
-from . import figures, folder
-from .grading import RewardFunction, load_reward
-from .prompts import Prompt, check_keys, check_labels, load, make_prompts, split_columns
+
+# What computes is imported where it is used: pandas, SciPy and Math-Verify take longer than an option to refuse.
+if TYPE_CHECKING:
+    from .grading import RewardFunction
+    from .prompts import Prompt
 
 DEFAULTS: dict[str, Any] = {
     "input_key": "prompt",
@@ -125,7 +127,10 @@ def _check_numbers(settings: dict[str, Any]) -> None:
     for name in ("top_p", "gpu_memory_utilization"):
         if settings[name] is not None and not 0 < settings[name] <= 1:
             raise OptionError(f"--{name} {settings[name]}: expected more than 0 and at most 1")
-    figures.check_ks(settings["k"] or (), settings["samples"])
+    if settings["k"]:
+        from . import figures
+
+        figures.check_ks(settings["k"], settings["samples"])
     template = settings["prompt_template"]
     if template is not None and template.count("{}") != 1:
         raise OptionError(f"--prompt_template {template!r}: must hold {{}}, the prompt's place, exactly once")
@@ -187,6 +192,8 @@ def _model_fingerprint(name: str, revision: str | None) -> str:
 
 def _check_out(out: Path, config: dict) -> None:
     """A folder that is new, empty, or of the same evaluation."""
+    from . import folder
+
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / folder.CONFIG).is_file():
@@ -215,6 +222,9 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     from ..process import git_commit, versions
     from ..training import cpu
     from ..training.options import CPU_DEFAULTS
+    from . import folder
+    from .grading import load_reward
+    from .prompts import check_keys, check_labels, load, make_prompts, split_columns
 
     settings = dict(settings)
     model, data = settings["model"], settings["data"]
@@ -292,6 +302,7 @@ def _rows(prompts: Sequence[Prompt], completions, grades) -> Iterator[dict[str, 
 
 def run(job: Job, terminal: IO[str]) -> None:
     """Sample, grade and keep the parts that are missing."""
+    from . import folder
     from .grading import grade
     from .sampling import Sampler
 
@@ -333,6 +344,8 @@ def run(job: Job, terminal: IO[str]) -> None:
 
 def summarise(out: Path, ks: Sequence[int] | None, split_by: Sequence[str] | None) -> str:
     """Write summary.json from the kept answers; returns the table."""
+    from . import figures, folder
+
     config = folder.read_config(out)
     samples = folder.read_samples(out)
     summary = figures.summarise(samples, ks or config["settings"].get("k"), split_by)
@@ -347,6 +360,7 @@ def summarise(out: Path, ks: Sequence[int] | None, split_by: Sequence[str] | Non
 
 def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
     from ..process import explain, log_traceback, output_to
+    from . import folder
 
     job = prepare(settings, argv)
     log = job.out / folder.LOG

@@ -273,16 +273,17 @@ def _profile_options(spec: Spec, make: bool) -> Options:
         if spec.gpus is not None:
             _fail("gpus gives a profile its size, and no profile is named; set actor.num_gpus_per_node in options")
         return {}
-    from ..training.profiles import ProfileError, expand
+    from ..training import profiles
 
-    # With --help a profile is read and nothing is made.
     size = [] if spec.gpus is None else ["--gpus", str(spec.gpus)]
-    more = ["--logger.run_dir", ""] + ([] if make else ["--help"])
+    folder = ["--logger.run_dir", ""]
     try:
-        words = expand(["--profile", spec.profile, *size, *more])
-    except ProfileError as error:
+        words = profiles.expand(["--profile", spec.profile, *size, *folder], portable=not make)
+        if make:
+            profiles.make(words)
+    except profiles.ProfileError as error:
         _fail(f"profile: {str(error).removeprefix('--profile ')}")
-    return split_words(words[: -len(more)])
+    return split_words(words[: -len(folder)])
 
 
 def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:
@@ -415,14 +416,11 @@ def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleN
     """
     from ..training.options import OptionError, parse
 
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return parse(run.command(folder), anywhere)
     except OptionError as error:
         _fail(f"{place}: {error}")
-    except SystemExit:
-        _fail(f"{place}: {said.getvalue().strip().rpartition('error: ')[2]}")
 
 
 def meaning(run: Run) -> dict:

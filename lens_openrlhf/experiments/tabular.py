@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
-from ..advantages import LensConfig, group_advantages
+from ..advantages import LensConfig
+from ..advantages.lazily import torch
 from ..evaluation import mean_and_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RIGHT, CONFIDENT_WRONG = 0, 1  # columns of the table
 
@@ -33,13 +34,15 @@ class Batch(NamedTuple):
     correctness: Tensor  # [Q, G] float64, 0 or 1
 
 
-Estimator = Callable[[Batch], Tensor]  # a batch to its advantages, [Q, G] float64
+Estimator = Callable[[Batch], "Tensor"]  # a batch to its advantages, [Q, G] float64
 
 
 def lens(config: LensConfig) -> Estimator:
     """The project's own operator as an estimator; scope "none" is GRPO."""
 
     def advantages(batch: Batch) -> Tensor:
+        from ..advantages import group_advantages
+
         questions, samples = batch.answers.shape
         return group_advantages(
             batch.logprobs.reshape(-1),

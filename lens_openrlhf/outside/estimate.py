@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..advantages import segment_mean
 from ..advantages.estimators import SAMPLING, Batch, Estimator, EstimatorError, Result, find, made, run, tokens_of
+from ..advantages.lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def options_outside(kind: type[Estimator]) -> tuple[Field, ...]:
@@ -123,6 +123,8 @@ def estimate(estimator: Estimator, responses: Responses) -> Result:
             those to one prompt side by side.
         ValueError: log-probabilities that are none.
     """
+    from ..advantages import segment_mean
+
     lengths = responses.lengths
     mean = responses.mean_logprob
     if mean is None:

@@ -7,12 +7,15 @@ functions through :mod:`lens_openrlhf.rewards.pool`, which runs them in worker p
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Integer
+from sympy import Expr, Integer, floor, log
+
+from lens_openrlhf.rewards import answer, notation
 
 Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 
@@ -24,13 +27,14 @@ MAX_RESPONSE_CHARS = 20_000
 MAX_UNBOXED_CHARS = 4_000
 MAX_DETAIL_CHARS = 200
 
-_LATEX = LatexExtractionConfig(boxed_match_priority=0)
+# Without Math-Verify's units, which are letters too: it reads 2+3d as 5. notation.py takes units away.
+_LATEX = LatexExtractionConfig(
+    boxed_match_priority=0, normalization_config=replace(LatexExtractionConfig().normalization_config, units=False)
+)
 _LATEX_OR_NUMBER = (_LATEX, ExprExtractionConfig())
 
-# `\\` is a line break, so that in `\\{` the brace opens a group. The exception is for models that write their
-# LaTeX with doubled backslashes: there `\\boxed{` is a box.
-_BOX_TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{)|(?P<close>\})")
-_MATH_DELIMITER = re.compile(r"(?<!\\)(?:\\\(|\\\[|\$.*(?<!\\)\$)", re.DOTALL)
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=]")
+_NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
 # Math-Verify reads "1/2." as a half but "1/2<|im_end|>" as one, so these must go before it looks.
 _SPECIAL_TOKEN_AT_END = re.compile(
     r"(?:<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>"
@@ -55,26 +59,11 @@ def response_end(response: str) -> str:
         end = token.start()
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What is inside the \boxed{} that opens last among those that are closed; None if there is none."""
-    unclosed: list[int | None] = []  # where a box's content starts; None for any other brace
-    last: tuple[int, int] | None = None
-    for token in _BOX_TOKEN.finditer(text):
-        if token["box"]:
-            unclosed.append(token.end())
-        elif token["open"]:
-            unclosed.append(None)
-        elif token["close"] and unclosed:
-            start = unclosed.pop()
-            if start is not None and (last is None or start > last[0]):
-                last = (start, token.start())
-    return None if last is None else text[slice(*last)]
-
-
 def grade(response: str, label: str) -> tuple[Outcome, str]:
     r"""Whether the answer in `response` is equal to `label`.
 
-    The answer is the last \boxed{} or, where there is no box, the last expression that Math-Verify finds.
+    The answer is what :func:`answer.find` finds or, where that is no more than a place, the last expression that
+    Math-Verify finds there.
 
     Returns:
         The outcome, never "timeout", and a line for a log that says what was compared or what went wrong.
@@ -84,29 +73,52 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
     except BadLabel as error:
         return "error", f"bad label: {error}"
     try:
-        answer = parse_answer(response)
+        given = parse_answer(response, chosen=answer.choice(label.strip()) is not None)
     except Exception as error:
         return "error", f"unreadable answer: {_describe(error)}"
-    if not answer:
+    if not given:
         return "no_answer", "no answer found"
 
     failure = None
-    for gold_form, answer_form in product(gold, answer):
+    for gold_form, answer_form in product(gold, given):
         try:
-            if verify(gold_form, answer_form, timeout_seconds=None, raise_on_error=True):
-                return "correct", _comparison(answer, label)
+            if _equal(gold_form, answer_form):
+                return "correct", _comparison(given, label)
         except Exception as error:
             failure = error
     if failure is not None:
-        return "error", f"comparison failed: {_describe(failure)}, {_comparison(answer, label)}"
-    return "wrong", _comparison(answer, label)
+        return "error", f"comparison failed: {_describe(failure)}, {_comparison(given, label)}"
+    return "wrong", _comparison(given, label)
+
+
+def _equal(gold: Any, given: Any) -> bool:
+    return verify(*_magnified(gold, given), timeout_seconds=None, raise_on_error=True)
+
+
+def _magnified(gold: Any, given: Any) -> tuple[Any, Any]:
+    """Both numbers times the power of ten that brings a tiny one to between 1 and 10.
+
+    Math-Verify takes numbers for equal whose difference is nothing beside 1, so that all tiny ones were equal.
+    """
+    numbers = [form for form in (gold, given) if isinstance(form, Expr) and form.is_number]
+    if len(numbers) == 2:
+        size = next((size for size in map(_magnitude, numbers) if size is not None), None)
+        if size is not None and size < -1:
+            return tuple(number * Integer(10) ** -size for number in numbers)
+    return gold, given
+
+
+def _magnitude(number: Expr) -> int | None:
+    """The decimal exponent of a number; None for 0 and what has none."""
+    value = abs(number.evalf(5))
+    return int(floor(log(value, 10).evalf(20))) if value.is_Float and value > 0 else None
 
 
 def check_label(label: str) -> str | None:
     """Why no answer could ever be compared with `label`; None for a good label."""
     try:
         gold = parse_label(label)
-        if not verify(gold[0], gold[0], timeout_seconds=None, raise_on_error=True):
+        if not _equal(gold[0], gold[0]):
             return f"the label {_short(label)} is not equal to itself"
         # Equal forms are recognised at once; only another answer shows what a comparison costs.
         verify(gold[0], Integer(0), timeout_seconds=None, raise_on_error=True)
@@ -126,12 +138,25 @@ def parse_label(label: str) -> tuple:
     """
     if not label.strip():
         raise BadLabel("the label is empty")
-    boxed = last_boxed(label)
-    if boxed is None and _MATH_DELIMITER.search(label):
-        text, config = label, _LATEX_OR_NUMBER
+    boxed = answer.find(label) if answer.last_boxed(label) is not None else None
+    choice = answer.choice(label.strip())
+    if boxed is None and choice is None and _is_prose(label):
+        return _label_forms(label, notation.prose(label), _LATEX_OR_NUMBER)
+    if choice is not None:
+        texts = [part for part in choice if part]
     else:
-        # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
-        text, config = _box(label if boxed is None else boxed), (_LATEX,)
+        texts = [label if boxed is None else boxed.text]
+    # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
+    return tuple(form for text in texts for form in _label_forms(label, _box(notation.whole(text)), (_LATEX,)))
+
+
+def _is_prose(label: str) -> bool:
+    """Whether a label has formulas among words, so that one has to be looked for."""
+    outside = notation.FORMULA.sub(" ", label)
+    return outside != label and _WORDS.search(outside) is not None
+
+
+def _label_forms(label: str, text: str, config: tuple) -> list:
     try:
         gold = _parse(text, config)
     except Exception as error:
@@ -139,15 +164,30 @@ def parse_label(label: str) -> tuple:
     # Math-Verify returns a mere string where it found LaTeX that it could not read.
     if not gold or isinstance(gold[0], str):
         raise BadLabel(f"the label {_short(label)} does not parse")
-    return tuple(gold)
+    return gold
 
 
-def parse_answer(response: str) -> list:
-    """The forms of the answer, none where there is no answer."""
-    boxed = last_boxed(response)
-    if boxed is None:
-        return _parse(response[-MAX_UNBOXED_CHARS:], _LATEX_OR_NUMBER)
-    return _parse(_box(boxed), _LATEX_OR_NUMBER) if boxed.strip() else []
+def parse_answer(response: str, chosen: bool = False) -> list:
+    """The forms of the answer, none where there is no answer.
+
+    Args:
+        chosen: whether the letter of a choice is asked for; otherwise the text behind one counts.
+    """
+    found = answer.find(response)
+    if found is None:
+        return []
+    text, alone = found
+    if not alone:
+        end = notation.undelimited(text)
+        alone = notation.FORMULA.fullmatch(text.strip()) is not None or _NUMBER.fullmatch(end) is not None
+        alone = alone or (chosen and answer.choice(end) is not None)
+    if not alone:
+        return _parse(notation.prose(response[-MAX_UNBOXED_CHARS:]), _LATEX_OR_NUMBER)
+    choice = answer.choice(notation.undelimited(text))
+    if choice is not None:
+        text = choice.letter if chosen or not choice.rest else choice.rest
+    text = notation.whole(text)
+    return _parse(_box(text), _LATEX_OR_NUMBER) if text else []
 
 
 def _parse(text: str, config: tuple) -> list:
@@ -158,9 +198,9 @@ def _box(latex: str) -> str:
     return rf"\boxed{{{latex}}}"
 
 
-def _comparison(answer: list, label: str) -> str:
+def _comparison(given: list, label: str) -> str:
     # The last form is the text, if there is one. Printing a SymPy object can take forever.
-    text = answer[-1] if isinstance(answer[-1], str) else ""
+    text = given[-1] if isinstance(given[-1], str) else ""
     return f"answer {_short(text)}, label {_short(label)}"
 
 

@@ -22,9 +22,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from ..advantages.estimators import Estimator, EstimatorError, asked, described
+from ..advantages.lazily import torch
 from ..inputs import OptionError
 from ..process import write_atomically
 from . import manifest
@@ -103,6 +102,8 @@ def save_estimator(folder: Path, tag: str, estimator: Estimator) -> None:
 def check_state(estimator: Estimator) -> None:
     """Raises EstimatorError unless the estimator's state can be written and read: no checkpoint is loaded that could
     run code, so tensors, numbers, texts, lists and dicts alone."""
+    if not estimator.remembers:
+        return
     file = io.BytesIO()
     try:
         torch.save(estimator.state_dict(), file)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-
+from ..advantages.lazily import torch
 from ..inputs import OptionError
 from . import cpu, model_shape, options, preflight
 from .model_shape import ModelShape
@@ -205,7 +204,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     if on_cpu:
         rows.append(("memory", "not estimated on the CPU"))
     elif shape:
-        assumed = gpu_memory_gib is None and not torch.cuda.is_available()
+        assumed = gpu_memory_gib is None and cpu.required()
         if gpu_memory_gib is None:
             gpu = USUAL_GPU_GIB * GIB if assumed else torch.cuda.get_device_properties(0).total_memory
         else:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,10 +25,9 @@ from ..process import (
     versions,
     write_atomically,
 )
-from . import checkpoints, cpu, dry_run, options, reaper, remote_code
+from . import checkpoints, cpu, dry_run, options, profiles, reaper, remote_code
 from .console import Console
 from .preflight import check_surroundings, gpus_needed, ray_cluster
-from .profiles import DRY_RUN
 from .run_log import REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE
 from .summary import summary_table
 
@@ -99,7 +98,8 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
     }
     variables[RUN_DIR_VARIABLE] = args.logger.run_dir
     if reaper.MARK in os.environ:
-        variables[reaper.MARK] = os.environ[reaper.MARK]  # for workers of a cluster that is joined
+        # For workers of a cluster that is joined.
+        variables |= {name: os.environ[name] for name in (reaper.MARK, reaper.KEEP_ENVIRONMENT)}
     variables[REWARD_TIMEOUT_VARIABLE] = str(args.reward.timeout)
     if not args.model.allow_remote_code:
         variables |= remote_code.forbid()
@@ -199,6 +199,8 @@ def stop_everything(but: int | None = None) -> None:
 
 def run(args: SimpleNamespace) -> None:
     """Train, in a process where OpenRLHF can run."""
+    if cpu.required():
+        cpu.install()
     import openrlhf.cli.train_ppo_ray as command
 
     install_hooks(args)
@@ -227,13 +229,15 @@ def _hold(args: SimpleNamespace, stack: contextlib.ExitStack) -> None:
             ) from None
 
 
-def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespace:
+def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[], None] | None) -> SimpleNamespace:
     """The checked arguments of a run whose folder is ready for it.
 
     Raises:
         OptionError: what cannot work, before anything expensive.
     """
     args = options.parse(argv)
+    if make:
+        make()
     check_surroundings(args)
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
@@ -276,24 +280,27 @@ def _train(args: SimpleNamespace, started: float) -> int:
     return 0
 
 
-def _main(argv: Sequence[str]) -> int:
-    if DRY_RUN in argv:
+def _main(argv: Sequence[str], make: Callable[[], None] | None) -> int:
+    if profiles.DRY_RUN in argv:
         print(dry_run.main(argv))
         return 0
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        return _train(_prepare(argv, stack), started)
+        return _train(_prepare(argv, stack, make), started)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
+def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = None) -> int:
+    """The training command. Returns the process's exit status; every failure ends in one line that says why.
+
+    `make` makes what a profile's options name, once they have been checked.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not drives():
         return 0
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
     interrupt_once()
-    return ended(lambda: _main(argv), options.OptionError, "interrupted before the run began")
+    return ended(lambda: _main(argv, make), options.OptionError, "interrupted before the run began")
 
 
 if __name__ == "__main__":

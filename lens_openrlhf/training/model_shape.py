@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 # Architectures whose parameters the formula below counts: attention and a gated MLP in every layer.
 COUNTED = ("llama", "mistral", "qwen2")
+# Fields of ModelShape, and what a COUNTED architecture's config.json calls them.
+SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "context": "max_position_embeddings",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +97,47 @@ def of_config(config) -> ModelShape | None:
         return None
 
 
+def _config_file(name: str) -> Path | None:
+    """config.json of a model on this machine: in its folder, or in the hub's cache."""
+    file = Path(name) / "config.json"
+    if file.is_file():
+        return file
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # no name that the hub could have
+        file = try_to_load_from_cache(name, "config.json")
+        return Path(file) if isinstance(file, str) else None
+    return None
+
+
+def _as_written(file: Path) -> ModelShape | None:
+    """The shape in a config.json, where a COUNTED architecture's says all of it: what it leaves to defaults only
+    transformers knows, which takes seconds to import."""
+    try:
+        config = json.loads(file.read_bytes())
+        kind, tied = config["model_type"], config["tie_word_embeddings"]
+        sizes = {field: config[key] for field, key in SIZES.items()}
+        head_size = config.get("head_dim") or sizes["hidden"] // sizes["heads"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError, ArithmeticError):
+        return None
+    if kind not in COUNTED or type(tied) is not bool or any(type(n) is not int for n in (*sizes.values(), head_size)):
+        return None
+    return ModelShape(kind=kind, tied=tied, head_size=head_size, **sizes)
+
+
 def find(name: str) -> tuple[ModelShape | None, bool]:
     """The shape of a model, and whether its config is on this machine (a folder, or the hub's cache).
 
     Nothing is fetched. A model that is not here is looked up in KNOWN; the shape is None where that fails, too.
     """
-    from transformers import AutoConfig
+    file = _config_file(name)
+    if file and (shape := _as_written(file)):
+        return shape, True
+    if file:
+        from transformers import AutoConfig
 
-    try:
-        return of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)), True
-    except (OSError, ValueError):
-        base = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
-        known = (shape for beginning, shape in KNOWN.items() if base.startswith(beginning))
-        return next(known, None), False
+        with contextlib.suppress(OSError, ValueError):
+            return of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)), True
+    base = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
+    known = (shape for beginning, shape in KNOWN.items() if base.startswith(beginning))
+    return next(known, None), False

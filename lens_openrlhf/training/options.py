@@ -1,28 +1,27 @@
 """OpenRLHF's command line with LENS's options in it.
 
-OpenRLHF keeps its parser and checks under `if __name__ == "__main__"` of openrlhf.cli.train_ppo_ray. That block
-is executed as it stands, up to its last statement `train(args)`, with one name exchanged: its ArgumentParser is
-the subclass below, which adds our options to OpenRLHF's and checks them before OpenRLHF's own checks run.
+OpenRLHF's own parser and checks are run (openrlhf_command.py) with one name exchanged: its ArgumentParser is the
+subclass below, which adds our options to OpenRLHF's and checks them before OpenRLHF's own checks run. Nothing here
+imports torch, so that a refusal does not wait for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
 from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
 from ..process import complain
-from . import cpu
-from .sampling import StepScorer, load_scorer
+from . import cpu, openrlhf_command
+from .step_scorer import StepScorer, load_scorer
 
 ESTIMATOR, ESTIMATOR_PATH = "algo.advantage.estimator", "algo.lens.estimator_path"
 # Set by the parser: whether an estimator of ours was chosen, and its name.
@@ -59,11 +58,14 @@ def _fail(message: str) -> NoReturn:
 
 def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
     """The estimator that a command line names, and the file of one's own; None where it does not."""
-    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for option in (ESTIMATOR, ESTIMATOR_PATH):
         shortest = option.index("estimator") + 1  # no other option begins with algo.advantage.e or algo.lens.e
         probe.add_argument(*(f"--{option[:end]}" for end in range(len(option), shortest - 1, -1)), dest=option)
-    found = vars(probe.parse_known_args(words)[0])
+    try:
+        found = vars(probe.parse_known_args(words)[0])
+    except argparse.ArgumentError:  # without a value, which the parser will say
+        return None, None
     return found[ESTIMATOR], found[ESTIMATOR_PATH]
 
 
@@ -348,11 +350,23 @@ class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
     argv: Sequence[str] = ()
-    on_cpu = False
+    anywhere = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return not self.anywhere and cpu.required()
+
+    def error(self, message: str) -> NoReturn:
+        """In one line, which argparse would put below the usage of 200 options."""
+        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
+        near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1) if unknown else []
+        _fail(f"{message}; {f'did you mean {near[0]}? Else ' if near else ''}see lens-openrlhf train --help")
 
     def parse_args(self, args=None, namespace=None):
+        self.prog = "lens-openrlhf train"
         offered = _offered(*method_in(self.argv))
         _add_options(self, offered)
+        super().parse_args(self.argv)  # --help and misspelt options, before a torch for CUDA is asked for a GPU
         if self.on_cpu:
             self.set_defaults(**CPU_DEFAULTS)
         given = _given(self, self.argv)
@@ -522,17 +536,6 @@ class LensArgumentParser(argparse.ArgumentParser):
             values["logger.wandb.run_name"] = os.path.basename(run)
 
 
-def main_block(module: ModuleType) -> ast.Module:
-    """The statements under `if __name__ == "__main__"` of OpenRLHF's command, but for the last, `train(args)`."""
-    tree = ast.parse(inspect.getsource(module))
-    blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "__name__ == '__main__'"]
-    if len(blocks) != 1 or ast.unparse(blocks[0].body[-1]) != "train(args)":
-        raise RuntimeError(
-            f"{module.__name__} has changed: expected one `if __name__ == '__main__'` block that ends in train(args)"
-        )
-    return ast.Module(body=blocks[0].body[:-1], type_ignores=[])
-
-
 def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
     """`argv` to OpenRLHF's nested arguments, checked; what is LENS's lies in `.algo.lens`.
 
@@ -540,22 +543,14 @@ def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
 
     Raises:
         OptionError: a value that cannot work, naming the option and the remedy; NeedsCuda where it works elsewhere.
-        SystemExit: --help, or what argparse refuses.
+        SystemExit: --help.
     """
-    if cpu.required():
-        cpu.install()
-    import openrlhf.cli.train_ppo_ray as command
-
-    on_cpu = cpu.required() and not anywhere
-    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "on_cpu": on_cpu})
-    namespace = {**vars(command), "argparse": SimpleNamespace(ArgumentParser=parser)}
-    code = compile(main_block(command), command.__file__, "exec")
+    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "anywhere": anywhere})
     try:
-        exec(code, namespace)
+        args = openrlhf_command.parse(parser)
     except AssertionError as error:
         _fail(str(error))
-    args = namespace["args"]
-    if on_cpu and args.ds.packing_samples:
+    if args.ds.packing_samples and not anywhere and cpu.required():
         # OpenRLHF sets flash attention for packed samples; sdpa keeps them apart by their position ids.
         args.ds.attn_implementation = "sdpa"
     return args
@@ -579,7 +574,7 @@ def step_scorer(args: SimpleNamespace, estimator: Estimator | None) -> StepScore
     """The user's function that grades the steps of wrong answers, where the estimator asks for it.
 
     Raises:
-        OptionError: see :func:`sampling.load_scorer`.
+        OptionError: see :func:`step_scorer.load_scorer`.
     """
     if estimator is None or estimator.sampling != "scored":
         return None

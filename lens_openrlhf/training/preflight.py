@@ -11,9 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import torch
-
 from ..advantages.estimators import EstimatorError
+from ..advantages.lazily import torch
 from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_file
 from . import cpu, model_shape
 from .checkpoints import check_state

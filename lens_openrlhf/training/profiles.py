@@ -2,7 +2,7 @@
 
 A file holds options as they stand on a command line, over as many lines as one likes; # begins a comment.
 `${package}` is the folder of lens_openrlhf; `${demo}` and `${smollm2}` hold the model and the questions of these
-profiles, made on first use; `${gpus}`, `${nodes}` and `${gpus_per_node}` follow from `--gpus N`.
+profiles, made when a run first starts; `${gpus}`, `${nodes}` and `${gpus_per_node}` follow from `--gpus N`.
 A profile may begin with `--profile OTHER`. What comes later wins: a profile's options over those of the one that it
 names, and options on the command line over all. Where a later one chooses another estimator, what that brings of its
 own (clip range, averaging of the loss, a KL term) also wins over the profile's, which was made for another method;
@@ -18,16 +18,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 
+from ..inputs import OptionError
 from . import cpu
 
 PACKAGE = Path(__file__).parent.parent
 FOLDER = PACKAGE.parent / "examples" / "scripts" / "profiles"
 DEFAULT_GPUS = GPUS_PER_NODE = 8
-HELP = {"-h", "--help"}
-DRY_RUN = "--dry_run"
+OPTION, DRY_RUN = "--profile", "--dry_run"
 
 
-class ProfileError(ValueError):
+class ProfileError(OptionError):
     """A profile that does not exist or cannot be read, or whose model need not be made, as nothing could sample it."""
 
 
@@ -36,26 +36,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lens_openrlhf"
 
 
-def _demo() -> str:
+def _demo(folder: Path) -> None:
     from ..demo import prepare
 
-    folder = cache_folder() / "demo"
     prepare(folder)
-    return str(folder)
 
 
-def _smollm2() -> str:
+def _smollm2(folder: Path) -> None:
     from ..demo.smollm2 import MissingPackage, prepare
 
-    folder = cache_folder() / "smollm2"
     try:
         prepare(folder)
     except MissingPackage as error:
         raise ProfileError(str(error)) from None
-    return str(folder)
 
 
-# ${name} in a profile: the folder in cache_folder() that its function makes on first use.
+# ${name} in a profile: the folder of that name in cache_folder(), and the function that makes it on first use.
 FOLDERS = {"demo": _demo, "smollm2": _smollm2}
 
 
@@ -74,7 +70,7 @@ def _take(argv: list[str], option: str) -> str | None:
         return None
     at = argv.index(option)
     if at + 1 == len(argv):
-        raise ProfileError(f"{option}: the {'name' if option == '--profile' else 'value'} is missing")
+        raise ProfileError(f"{option}: the {'name' if option == OPTION else 'value'} is missing")
     value = argv[at + 1]
     del argv[at : at + 2]
     return value
@@ -105,7 +101,7 @@ def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str
         words = shlex.split(file.read_text(), comments=True)
     except ValueError as error:
         raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
-    base = _take(words, "--profile")
+    base = _take(words, OPTION)
     return [*([] if base is None else _chain(base, (*within, name))), (file, words)]
 
 
@@ -138,28 +134,17 @@ def _let_the_method_win(layers: list[list[str]], say: Callable[[str], None]) -> 
     return result
 
 
-def _folder(variable: str, rest: Sequence[str]) -> str:
-    """A folder of FOLDERS: made, but for a dry run, or as a placeholder."""
-    if HELP & set(rest):
-        return f"${{{variable}}}"
-    if DRY_RUN in rest:
-        return str(cache_folder() / variable)
-    if problem := cpu.without_sampler():
-        raise ProfileError(problem)  # the preflight would say so after a model had been made
-    return FOLDERS[variable]()
-
-
-def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
+def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None, portable: bool = False) -> list[str]:
     """`argv` with `--profile NAME`, and `--gpus N` where it stands, replaced by the profile's options.
 
-    With --help or --dry_run in `argv` nothing is made. `say` gets a line where options of the profile are left out for
-    those of another method.
+    Nothing is made: see :func:`make`. `say` gets a line where options of the profile are left out for those of another
+    method. With `portable` they say ${demo}, which holds on any machine, and not where that is on this one.
 
     Raises:
         ProfileError: an unknown profile, one that cannot be read, or a size that it cannot take.
     """
     rest = list(argv)
-    name, gpus = _take(rest, "--profile"), _take(rest, "--gpus")
+    name, gpus = _take(rest, OPTION), _take(rest, "--gpus")
     remedy = "set --actor.num_gpus_per_node and --vllm.num_engines"
     if name is None:
         if gpus is not None:
@@ -169,8 +154,8 @@ def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) 
     everything = " ".join(word for _, words in chain for word in words)
     if gpus is not None and not any(f"${{{variable}}}" in everything for variable in sizes):
         raise ProfileError(f"--gpus {gpus}: the profile {name} has a fixed size; {remedy}")
-    values = {variable: _folder(variable, rest) for variable in FOLDERS if f"${{{variable}}}" in everything}
-    values |= {"package": str(PACKAGE), **sizes}
+    folders = {name: f"${{{name}}}" if portable else str(cache_folder() / name) for name in FOLDERS}
+    values = {"package": str(PACKAGE), **sizes, **folders}
     layers = []
     for file, words in chain:
         try:
@@ -181,3 +166,17 @@ def expand(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) 
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{find(name).stem}"
         layers[-1] += ["--logger.run_dir", os.path.join("runs", run)]
     return _let_the_method_win([*layers, rest], say)
+
+
+def make(words: Sequence[str]) -> None:
+    """Make what a profile's words name and is not there yet, in minutes; for words that have been checked.
+
+    Raises:
+        ProfileError: a model that cannot be made, or that nothing could sample here.
+    """
+    for variable, made in FOLDERS.items():
+        folder = cache_folder() / variable
+        if any(folder in Path(word).parents for word in words):
+            if problem := cpu.without_sampler():
+                raise ProfileError(problem)  # the preflight would say so after a model had been made
+            made(folder)

@@ -20,6 +20,7 @@ import psutil
 
 POLL_SECONDS = 2.0
 MARK = "LENS_RUN_MARK"
+KEEP_ENVIRONMENT = "SPT_NOENV"  # setproctitle's variable: a name takes the place of the command line alone
 
 
 def start() -> subprocess.Popen:
@@ -28,6 +29,8 @@ def start() -> subprocess.Popen:
     What is started from now on with this process's environment is known by its mark.
     """
     os.environ[MARK] = uuid.uuid4().hex
+    # vLLM's engine and Ray's agents name themselves, and setproctitle would write the name over their environment.
+    os.environ[KEEP_ENVIRONMENT] = "1"
     return subprocess.Popen(
         [sys.executable, "-m", __name__, str(os.getpid())],
         stdin=subprocess.PIPE,

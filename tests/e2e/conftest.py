@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_openrlhf.demo import prepare
-from lens_openrlhf.demo.warm_start import WarmStart
+from lens_openrlhf.training import reaper
 from lens_openrlhf.training.run_log import read
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "scripts" / "train_lens.sh"
-OURS = ("raylet", "gcs_server", "ray::", "VLLM::", "lens_openrlhf.cli", "runtime_env_agent", "multiprocessing.spawn")
+MARK = "LENS_TEST_MARK"  # in the environment of all that a test starts
 
 
 def pytest_collection_modifyitems(items):
@@ -48,34 +48,28 @@ class Run:
         return json.loads((self.folder / "config.json").read_text())
 
 
-def running() -> dict[int, str]:
-    """Processes of Ray, vLLM or ours on this machine, but for the test runner: {pid: command}."""
+def marked(mark: str) -> dict[int, str]:
+    """Processes that carry the mark, whoever their parents are by now: {pid: command}."""
     found = {}
-    for process in psutil.process_iter(["cmdline", "status"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE:
-            if any(mark in command for mark in OURS) and "pytest" not in command:
-                found[process.pid] = command
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # gone by now, or another user's
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())
     return found
 
 
 @contextlib.contextmanager
-def no_strays():
-    """Whatever runs inside leaves no process behind within a few seconds."""
-    before = set(running())
-    yield
-    deadline = time.monotonic() + 15
-    while (left := {p: c for p, c in running().items() if p not in before}) and time.monotonic() < deadline:
+def no_strays(seconds: float = 60):
+    """Whatever is started inside is gone so many seconds later. What else runs on the machine is not looked at."""
+    mark = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark)
+        patch.setenv(reaper.KEEP_ENVIRONMENT, "1")
+        yield
+    deadline = time.monotonic() + seconds
+    while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left, f"left running: {left}"
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A model of the tiny profile that was hardly trained, and its questions: enough to run the machinery."""
-    return prepare(
-        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
-    )
 
 
 @pytest.fixture(scope="session")
@@ -114,11 +108,17 @@ def command_line(folder: Path, tiny, reward: str | Path, *more: str) -> list[str
     return [sys.executable, "-m", "lens_openrlhf.cli", "train", *words, *more]
 
 
-def finish(command: list[str], folder: Path, timeout: float = 300, **kwargs) -> Run:
-    """Run a command to its end; nothing may be left behind."""
+def finish(command: list[str], folder: Path, timeout: float = 900, **environment: str) -> Run:
+    """Run a command to its end, with so much more in its environment; nothing may be left behind."""
     with no_strays():
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, cwd=ROOT, **kwargs
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+            env=os.environ | environment,
         )
     return Run(done.returncode, done.stdout, folder)
 
@@ -129,7 +129,7 @@ def explained(run: Run) -> str:
 
 
 @contextlib.contextmanager
-def started(command: list[str], folder: Path, timeout: float = 240):
+def started(command: list[str], folder: Path, timeout: float = 600):
     """A run that has finished its first step; killed at the end if it still runs, and nothing may be left behind."""
     with no_strays():
         process = subprocess.Popen(
@@ -153,7 +153,7 @@ def interrupt(process: subprocess.Popen, signal_number: int) -> str:
         os.killpg(process.pid, signal_number)
     else:
         process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     return output
 
 

@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny, reward_file, tmp_
     command = command_line(folder, tiny, reward_file, *OPTIONS, *mode, "--logger.sample_prompts", "8")
     command += ["--eval.dataset", str(tiny.heldout)]
     with started(command, folder) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not (folder / "samples" / f"step-{SAVED_EVERY + 1:06}.parquet").exists():
             assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
             time.sleep(0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -32,8 +31,7 @@ def test_model_path_that_does_not_exist(tiny, tmp_path):
 
 def test_hub_model_without_a_network(tiny, tmp_path):
     more = [*LENS, "--actor.model_name_or_path", "no-such-user/no-such-model"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    run = finish(command_line(tmp_path / "run", tiny, "math-verify", *more), tmp_path / "run", env=environment)
+    run = finish(command_line(tmp_path / "run", tiny, "math-verify", *more), tmp_path / "run", HF_HUB_OFFLINE="1")
     refused(run, "no-such-user/no-such-model", "network")
 
 

@@ -17,16 +17,15 @@ from .conftest import SCRIPT, explained, finish
 STEPS = 24  # 768 prompts, 32 a step
 
 
-def environment() -> dict[str, str]:
-    bin_folder = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+def path() -> str:
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-profile") / "run"
     command = ["deepspeed", "--quiet", str(SCRIPT), "--logger.run_dir", str(folder)]
-    run = finish(command, folder, timeout=1200, env=environment())
+    run = finish(command, folder, timeout=2400, PATH=path())
     assert run.status == 0, explained(run)
     return run
 
@@ -92,7 +91,7 @@ def test_bash_runs_the_script_too_and_passes_options_on(tmp_path):
     """OpenRLHF's options go after the profile's; of a launcher's ranks only the first drives."""
     folder = tmp_path / "run"
     command = ["bash", str(SCRIPT), "--data.max_samples", "32", "--logger.run_dir", str(folder)]
-    plan = finish([*command, "--dry_run"], folder, env=environment())
+    plan = finish([*command, "--dry_run"], folder, PATH=path())
     assert plan.status == 0 and re.search(r"\b1 step\b", plan.output), explained(plan)
-    idle = finish(command, folder, env={**environment(), "RANK": "1", "LOCAL_RANK": "1"})
+    idle = finish(command, folder, PATH=path(), RANK="1", LOCAL_RANK="1")
     assert (idle.status, idle.output) == (0, "") and not folder.exists()

@@ -1,20 +1,8 @@
-"""A small model with its questions, and answers as an evaluation keeps them."""
+"""Answers as an evaluation keeps them."""
 
 from __future__ import annotations
 
 import pandas as pd
-import pytest
-
-from lens_openrlhf.demo import prepare
-from lens_openrlhf.demo.warm_start import WarmStart
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A model of the tiny profile that was hardly trained, and its questions."""
-    return prepare(
-        tmp_path_factory.mktemp("tiny"), warm_start=WarmStart(steps=40), train_prompts=64, heldout_prompts=16
-    )
 
 
 def frame(correctness, same_as=None, outcome="wrong", **splits) -> pd.DataFrame:

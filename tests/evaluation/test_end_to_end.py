@@ -42,7 +42,7 @@ def stopped_after(parts: int, argv: list[str], out: Path, number: signal.Signals
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         os.killpg(process.pid, number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=180)
     finally:
         process.kill()
         process.wait()
@@ -62,7 +62,7 @@ def on_a_terminal(argv: list[str]) -> subprocess.CompletedProcess:
             while chunk := os.read(terminal, 65536):
                 output += chunk
         os.close(terminal)
-        process.wait(timeout=60)
+        process.wait(timeout=180)
         errors.seek(0)
         return subprocess.CompletedProcess(argv, process.returncode, output.decode(), errors.read())
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lens_openrlhf.advantages import LensConfig, ops, reference
 from tests.advantages.comparison import advantage_error, assert_near, reward_error
-from tests.simt.build import CACHE, ROOT, compiler
+from tests.simt.build import ROOT, compiler
 
 CASES = int(os.environ.get("LENS_FUZZ_CASES", "3000"))
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -180,9 +180,8 @@ def test_python_entry(seed, changes, place, config):
         assert_equals_the_reference(call, config)
 
 
-def test_cpp_entry():
-    CACHE.mkdir(parents=True, exist_ok=True)
-    target = CACHE / "fuzz_target"
+def test_cpp_entry(tmp_path):
+    target = tmp_path / "fuzz_target"
     source = Path(__file__).parent / "target.cpp"
     flags = ["-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", "-fsanitize=address,undefined"]
     flags += ["-fno-sanitize-recover=undefined", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cpu'}"]

@@ -71,7 +71,7 @@ def test_a_name_that_another_site_points_here_is_refused(one_run, host, status):
 def test_it_ends_with_one_line(one_run):
     with watching(one_run) as (_, process):
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and out.strip() == "stopped; the runs go on"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import pathlib
+import sys
 import types
 from importlib import metadata
 
 import pytest
 
 from lens_openrlhf.advantages import estimators
-from lens_openrlhf.training import checkpoints, cpu, options, remote_code
+from lens_openrlhf.training import checkpoints, cpu, openrlhf_command, options, remote_code
 from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
 
 
@@ -36,12 +38,54 @@ def test_openrlhf_is_the_pinned_version():
 
 
 def test_the_command_ends_in_train_and_parses_with_argparse():
-    import openrlhf.cli.train_ppo_ray as command
-
-    block = ast.unparse(options.main_block(command))
+    block = ast.unparse(openrlhf_command.main_block())
     assert block.count("argparse.ArgumentParser()") == 1, "options.LensArgumentParser stands in for this call"
     assert block.count("parser.parse_args()") == 1, "options.LensArgumentParser.parse_args is called here, without args"
     assert "args = hierarchize(args)" in block, "options.parse expects nested arguments in `args`"
+
+
+def test_the_command_is_parsed_without_what_it_trains_with():
+    """What its block needs is quick to import; with anything else a misspelt option would wait for it."""
+    import openrlhf.cli.train_ppo_ray as command
+
+    imported = modules_of(*ast.walk(openrlhf_command.main_block())) - sys.stdlib_module_names
+    only_with_use_ms = "modelscope.utils.hf_util"
+    assert imported == {openrlhf_command.HELPER, only_with_use_ms}, "every refusal waits for what else there is"
+    files = openrlhf_sources()
+    helper = files[pathlib.Path(*openrlhf_command.HELPER.split(".")[1:]).with_suffix(".py")]
+    assert modules_of(*ast.walk(ast.parse(helper))) <= sys.stdlib_module_names, "openrlhf_command loads it alone"
+    for package in ("__init__.py", "cli/__init__.py"):
+        assert not modules_of(*ast.walk(ast.parse(files[pathlib.Path(package)]))), "imported to find the command"
+    assert openrlhf_command.source() == pathlib.Path(command.__file__)
+
+
+def modules_of(*nodes: ast.AST) -> set[str]:
+    """The modules that these statements import."""
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_no_option_is_lost():
+    """Against the block as Python runs it, in the module with everything that it imports."""
+    import openrlhf.cli.train_ppo_ray as command
+
+    class Asked(Exception):
+        pass
+
+    class Parser(argparse.ArgumentParser):
+        def parse_args(self, *args, **kwargs):
+            raise Asked([{**vars(action), "container": None} for action in self._actions])
+
+    with pytest.raises(Asked) as whole:
+        code = compile(openrlhf_command.main_block(), command.__file__, "exec")
+        exec(code, vars(command) | {"argparse": types.SimpleNamespace(ArgumentParser=Parser)})
+    with pytest.raises(Asked) as alone:
+        openrlhf_command.parse(Parser)
+    (theirs,), (ours,) = whole.value.args, alone.value.args
+    for action in (*theirs, *ours):
+        if action["dest"] == "logger.wandb.run_name":
+            action["default"] = None  # the time of day
+    assert ours == theirs
 
 
 def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):

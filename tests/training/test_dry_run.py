@@ -330,10 +330,11 @@ def test_a_vllm_for_cuda_is_refused_where_there_is_no_gpu(tmp_path, monkeypatch,
     from vllm.platforms.interface import UnspecifiedPlatform
 
     if vllm.platforms.current_platform.is_cpu():
+        monkeypatch.setattr(launch.cpu, "vllm_for_cpu", lambda: False)
         monkeypatch.setattr(vllm.platforms, "current_platform", UnspecifiedPlatform())
     wanted = "no GPU is visible, and this vLLM is a build for CUDA: see that `nvidia-smi -L` lists one"
     with pytest.raises(ProfileError, match=wanted):
-        profiles.expand(["--profile", "tiny"])
+        profiles.make(profiles.expand(["--profile", "tiny"]))
     AutoConfig.for_model("qwen2").save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "label": "2"}) + "\n")
     words = [

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from lens_openrlhf.advantages import reference
-from lens_openrlhf.training import options
+from lens_openrlhf.training import openrlhf_command, options
 from lens_openrlhf.training.actor import LensPolicyModel
 from lens_openrlhf.training.experience import LensExperienceMaker
 from lens_openrlhf.training.gather import needs_of
@@ -125,13 +125,10 @@ def test_openrlhfs_own_estimators_are_bitwise_untouched(parse, estimator):
     import sys
     from unittest.mock import patch
 
-    import openrlhf.cli.train_ppo_ray as command
-
     argv = [*MINIMAL, "--algo.advantage.estimator", estimator]
-    namespace = {**vars(command), "argparse": argparse}
     with patch.object(sys, "argv", ["train_ppo_ray", *argv]):
-        exec(compile(options.main_block(command), command.__file__, "exec"), namespace)
-    theirs = make_experiences(namespace["args"], make_samples(SCORES, LENGTHS))
+        own = openrlhf_command.parse(argparse.ArgumentParser)
+    theirs = make_experiences(own, make_samples(SCORES, LENGTHS))
 
     args = parse(estimator=estimator)
     buffer = replay_buffer()

@@ -14,22 +14,31 @@ import os, signal, subprocess, sys
 from lens_openrlhf.training import reaper
 
 reaper.start()
-middle = "import subprocess, sys; print(subprocess.Popen([sys.executable, *sys.argv[1:]]).pid, flush=True); "
-sleeper = ["-c", "import time; time.sleep(60)"]
-subprocess.run([sys.executable, "-c", middle, *sleeper], start_new_session=True)
+middle = '''
+import pathlib, subprocess, sys
+orphan = subprocess.Popen([sys.executable, "-c", sys.argv[1] + "import time; time.sleep(60)"])
+print(orphan.pid, flush=True)
+while sys.argv[1] and not pathlib.Path(f"/proc/{orphan.pid}/cmdline").read_text().startswith("VLLM"):
+    pass
+'''
+subprocess.run([sys.executable, "-c", middle, sys.argv[2]], start_new_session=True)
 if sys.argv[1] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("end", ["killed", "ends"])
-def test_a_process_whose_parent_went_first(end):
+# As vLLM's engine does.
+RENAMED = "import setproctitle; setproctitle.setproctitle('VLLM::EngineCore'); "
+
+
+@pytest.mark.parametrize(("end", "first"), [("killed", ""), ("ends", ""), ("killed", RENAMED)])
+def test_a_process_whose_parent_went_first(end, first):
     """It is started and orphaned at once: the watcher can see it neither before the driver's end nor below it then."""
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        done = subprocess.run([sys.executable, "-c", DRIVER, end], stdout=subprocess.PIPE, text=True, timeout=30)
+        done = subprocess.run([sys.executable, "-c", DRIVER, end, first], stdout=subprocess.PIPE, text=True, timeout=50)
         orphan = int(done.stdout)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while psutil.pid_exists(orphan) and psutil.Process(orphan).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline, "it is still there"
             time.sleep(0.05)

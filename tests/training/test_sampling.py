@@ -24,15 +24,14 @@ from lens_openrlhf.training import checkpoints
 from lens_openrlhf.training.sampling import (
     PromptsByWeight,
     RolloutInRounds,
-    StepScorer,
     UntilPositive,
     by_weight,
     enough,
     kept,
-    load_scorer,
     prompt_id,
     score_steps,
 )
+from lens_openrlhf.training.step_scorer import StepScorer, load_scorer
 from lens_openrlhf.training.tags import EXTRA
 
 from .conftest import make_experiences, make_samples

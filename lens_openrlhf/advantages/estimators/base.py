@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import ROUNDING, GroupKind, LensConfig
-from ..ops import group_advantages
+from ..lazily import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKEN_NEEDS = ("logprobs", "entropies", "self_certainty")
 # By how the answers are drawn: what a Config must say of it.
@@ -93,6 +93,8 @@ class Batch:
 
     def grpo(self, rewards: Tensor) -> Tensor:
         """[N] float64: `rewards` [N] normalised within their groups, (r - mean) / std; 0 where all are the same."""
+        from ..ops import group_advantages
+
         return group_advantages(
             self.mean_logprob, self.lengths, self.correctness, self.cu_groups, GRPO, rewards=rewards
         ).advantage
@@ -340,7 +342,7 @@ def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
     batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
     if batch.correctness.is_cpu or not estimator.remembers:
         return batch
-    moved = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, Tensor)}
+    moved = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, torch.Tensor)}
     return replace(batch, extras={name: v.cpu() for name, v in batch.extras.items()}, **moved)
 
 
@@ -370,14 +372,14 @@ def run(estimator: Estimator, batch: Batch) -> Result:
     with asked(estimator, "advantages"):
         result = estimator.advantages(given)
     n, tokens = len(batch.lengths), None if batch.cu_seqlens is None else int(batch.cu_seqlens[-1])
-    if isinstance(result, Tensor):
+    if isinstance(result, torch.Tensor):
         if estimator.needs and tokens == n and tuple(result.shape) == (n,) and not (batch.lengths == 1).all():
             raise EstimatorError(
                 f"{named}: gave back [{n}], which may be one a response or one a token, as there are {n} of both; "
                 "give back Result(advantage=…, per_token=…)"
             )
         result = Result(advantage=result, per_token=tuple(result.shape) == (tokens,) != (n,))
-    if not isinstance(result, Result) or not isinstance(result.advantage, Tensor):
+    if not isinstance(result, Result) or not isinstance(result.advantage, torch.Tensor):
         raise EstimatorError(f"{named}: gave back {type(result).__name__}, expected a tensor or a Result")
     advantage = result.advantage
     if tuple(advantage.shape) != (tokens if result.per_token else n,):
@@ -408,7 +410,7 @@ def _confidence(named: str, confidence: object, batch: Batch, device: torch.devi
     n, empty = len(batch.lengths), batch.lengths == 0
     if confidence is None:
         return torch.where(empty, math.nan, batch.mean_logprob.clamp(max=0).exp())
-    if not isinstance(confidence, Tensor):
+    if not isinstance(confidence, torch.Tensor):
         raise EstimatorError(f"{named}: gave back {type(confidence).__name__} as confidence, expected a tensor [{n}]")
     if tuple(confidence.shape) != (n,) or confidence.device != device:
         raise EstimatorError(

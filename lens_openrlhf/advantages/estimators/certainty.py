@@ -10,9 +10,12 @@ small KL term in the loss, which is the default here: it needs the reference mod
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .base import Batch, Estimator, Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STD_EPS = 1e-6
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .base import Batch, Estimator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Grpo(Estimator):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..config import LensConfig
-from ..ops import group_advantages
 from .base import Batch, Estimator, Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Lens(Estimator):
@@ -21,6 +23,8 @@ class Lens(Estimator):
         return None
 
     def advantages(self, batch: Batch) -> Result:
+        from ..ops import group_advantages
+
         result = group_advantages(
             batch.mean_logprob,
             batch.lengths,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..config import GroupKind
+from ..lazily import torch
 from .base import Batch, Estimator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BEST = 1.0  # r_max, the reward of the virtual answer
 STD_EPS = 1e-6

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ..config import check_choices, check_number, option
+from ..lazily import torch
 from .base import Batch, Estimator, Result
 
 EPS = 1e-6

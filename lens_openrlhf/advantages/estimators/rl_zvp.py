@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ..config import GroupKind, check_number, option
+from ..lazily import torch
 from .base import Batch, Estimator, Result
 
 

@@ -12,12 +12,14 @@ and count in the loss's mean: the same direction, in smaller steps the fewer ans
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..config import check_number, option
 from .base import Batch, Estimator
 from .shared import WHOLE_ANSWERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Nsr(Estimator):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ..config import check_number, option
+from ..lazily import torch
 from .base import Batch, Estimator, Result, segment_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPS = 1e-8
 A, B, DRIFT = range(3)  # columns of the tracker; DRIFT is the policy's when the prompt came last
@@ -67,8 +69,16 @@ class Spo(Estimator):
     def __init__(self, config: SpoConfig | None = None):
         super().__init__(config)
         self.drift = 0.0
-        self.prompts = torch.empty(0, dtype=torch.int64)  # ascending
-        self.tracker = torch.empty(0, 3, dtype=torch.float64)
+
+    @cached_property  # until it is set: options are checked without torch
+    def prompts(self) -> Tensor:
+        """[P] int64, the prompts that have come, ascending."""
+        return torch.empty(0, dtype=torch.int64)
+
+    @cached_property
+    def tracker(self) -> Tensor:
+        """[P, 3] float64, a row for each of them."""
+        return torch.empty(0, 3, dtype=torch.float64)
 
     def _tracked(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """The tracker's rows of `prompts` [P], [P, 3], the prior's where one has not come yet; and which have, [P]."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .base import Batch, Estimator
 from .shared import WHOLE_ANSWERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Topr(Estimator):

@@ -10,10 +10,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.abc
+import importlib.util
 import os
+import runpy
 import sys
+from importlib import metadata
+from pathlib import Path
 
-import torch
+from ...advantages.lazily import torch
 
 # vLLM's CPU engine would take most of the memory for its cache, and bind its threads to cores that others use.
 VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -23,13 +27,31 @@ UNI_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def required() -> bool:
-    """Whether this machine needs the CPU runtime."""
-    return not torch.cuda.is_available()
+    """Whether this machine needs the CPU runtime.
+
+    A torch that is built without CUDA has none; its version file says so without the seconds that importing it takes.
+    """
+    return _torch_without_cuda() or not torch.cuda.is_available()
+
+
+def _torch_without_cuda() -> bool:
+    if "torch" in sys.modules:
+        return False  # it can be asked
+    version = runpy.run_path(Path(importlib.util.find_spec("torch").origin).with_name("version.py"))
+    return version["cuda"] is None and version["hip"] is None
+
+
+def vllm_for_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs, found as vLLM finds it (vllm.platforms), without importing it."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return bool(metadata.version("vllm-cpu"))
 
 
 def without_sampler() -> str | None:
     """Why vLLM cannot sample on this machine, or None: a build for CUDA has no device where there is no GPU."""
-    if not required():
+    if not required() or vllm_for_cpu():
         return None
     from vllm.platforms import current_platform
 
