@@ -17,7 +17,7 @@ def deciding_part(response: str) -> str:
 
 def _read(response: str) -> tuple[str, str] | None:
     """As `read_answer`, without limits; for a worker, because printing a SymPy object can take for ever."""
-    forms = grading.parse_answer(response)
+    forms = grading.parse_answers(response)[0]
     if not forms:
         return None
     text = forms[-1] if isinstance(forms[-1], str) else str(forms[-1])

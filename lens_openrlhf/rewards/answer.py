@@ -2,8 +2,8 @@ r"""What a response gives as its answer.
 
 Math-Verify looks for an answer everywhere. Here it is looked for where a marker would look, and handed over alone:
 
-- What a model thinks before `</think>` is not its answer.
-- In `<answer>…</answer>` stands the answer; of several the last one that is closed.
+- What a model thinks before `</think>` is not its answer, and one that does not end its thinking gives none.
+- In `<answer>…</answer>` stands the answer; of several in the last one, also if the response ends in it.
 - The last box is the answer. Boxes with nothing but commas, "and" or "or" between them are one answer together, so
   that none of them can be the one that was guessed right. `\fbox` is a box.
 - A box that the end of the response cuts off is an answer that was not finished, whatever was boxed before it.
@@ -35,7 +35,8 @@ _CHOICE = re.compile(
     r"(?P<rest>(?!\\cup|\\cap|[-+*/=<>^_,]).+)",
     re.DOTALL,
 )
-_END_OF_THINKING = re.compile(r"</think(?:ing)?>")
+_LETTERS = re.compile(r"[A-Z](?:[\s,;]{0,3}[A-Z]){1,9}")
+_THINKING = re.compile(r"<(?P<end>/?)think(?:ing)?>")
 _ANSWER_TAG = re.compile(r"<(?P<end>/?)answer>")
 # "the answer is X." and "Answer: X" at the end of a line, bold or not.
 _ANSWER_PHRASE = re.compile(r"(?i:\banswer(?: is|:| is:)\**:?)[ \t]*(?P<answer>[^\n]{1,200})$", re.MULTILINE)
@@ -54,6 +55,8 @@ class Answer(NamedTuple):
 
     text: str
     alone: bool  # whether `text` is the answer and nothing else; otherwise it stands somewhere in it
+    among: str = ""  # where it stands, if not alone
+    parts: tuple[str, ...] = ()  # where several boxes are one answer: what is in each
 
 
 class Choice(NamedTuple):
@@ -72,21 +75,30 @@ def choice(text: str) -> Choice | None:
     return None
 
 
+def letters(text: str, like: str) -> str:
+    """`text` as `like` is written, if both are two or more capital letters: ACD, or A, C, D."""
+    if not (_LETTERS.fullmatch(like.strip()) and _LETTERS.fullmatch(text.strip())):
+        return text
+    return (", " if "," in like else "").join(re.findall("[A-Z]", text))
+
+
 def after_thinking(response: str) -> str:
-    """What follows the last end of thinking; all of it where there is none."""
-    ends = [match.end() for match in _END_OF_THINKING.finditer(response)]
-    return response[ends[-1] :] if ends else response
+    """What follows the last end of thinking: nothing where it does not end, all where there is none."""
+    start, thinks = 0, False
+    for tag in _THINKING.finditer(response):
+        start, thinks = tag.end(), not tag["end"]
+    return "" if thinks else response[start:]
 
 
 def in_answer_tags(text: str) -> str | None:
-    """What is in the last closed <answer> tag; None where there is none."""
+    """What is in the last <answer> tag, which the end of the text closes, too; None where there is none."""
     start, found = None, None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag["end"]:
             start = tag.end()
         elif start is not None:
             found, start = text[start : tag.start()], None
-    return found
+    return found if start is None else text[start:]
 
 
 def boxes(text: str) -> tuple[list[Box], bool]:
@@ -111,8 +123,8 @@ def last_boxed(text: str) -> str | None:
     return closed[-1].content if closed else None
 
 
-def _together(text: str, closed: list[Box]) -> str:
-    """The contents of the last box and of those before it that are one answer with it."""
+def _together(text: str, closed: list[Box]) -> list[str]:
+    """The contents of the last box and of those before it that are one answer with it, each once."""
     contents, after = [closed[-1].content], closed[-1]
     for box in reversed(closed[:-1]):
         between = text[box.end : after.start]
@@ -121,7 +133,7 @@ def _together(text: str, closed: list[Box]) -> str:
             break
         contents.append(box.content)
         after = box
-    return ", ".join(reversed(contents))
+    return list(dict.fromkeys(reversed(contents)))
 
 
 def find(response: str) -> Answer | None:
@@ -137,11 +149,13 @@ def find(response: str) -> Answer | None:
     if cut_off:
         return None
     if closed:
-        together = _together(text, closed)
-        return Answer(together, True) if together.strip() else None
+        parts = _together(text, closed)
+        if not all(map(str.strip, parts)):
+            return None
+        return Answer(", ".join(parts), True, parts=tuple(parts) if len(parts) > 1 else ())
     if not text.strip():
         return None
     if tagged is not None and "\n" not in tagged.strip() and not _ANSWER_PHRASE.search(tagged):
         return Answer(tagged, True)
     phrases = list(_ANSWER_PHRASE.finditer(text))
-    return Answer(phrases[-1]["answer"], False) if phrases else Answer(text, False)
+    return Answer(phrases[-1]["answer"] if phrases else text, False, among=text)

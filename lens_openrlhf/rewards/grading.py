@@ -7,13 +7,14 @@ functions through :mod:`lens_openrlhf.rewards.pool`, which runs them in worker p
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, Literal
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Expr, Integer, floor, log
+from sympy import Eq, FiniteSet, Float, Integer, Interval, Rational, Tuple
 
 from lens_openrlhf.rewards import answer, notation
 
@@ -26,6 +27,8 @@ MAX_RESPONSE_CHARS = 20_000
 # 4,000 characters, 12 s at 20,000. Only a response without a box is searched by them.
 MAX_UNBOXED_CHARS = 4_000
 MAX_DETAIL_CHARS = 200
+# Below this, six decimals are less than four digits; numbers that differ by more of their size are apart.
+TINY, SAME_DIGITS = Float("0.01"), Float("2e-4")
 
 # Without Math-Verify's units, which are letters too: it reads 2+3d as 5. notation.py takes units away.
 _LATEX = LatexExtractionConfig(
@@ -73,52 +76,63 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
     except BadLabel as error:
         return "error", f"bad label: {error}"
     try:
-        given = parse_answer(response, chosen=answer.choice(label.strip()) is not None)
+        whole, *parts = parse_answers(response, label)
     except Exception as error:
         return "error", f"unreadable answer: {_describe(error)}"
-    if not given:
+    if not whole:
         return "no_answer", "no answer found"
+    try:
+        right = equal(gold, whole) or (bool(parts) and all(equal(gold, part) for part in parts))
+    except Exception as error:
+        return "error", f"comparison failed: {_describe(error)}, {_comparison(whole, label)}"
+    return "correct" if right else "wrong", _comparison(whole, label)
 
+
+def equal(gold: Sequence, given: Sequence) -> bool:
+    """Whether a form of the answer equals one of the label: by Math-Verify, but for tiny numbers.
+
+    Raises:
+        Exception: what Math-Verify raises, where no forms are equal.
+    """
     failure = None
-    for gold_form, answer_form in product(gold, given):
+    for gold_form, form in product(gold, given):
         try:
-            if _equal(gold_form, answer_form):
-                return "correct", _comparison(given, label)
+            if verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
+                return gold_form == form or not _tiny_and_apart(gold_form, form)
         except Exception as error:
             failure = error
     if failure is not None:
-        return "error", f"comparison failed: {_describe(failure)}, {_comparison(given, label)}"
-    return "wrong", _comparison(given, label)
+        raise failure
+    return False
 
 
-def _equal(gold: Any, given: Any) -> bool:
-    return verify(*_magnified(gold, given), timeout_seconds=None, raise_on_error=True)
+def _tiny_and_apart(gold: Any, given: Any) -> bool:
+    """Whether numbers are tiny, and differ by more than rounding: Math-Verify compares no more than six decimals."""
+    first, second = _numbers(gold), _numbers(given)
+    if len(first) != len(second):
+        return False
+    sizes = ((abs(a - b), max(abs(a), abs(b))) for a, b in zip(first, second, strict=True))
+    return any(0 < size < TINY and difference > SAME_DIGITS * size for difference, size in sizes)
 
 
-def _magnified(gold: Any, given: Any) -> tuple[Any, Any]:
-    """Both numbers times the power of ten that brings a tiny one to between 1 and 10.
-
-    Math-Verify takes numbers for equal whose difference is nothing beside 1, so that all tiny ones were equal.
-    """
-    numbers = [form for form in (gold, given) if isinstance(form, Expr) and form.is_number]
-    if len(numbers) == 2:
-        size = next((size for size in map(_magnitude, numbers) if size is not None), None)
-        if size is not None and size < -1:
-            return tuple(number * Integer(10) ** -size for number in numbers)
-    return gold, given
-
-
-def _magnitude(number: Expr) -> int | None:
-    """The decimal exponent of a number; None for 0 and what has none."""
-    value = abs(number.evalf(5))
-    return int(floor(log(value, 10).evalf(20))) if value.is_Float and value > 0 else None
+def _numbers(form: Any) -> list:
+    """The numbers that a form consists of, if any."""
+    form = form.rhs if isinstance(form, Eq) else form
+    if isinstance(form, Interval):
+        parts = form.args[:2]
+    else:
+        parts = form.args if isinstance(form, FiniteSet | Tuple) else [form]
+    numbers = [part for part in parts if getattr(part, "is_number", False)]
+    values = [part if isinstance(part, Rational) else part.doit().evalf(12) for part in numbers]
+    values = [value for value in values if value.is_real and value.is_finite]
+    return sorted(values) if isinstance(form, FiniteSet) else values
 
 
 def check_label(label: str) -> str | None:
     """Why no answer could ever be compared with `label`; None for a good label."""
     try:
         gold = parse_label(label)
-        if not _equal(gold[0], gold[0]):
+        if not equal(gold, gold):
             return f"the label {_short(label)} is not equal to itself"
         # Equal forms are recognised at once; only another answer shows what a comparison costs.
         verify(gold[0], Integer(0), timeout_seconds=None, raise_on_error=True)
@@ -147,7 +161,11 @@ def parse_label(label: str) -> tuple:
     else:
         texts = [label if boxed is None else boxed.text]
     # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
-    return tuple(form for text in texts for form in _label_forms(label, _box(notation.whole(text)), (_LATEX,)))
+    forms = [form for text in texts for form in _label_forms(label, _box(notation.whole(text)), (_LATEX,))]
+    if isinstance(forms[-1], str) and forms[-1].endswith(r"\%"):
+        # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%.
+        forms.append(_label_forms(label, _box(forms[-1][:-2]), (_LATEX,))[0])
+    return tuple(forms)
 
 
 def _is_prose(label: str) -> bool:
@@ -167,27 +185,42 @@ def _label_forms(label: str, text: str, config: tuple) -> list:
     return gold
 
 
-def parse_answer(response: str, chosen: bool = False) -> list:
-    """The forms of the answer, none where there is no answer.
+def parse_answers(response: str, label: str = "") -> list[list]:
+    """The forms of the answer, none where there is no answer; then those of each box, where there are several.
 
     Args:
-        chosen: whether the letter of a choice is asked for; otherwise the text behind one counts.
+        label: what it is compared with, as far as that decides how it is read: where the letter of a choice is asked
+            for, that counts, otherwise the text behind it.
     """
     found = answer.find(response)
     if found is None:
-        return []
-    text, alone = found
+        return [[]]
+    chosen = answer.choice(label.strip()) is not None
+    text, alone = found.text, found.alone
     if not alone:
         end = notation.undelimited(text)
         alone = notation.FORMULA.fullmatch(text.strip()) is not None or _NUMBER.fullmatch(end) is not None
         alone = alone or (chosen and answer.choice(end) is not None)
     if not alone:
-        return _parse(notation.prose(response[-MAX_UNBOXED_CHARS:]), _LATEX_OR_NUMBER)
+        return [_forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]
+    return [_forms(part, chosen) for part in (answer.letters(text, label), *found.parts)]
+
+
+def _forms(text: str, chosen: bool) -> list:
     choice = answer.choice(notation.undelimited(text))
     if choice is not None:
         text = choice.letter if chosen or not choice.rest else choice.rest
     text = notation.whole(text)
     return _parse(_box(text), _LATEX_OR_NUMBER) if text else []
+
+
+def _forms_in_prose(text: str) -> list:
+    forms = _parse(notation.prose(text), _LATEX_OR_NUMBER)
+    if forms and isinstance(forms[-1], str) and (whole := notation.whole(forms[-1])) not in ("", forms[-1]):
+        again = _parse(_box(whole), _LATEX_OR_NUMBER)
+        if again and not isinstance(again[0], str):
+            return again
+    return forms
 
 
 def _parse(text: str, config: tuple) -> list:

@@ -22,7 +22,7 @@ MAX_CHARS = 2_000
 
 _SYMBOLS = str.maketrans(
     {
-        **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+        **dict.fromkeys("−‐‑‒﹣－", "-"),
         **dict.fromkeys(
             "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "
         ),
@@ -82,18 +82,38 @@ def _repeating(match: re.Match) -> str:
 
 _WORD = r"(?:mathrm|rm|operatorname|mathop|text|textrm|mbox|mathit)"
 
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+
+def _upright(match: re.Match) -> str:
+    return f"{match[1]}{{{match[2]}}}" if match[1] else f" {match[2]} "
+
+
+def _binomial(match: re.Match) -> str:
+    n, k = int(match[1]), int(match[2])
+    return rf"\binom{{{n}}}{{{k}}}" if n > k > 0 else match[0]  # C_1^2 is the square of C_1
+
+
 # What is safe to bring to another form anywhere, in prose too.
 ANYWHERE: tuple[Rule, ...] = (
     _symbols,
     _raised("^", _SUPERSCRIPTS),
     _raised("_", _SUBSCRIPTS),
     # \mathrm{i}, \mathrm{e}, {\rm i}: the constants, set upright as ISO 80000-2 has them.
-    _replace(rf"\\{_WORD}\s*\{{\s*(i|e|\\pi)\s*\}}", r"{\1}"),
-    _replace(r"\{\s*\\rm\s+(i|e)\s*\}", r"{\1}"),
+    _replace(rf"([_^]?)\\{_WORD}\s?\{{\s?(i|e|\\pi)\s?\}}", _upright),
+    _replace(r"([_^]?)\{\s?\\rm\s+(i|e)\s?\}", _upright),
     # An imaginary unit behind a number: Math-Verify takes an i for one only where no letter or digit touches it.
-    _replace(r"(?<=[\d})])\{?i\}?(?![A-Za-z])", " i "),
+    _replace(r"(?<=[\d})])i(?![A-Za-z])", " i "),
+    # An en dash is a minus where nothing stands before it; between numbers it may be a range.
+    _replace(r"(?:(?<=[(\[{,=*/+$])|(?<=[(\[{,=*/+$]\s)|^\s?)[–—](?=\s?[\d\\a-zA-Z.(])", "-"),
+    # 2 1/2: a mixed number, not a product.
+    _replace(
+        r"(?<![\d./\\^_{])(\d{1,9})(?:\s+|\\[ ,]\s*)([1-9]\d{0,8})\s?/\s?(\d{1,9})(?![\d/.]\d)",
+        lambda m: rf"{m[1]}\frac{{{m[2]}}}{{{m[3]}}}" if int(m[2]) < int(m[3]) else m[0],
+    ),
     # Marks between thousands: 12\,000, 12{,}000, 12 000, 12'000. Groups of three and no leading zero.
     _joined_thousands,
+    _replace(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,6}(?![\d.,])", lambda m: m[0].replace(".", "")),
     _replace(r"(?<=\d)\{,\}(?=\d)", "."),  # otherwise a decimal comma
     # 0.\overline{6}, 0.\dot{6}, 0.\dot{1}4285\dot{7}.
     _replace(
@@ -109,15 +129,23 @@ ANYWHERE: tuple[Rule, ...] = (
     _replace(r"(?<=\d)\s*[xX*]\s*10\s*\^", r" \\times 10^"),
     # 10^-3 and 10^12: TeX raises one character only, and nobody means that.
     _replace(r"\^\s*(-\s*\d+|\d{2,})", r"^{\1}"),
-    # 2 1/2: a mixed number, not a product.
-    _replace(
-        r"(?<![\d./\\^_{])(\d{1,9})(?:\s+|\\[ ,]\s*)(\d{1,9})\s?/\s?(\d{1,9})(?![\d/.])",
-        lambda m: rf"{m[1]}\frac{{{m[2]}}}{{{m[3]}}}" if int(m[2]) < int(m[3]) else m[0],
-    ),
     _replace(r"\\varnothing|\\O(?![A-Za-z])", r"\\emptyset"),
     _replace(r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    _replace(r"\\(leq|geq)slant(?![A-Za-z])", r"\\\1"),
+    _replace(r"\^?\s?\{?\s?\\degree(?![A-Za-z])\s?\}?", r"^{\\circ}"),
+    # \mathbf{5} and \text{5} are numbers, not names.
+    _replace(r"\\(?:math(?:bf|rm|it)|text(?:bf|rm|it)?|boldsymbol|bm|mbox)\s?\{([-+\d.,\s/]{1,50})\}", r"\1"),
+    # 2 million: a power of ten, not a unit.
+    _replace(
+        r"(?<=[\d}])(?:\\ |~|\s)?(?:\\text\s?\{\s?(thousand|million|billion|trillion)"
+        r"(?:\s?\}|\s(?=[a-z]))|(thousand|million|billion|trillion)(?![a-z]))",
+        lambda m: rf" \times 10^{{{_POWERS[m[1] or m[2]]}}}" + ("" if m[2] or m[0].endswith("}") else r"\text{ "),
+    ),
+    # Per cent in words, which is dropped as a unit where the number is not whole.
+    _replace(r"(?:\\ |\\,|~|\s)?\\text\s?\{\s?(?:percent|per cent|pct)\.?\s?\}|\s?\bper\s?cent\b", r"\\%"),
+    _replace(r"(?:\\[ ,;]|~|\s)+(?=\\?%)", ""),
     # Combinations as C_{10}^{3} and {}_{10}C_{3}.
-    _replace(r"(?<![A-Za-z])C_\s?\{?(\d{1,4})\}?\s?\^\s?\{?(\d{1,4})\}?", r"\\binom{\1}{\2}"),
+    _replace(r"(?<![A-Za-z])C_\s?\{?(\d{1,4})\}?\s?\^\s?\{?(\d{1,4})\}?", _binomial),
     _replace(r"(?:\{\})?_\s?\{?(\d{1,4})\}?\s?C_\s?\{?(\d{1,4})\}?", r"\\binom{\1}{\2}"),
     _replace(r"[€£¥₹₽₩](?=\s?\d)|(?<=\d)\s?[€£¥₹₽₩]", ""),
 )
@@ -146,14 +174,28 @@ _PLAIN_UNIT = re.compile(
     r")\.?"
 )
 _UPRIGHT_UNIT = re.compile(
-    rf"(?:\s|\\[,;! ]|~)*\\(?:text|mbox|mathrm|textrm|rm|textit|operatorname)\s?\{{[^{{}}]{{0,60}}\}}{_POWER}$"
+    r"(?:\s|\\[,;! ]|~){0,4}\\(?:text|mbox|mathrm|textrm|rm|textit|operatorname)\s?"
+    r"\{(?P<text>[^{}$\\]{0,80})\}\s?(?:\^\s?(?:\{\s?-?\d\s?\}|\d))?\Z"
 )
+# Words that say more than the unit of a value: without them 10 a.m. were 10 p.m.
+_MEANING = frozenset(
+    "is are was if when where for or and not no nor but else odd even mod modulo am pm a.m p.m noon midnight more less "
+    "greater smaller larger than least most up down left right north south east west above below increase decrease "
+    "gain loss profit bc ad bce ce to from between only all any each with without dozen hundred thousand million "
+    "billion trillion base pi percent plus minus over squared cubed".split()
+)
+_ORDINAL = re.compile(r"(?<=\d)\s?(?:\^\s?\{?\s?)?(?:\\(?:text|mathrm|textrm)\s?\{\s?)?(?:st|nd|rd|th)\s?\}{0,2}\Z")
+_NAME = re.compile(
+    r"(?:[A-Z][a-z]{2,20}|[a-z]{2,20}\s[a-z]{2,20}|yes|no|true|false|none|odd|even|never|always)(?:\s[a-zA-Z]{1,20}){0,10}"
+)
+_STOP_IN_TEXT = re.compile(r"(\\text\s?\{[^{}]{0,200}[a-z]{3})\.\}\Z")
 _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:text|mathrm)\{\s?[CF]\s?\})$")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
 _ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])+$")
 _SPACES_BEFORE = re.compile(r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z]))+")
 _LETTERS = re.compile(r"[A-Z]{2,26}")
 _CHAIN = re.compile(r">|\\gt(?![a-z])|\\geq?(?![a-z])")
+_PLAIN = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,5})?")  # most answers: nothing to do
 _BETWEEN_DOLLARS = re.compile(r"\$([^$]*)\$")
 
 
@@ -171,13 +213,30 @@ def undelimited(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    """A unit or words behind a number, and upright text behind anything."""
+    """A unit or words behind a number, and upright text behind a value."""
     found = _PLAIN_UNIT.fullmatch(text)
-    if found and not (found["words"] and _FUNCTIONS & set(found["words"].split())):
+    if found and not (found["words"] and (_FUNCTIONS | _MEANING) & set(found["words"].lower().split())):
         return found["number"]
-    text = _TEMPERATURE.sub(r"^{\\circ}", text)
-    shorter = _UPRIGHT_UNIT.sub("", text)
-    return shorter if shorter.strip() else text
+    text = _ORDINAL.sub("", _TEMPERATURE.sub(r"^{\\circ}", text))
+    for _ in range(4):  # \text{ m}/\text{s}
+        found = _UPRIGHT_UNIT.search(text)
+        if not found or not _is_unit(found["text"]):
+            break
+        rest = re.sub(r"(?:/|\\cdot)\s?\Z", "", text[: found.start()].rstrip())
+        if not _is_value(rest):
+            break
+        text = rest
+    return text
+
+
+def _is_unit(text: str) -> bool:
+    words = {word.strip(".").lower() for word in re.findall(r"[A-Za-z.]+", text)}
+    return not words & _MEANING and not re.search(r"[\d(=<>]", text)
+
+
+def _is_value(text: str) -> bool:
+    """Something with a size, which the upright text behind it is no index or exponent of."""
+    return re.search(r"\d|\\pi|\\sqrt|[a-zA-Z]\s?\Z", text) is not None and text[-1] not in "_^{(\\=<>,;:+-*/"
 
 
 def _upwards(text: str) -> str:
@@ -221,11 +280,12 @@ def prose(text: str) -> str:
 
 def whole(text: str) -> str:
     """An answer or a label that is nothing else, in a writing that Math-Verify reads."""
-    if len(text) > MAX_CHARS:
+    if len(text) > MAX_CHARS or _PLAIN.fullmatch(text):
         return text
     # Dollars around a part, as in `5 $\\pi$`: the rest belongs to it. What is left of them is currency.
     text = _BETWEEN_DOLLARS.sub(r" \1 ", undelimited(text.replace(r"\$", ""))).replace("$", "")
     text = _without_unit(anywhere(undelimited(text)).strip())
-    if _LETTERS.fullmatch(text):
-        return rf"\text{{{text}}}"  # letters in an order, not their product
+    text = _STOP_IN_TEXT.sub(r"\1}", text)
+    if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
+        return rf"\text{{{text}}}"  # letters in an order, or a word, not their product
     return _upwards(text.replace(";", ","))
