@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, Literal
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Eq, FiniteSet, Float, Integer, Interval, Rational, Tuple
+from sympy import Eq, FiniteSet, Float, Interval, Rational, Tuple
 
 from lens_openrlhf.rewards import answer, notation
 
@@ -36,6 +36,7 @@ _LATEX = LatexExtractionConfig(
 )
 _LATEX_OR_NUMBER = (_LATEX, ExprExtractionConfig())
 
+_AND_OR = re.compile(r"\b(?:and|or)\b")
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=]")
 _NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
 # Math-Verify reads "1/2." as a half but "1/2<|im_end|>" as one, so these must go before it looks.
@@ -78,13 +79,13 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
     try:
         whole, *parts = parse_answers(response, label)
     except Exception as error:
-        return "error", f"unreadable answer: {_describe(error)}"
+        return "error", f"unreadable answer: {describe(error)}"
     if not whole:
         return "no_answer", "no answer found"
     try:
         right = equal(gold, whole) or (bool(parts) and all(equal(gold, part) for part in parts))
     except Exception as error:
-        return "error", f"comparison failed: {_describe(error)}, {_comparison(whole, label)}"
+        return "error", f"comparison failed: {describe(error)}, {_comparison(whole, label)}"
     return "correct" if right else "wrong", _comparison(whole, label)
 
 
@@ -128,21 +129,6 @@ def _numbers(form: Any) -> list:
     return sorted(values) if isinstance(form, FiniteSet) else values
 
 
-def check_label(label: str) -> str | None:
-    """Why no answer could ever be compared with `label`; None for a good label."""
-    try:
-        gold = parse_label(label)
-        if not equal(gold, gold):
-            return f"the label {_short(label)} is not equal to itself"
-        # Equal forms are recognised at once; only another answer shows what a comparison costs.
-        verify(gold[0], Integer(0), timeout_seconds=None, raise_on_error=True)
-    except BadLabel as error:
-        return str(error)
-    except Exception as error:
-        return f"the label {_short(label)} cannot be compared: {_describe(error)}"
-    return None
-
-
 @lru_cache(maxsize=256)  # all samples of a prompt share its label
 def parse_label(label: str) -> tuple:
     """The forms of the label: first the SymPy object, then the text it was read from.
@@ -154,34 +140,34 @@ def parse_label(label: str) -> tuple:
         raise BadLabel("the label is empty")
     boxed = answer.find(label) if answer.last_boxed(label) is not None else None
     choice = answer.choice(label.strip())
-    if boxed is None and choice is None and _is_prose(label):
+    if boxed is None and choice is None and is_prose(label):
         return _label_forms(label, notation.prose(label), _LATEX_OR_NUMBER)
     if choice is not None:
         texts = [part for part in choice if part]
     else:
         texts = [label if boxed is None else boxed.text]
     # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
-    forms = [form for text in texts for form in _label_forms(label, _box(notation.whole(text)), (_LATEX,))]
+    forms = [form for text in texts for form in _label_forms(label, box(notation.whole(text)), (_LATEX,))]
     if isinstance(forms[-1], str) and forms[-1].endswith(r"\%"):
         # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%.
-        forms.append(_label_forms(label, _box(forms[-1][:-2]), (_LATEX,))[0])
+        forms.append(_label_forms(label, box(forms[-1][:-2]), (_LATEX,))[0])
     return tuple(forms)
 
 
-def _is_prose(label: str) -> bool:
+def is_prose(label: str) -> bool:
     """Whether a label has formulas among words, so that one has to be looked for."""
     outside = notation.FORMULA.sub(" ", label)
-    return outside != label and _WORDS.search(outside) is not None
+    return outside != label and _WORDS.search(_AND_OR.sub(" ", outside)) is not None
 
 
 def _label_forms(label: str, text: str, config: tuple) -> list:
     try:
         gold = _parse(text, config)
     except Exception as error:
-        raise BadLabel(f"the label {_short(label)} does not parse: {_describe(error)}") from error
+        raise BadLabel(f"the label {short(label)} does not parse: {describe(error)}") from error
     # Math-Verify returns a mere string where it found LaTeX that it could not read.
     if not gold or isinstance(gold[0], str):
-        raise BadLabel(f"the label {_short(label)} does not parse")
+        raise BadLabel(f"the label {short(label)} does not parse")
     return gold
 
 
@@ -211,13 +197,13 @@ def _forms(text: str, chosen: bool) -> list:
     if choice is not None:
         text = choice.letter if chosen or not choice.rest else choice.rest
     text = notation.whole(text)
-    return _parse(_box(text), _LATEX_OR_NUMBER) if text else []
+    return _parse(box(text), _LATEX_OR_NUMBER) if text else []
 
 
 def _forms_in_prose(text: str) -> list:
     forms = _parse(notation.prose(text), _LATEX_OR_NUMBER)
     if forms and isinstance(forms[-1], str) and (whole := notation.whole(forms[-1])) not in ("", forms[-1]):
-        again = _parse(_box(whole), _LATEX_OR_NUMBER)
+        again = _parse(box(whole), _LATEX_OR_NUMBER)
         if again and not isinstance(again[0], str):
             return again
     return forms
@@ -227,19 +213,19 @@ def _parse(text: str, config: tuple) -> list:
     return parse(text, config, parsing_timeout=None, raise_on_error=True)
 
 
-def _box(latex: str) -> str:
+def box(latex: str) -> str:
     return rf"\boxed{{{latex}}}"
 
 
 def _comparison(given: list, label: str) -> str:
     # The last form is the text, if there is one. Printing a SymPy object can take forever.
     text = given[-1] if isinstance(given[-1], str) else ""
-    return f"answer {_short(text)}, label {_short(label)}"
+    return f"answer {short(text)}, label {short(label)}"
 
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__} {_short(str(error))}"
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__} {short(str(error))}"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     return repr(text if len(text) <= MAX_DETAIL_CHARS else text[: MAX_DETAIL_CHARS - 3] + "...")

@@ -7,7 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-from lens_openrlhf.rewards import grading, pool
+from lens_openrlhf.rewards import label_check, pool
+from lens_openrlhf.rewards.label_check import Refusal
 
 Label = TypeVar("Label", str, int)
 Found = TypeVar("Found")
@@ -15,12 +16,25 @@ Found = TypeVar("Found")
 
 def validate_label(label: str | int) -> str | None:
     """Why no answer can be graded by `label`; None for a good label. For a data set, before training."""
+    refusal = examine(label)
+    return refusal and refusal.why
+
+
+def examine(label: str | int) -> Refusal | None:
+    """`label_check.examine` in a worker, within its limits."""
     try:
-        return pool.run_in_worker(grading.check_label, (pool.label_text(label),), None)
+        found = pool.run_in_worker(label_check.examine, (pool.label_text(label),), None)
+        return found and Refusal(*found)
     except pool.TimeLimit as error:
-        return f"the label {label!r} takes too long: {error}"
+        return Refusal(label_check.SLOW, f"the label {label!r} takes too long: {error}")
+    except pool.MemoryLimit as error:
+        return Refusal(label_check.LARGE, f"the label {label!r} takes too much memory: {error}")
+    except pool.WorkerLost as error:
+        return Refusal(label_check.FATAL, f"the label {label!r} cannot be checked: {error}")
     except Exception as error:
-        return f"the label {label!r} cannot be checked: {type(error).__name__}: {error}"
+        return Refusal(
+            label_check.INCOMPARABLE, f"the label {label!r} cannot be checked: {type(error).__name__}: {error}"
+        )
 
 
 def check_labels(labels: Iterable[Label], progress: Callable[[int, int], None] | None = None) -> dict[Label, str]:

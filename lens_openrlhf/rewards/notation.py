@@ -188,6 +188,11 @@ _ORDINAL = re.compile(r"(?<=\d)\s?(?:\^\s?\{?\s?)?(?:\\(?:text|mathrm|textrm)\s?
 _NAME = re.compile(
     r"(?:[A-Z][a-z]{2,20}|[a-z]{2,20}\s[a-z]{2,20}|yes|no|true|false|none|odd|even|never|always)(?:\s[a-zA-Z]{1,20}){0,10}"
 )
+# The numbers of statements, as \textcircled{1} or as one character.
+_CIRCLED = re.compile(r"(?:(?:\\textcircled\s?\{?\d{1,2}\}?|[①-⑳])[\s,、]{0,3}){1,20}")
+_POINT_WITHOUT_DIGITS = re.compile(r"(?<=\d)\.(?=\s?[-+*/^)])")  # 1./3
+# Two readings, 2·10^-3 and 2e - 3.
+_AMBIGUOUS = re.compile(r"(?<![\w.\\}])(?!1e)\d{1,20}e[+-]\d(?![\w.])")
 _STOP_IN_TEXT = re.compile(r"(\\text\s?\{[^{}]{0,200}[a-z]{3})\.\}\Z")
 _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:text|mathrm)\{\s?[CF]\s?\})$")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
@@ -251,6 +256,12 @@ def _upwards(text: str) -> str:
     return "".join(parts)
 
 
+def ambiguous(text: str) -> str | None:
+    """The part of a label that has two readings, None where there is none."""
+    found = _AMBIGUOUS.search(text)
+    return found and found[0]
+
+
 def anywhere(text: str) -> str:
     """A text with formulas in it, in writings that Math-Verify reads."""
     for rule in ANYWHERE:
@@ -288,4 +299,6 @@ def whole(text: str) -> str:
     text = _STOP_IN_TEXT.sub(r"\1}", text)
     if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
         return rf"\text{{{text}}}"  # letters in an order, or a word, not their product
-    return _upwards(text.replace(";", ","))
+    if _CIRCLED.fullmatch(text):
+        return ",".join(re.findall(r"\d+", unicodedata.normalize("NFKC", text)))
+    return _upwards(_POINT_WITHOUT_DIGITS.sub("", text.replace(";", ",")))
