@@ -196,7 +196,7 @@ _AMBIGUOUS = re.compile(r"(?<![\w.\\}])(?!1e)\d{1,20}e[+-]\d(?![\w.])")
 _STOP_IN_TEXT = re.compile(r"(\\text\s?\{[^{}]{0,200}[a-z]{3})\.\}\Z")
 _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:text|mathrm)\{\s?[CF]\s?\})$")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
-_ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])+$")
+_ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])\Z")
 _SPACES_BEFORE = re.compile(r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z]))+")
 _LETTERS = re.compile(r"[A-Z]{2,26}")
 _CHAIN = re.compile(r">|\\gt(?![a-z])|\\geq?(?![a-z])")
@@ -207,7 +207,11 @@ _BETWEEN_DOLLARS = re.compile(r"\$([^$]*)\$")
 def undelimited(text: str) -> str:
     """Without formula delimiters or emphasis around all of it, white space, and punctuation at its end."""
     while True:
-        before, text = text, _ENDS.sub("", _SPACES_BEFORE.sub("", text))
+        before, text = text, _SPACES_BEFORE.sub("", text)
+        end = len(text)
+        while found := _ENDS.search(text, max(0, end - 3), end):
+            end = found.start()
+        text = text[:end]
         for start, end in _DELIMITERS:
             inner = text[len(start) : len(text) - len(end)]
             if text.startswith(start) and text.endswith(end) and len(text) > len(start + end) and start not in inner:
@@ -270,7 +274,9 @@ def anywhere(text: str) -> str:
 
 
 # A formula: nothing between its delimiters ends it early.
-FORMULA = re.compile(r"(\$\$[^$]+\$\$|\$[^$]+\$|\\\((?:[^\\]|\\(?!\)))*\\\)|\\\[(?:[^\\]|\\(?!\]))*\\\])")
+FORMULA = re.compile(
+    r"(\$\$[^$]{1,1000}\$\$|\$[^$]{1,1000}\$|\\\((?:[^\\]|\\(?!\))){0,400}\\\)|\\\[(?:[^\\]|\\(?!\])){0,400}\\\])"
+)
 # Numbers that stand in prose without being a formula, and are none for Math-Verify: 2 1/2, 3.89e-10, ½, 0.\overline{6}.
 _NUMBER_IN_PROSE = re.compile(
     r"(?<![\w.,^/\\])-?(?:\d{1,9}\s+\d{1,9}/\d{1,9}|(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,4}|\s*[×x*]\s*10\s*\^\s*-?\d{1,4})"
