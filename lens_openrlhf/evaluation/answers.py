@@ -10,9 +10,11 @@ from ..rewards import answer, grading, pool
 
 
 def deciding_part(response: str) -> str:
-    """What Math-Verify reads of a response: its last box or, without one, all of it. Many answers end alike."""
-    boxed = answer.last_boxed(grading.response_end(response))
-    return response if boxed is None else rf"\boxed{{{boxed}}}"
+    """What is graded of a response: its last boxes or, without one, all of it. Many answers end alike."""
+    found = answer.find(grading.response_end(response))
+    if found is None or not found.alone:
+        return response
+    return ", ".join(rf"\boxed{{{part}}}" for part in found.parts or [found.text])
 
 
 def _read(response: str) -> tuple[str, str] | None:
@@ -27,8 +29,7 @@ def _read(response: str) -> tuple[str, str] | None:
 def read_answer(response: str) -> tuple[str, str] | None:
     """The final answer in `response` as Math-Verify reads it, and a form in which equal answers are equal.
 
-    Equal are answers that parse to the same SymPy object: 0.5 and \\frac{2}{4} are, x^2-1 and (x-1)(x+1) are not. That
-    takes one reading an answer, where comparing them would take a verification for each pair.
+    Answers of one form parse to the same SymPy object. Others may be equal, too: see `same_answers`.
 
     Returns:
         None where there is no answer. Of an answer that cannot be read within the verifier's limits, the text in its
@@ -42,7 +43,44 @@ def read_answer(response: str) -> tuple[str, str] | None:
         return None if not boxed else (boxed, boxed)
 
 
-def numbered(keys: Sequence[Hashable | None]) -> list[int | None]:
-    """Equal keys as equal numbers, from 0 in the order of first appearance; None stays."""
+def _clusters(responses: Sequence[str], label: str) -> list[int]:
+    """The number of the first response that each one is equal to, which may be itself; for a worker."""
+    forms = [grading.parse_answers(response, label)[0] for response in responses]
+    clusters: list[int] = []
+    for number, given in enumerate(forms):
+        firsts = (first for first in dict.fromkeys(clusters) if _equal(forms[first], given))
+        clusters.append(next(firsts, number))
+    return clusters
+
+
+def _equal(first: list, second: list) -> bool:
+    # Either may be the one that is compared with: x=5 equals 5 whatever came first.
+    for pair in ((first, second), (second, first)):
+        try:
+            if grading.equal(*pair):
+                return True
+        except Exception:  # what Math-Verify raises; such answers are equal to none
+            continue
+    return False
+
+
+def same_answers(keys: Sequence[Hashable | None], responses: Sequence[str], label: str) -> list[int | None]:
+    """Equal answers to a prompt as equal numbers, from 0 in the order of first appearance; None stays.
+
+    Answers are equal as the verifier has it, 5.0 and x=5, say: each that is spelled otherwise is compared with the
+    first of the others, in one call of a worker for a prompt. Where that takes longer than a verification may, equal
+    keys alone are equal answers.
+
+    Args:
+        keys: of each answer; those with equal keys are equal without a comparison.
+        responses: what to compare, see `deciding_part`; "" for one that is equal to its key alone.
+    """
+    compared = {key: text for key, text in zip(keys, responses, strict=True) if key is not None and text}
+    try:
+        firsts = pool.run_in_worker(_clusters, (list(compared.values()), label), None) if len(compared) > 1 else [0]
+    except Exception:  # limits of time and memory
+        firsts = range(len(compared))
+    names = list(compared)
+    same = {key: names[first] for key, first in zip(names, firsts, strict=False)}
     numbers: dict[Hashable, int] = {}
-    return [None if key is None else numbers.setdefault(key, len(numbers)) for key in keys]
+    return [None if key is None else numbers.setdefault(same.get(key, key), len(numbers)) for key in keys]

@@ -251,7 +251,13 @@ def _is_value(text: str) -> bool:
 def _upwards(text: str) -> str:
     """A>B>C as C<B<A, as Math-Verify compares chains link by link."""
     links = _CHAIN.split(text)
-    if len(links) < 3 or "<" in text or r"\le" in text or any(not 0 < len(link.strip()) <= 30 for link in links):
+    if (
+        len(links) < 3
+        or re.search(r"[{}|,;]", text)
+        or "<" in text
+        or r"\le" in text
+        or any(not 0 < len(link.strip()) <= 30 for link in links)
+    ):
         return text
     signs = [r"\leq " if "e" in sign else "<" for sign in _CHAIN.findall(text)]
     parts = [links[-1]]
@@ -306,5 +312,6 @@ def whole(text: str) -> str:
     if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
         return rf"\text{{{text}}}"  # letters in an order, or a word, not their product
     if _CIRCLED.fullmatch(text):
-        return ",".join(re.findall(r"\d+", unicodedata.normalize("NFKC", text)))
+        numbers = re.findall(r"\d{1,2}|[①-⑳]", text)
+        return ",".join(unicodedata.normalize("NFKC", number) for number in numbers)
     return _upwards(_POINT_WITHOUT_DIGITS.sub("", text.replace(";", ",")))
