@@ -61,7 +61,7 @@ def test_what_is_used(label):
 
 
 def test_neighbours_differ_by_one_thing():
-    assert list(neighbours("2x-9", Integer(1))) == ["3x-9", "2x-8", "2q-9", "2x+9", "-(2x-9)"]
+    assert list(neighbours("2x-9", Integer(1))) == ["2q-9", "3x-9", "2x-8", "2x+9", "-(2x-9)"]
     assert list(neighbours("0.1234567", Integer(1)))[0] == "0.2234567"
     assert list(neighbours(r"\text{Monday}", Integer(1))) == [r"\text{Mondaq}"]
     assert list(neighbours("R=r", Integer(1))) == ["r=r", "q=r", "R=R", "R=q"]
