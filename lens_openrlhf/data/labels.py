@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Collection
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..rewards import grading, pool
+from ..rewards import answer, grading, label_check, notation, pool
+from ..rewards.labels import as_found, examine
 
 PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy")
-
-UNREADABLE = "a label that does not parse"
-INCOMPARABLE = "a label that cannot be compared"
-UNEQUAL = "a label that is not right as its own answer"
-SLOW = "a label over the time limit"
-LARGE = "a label over the memory limit"
-FATAL = "a label that ends the verifier"
-
-
-def examine(label: str) -> str | None:
-    """Why nothing can be graded by `label`, as one of the reasons above; None for a good label. For a worker.
-
-    A good label parses, can be compared, and is the right answer itself when a response has it in a box.
-    """
-    try:
-        grading.parse_label(label)
-    except grading.BadLabel:
-        return UNREADABLE
-    if grading.check_label(label) is not None:
-        return INCOMPARABLE
-    response = label if grading.last_boxed(label) is not None else rf"\boxed{{{label}}}"
-    return None if grading.grade(grading.response_end(response), label)[0] == "correct" else UNEQUAL
-
-
-def _examine(label: str) -> str | None:
-    try:
-        return pool.run_in_worker(examine, (label,), None)
-    except pool.TimeLimit:
-        return SLOW
-    except pool.MemoryLimit:
-        return LARGE
-    except pool.WorkerLost:
-        return FATAL
 
 
 def versions() -> dict[str, str]:
@@ -59,7 +25,7 @@ def versions() -> dict[str, str]:
 
 def cache_file(folder: Path) -> Path:
     """Where the verdicts of this grader are kept: one line a label, in the order in which they came."""
-    code = Path(grading.__file__).read_bytes() + Path(__file__).read_bytes()
+    code = b"".join(Path(module.__file__).read_bytes() for module in (answer, notation, grading, label_check))
     digest = hashlib.sha256(repr(versions()).encode() + code).hexdigest()
     return folder / f"labels-{digest[:16]}.jsonl"
 
@@ -74,22 +40,6 @@ def _kept(file: Path) -> dict[str, str | None]:
                 continue
             verdicts[label] = reason
     return verdicts
-
-
-def _verdicts(labels: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Labels with their verdicts, as these come."""
-    workers = pool.Settings.from_env().workers
-    threads = ThreadPoolExecutor(2 * workers)
-    todo = iter(labels)
-    try:
-        running = {threads.submit(_examine, label): label for label in islice(todo, 4 * workers)}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future.result()
-            running |= {threads.submit(_examine, label): label for label in islice(todo, len(done))}
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
@@ -108,10 +58,11 @@ def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
         cache.mkdir(parents=True, exist_ok=True)
         with open(file, "a", buffering=1) as kept:
             kept.write("\n")  # ends a line that a killed run has left
-            for label, reason in tqdm(
-                _verdicts(missing), "checking labels", len(missing), leave=False, unit="label", disable=None
+            for label, refusal in tqdm(
+                as_found(examine, missing), "checking labels", len(missing), leave=False, unit="label", disable=None
             ):
+                reason = refusal and refusal.kind
                 verdicts[label] = reason
-                if reason != FATAL:  # which may have come from outside
+                if reason != label_check.FATAL:  # which may have come from outside
                     kept.write(json.dumps([label, reason]) + "\n")
     return {label: verdicts[label] for label in labels}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..rewards.grading import last_boxed
+from ..rewards.answer import last_boxed
 
 UNVERIFIABLE = ("proof", "notfound")  # what NuminaMath has as the answer where there is none
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
-from sympy import srepr
+from sympy import Eq, srepr
 
-from ..rewards import grading, pool
+from ..rewards import answer, grading, pool
 
 
 def deciding_part(response: str) -> str:
-    """What Math-Verify reads of a response: its last box or, without one, all of it. Many answers end alike."""
-    boxed = grading.last_boxed(grading.response_end(response))
-    return response if boxed is None else rf"\boxed{{{boxed}}}"
+    """What is graded of a response: its last boxes or, without one, all of it. Many answers end alike."""
+    found = answer.find(grading.response_end(response))
+    if found is None or not found.alone:
+        return response
+    return ", ".join(rf"\boxed{{{part}}}" for part in found.parts or [found.text])
 
 
 def _read(response: str) -> tuple[str, str] | None:
     """As `read_answer`, without limits; for a worker, because printing a SymPy object can take for ever."""
-    forms = grading.parse_answer(response)
+    forms = grading.parse_answers(response)[0]
     if not forms:
         return None
     text = forms[-1] if isinstance(forms[-1], str) else str(forms[-1])
@@ -27,8 +30,7 @@ def _read(response: str) -> tuple[str, str] | None:
 def read_answer(response: str) -> tuple[str, str] | None:
     """The final answer in `response` as Math-Verify reads it, and a form in which equal answers are equal.
 
-    Equal are answers that parse to the same SymPy object: 0.5 and \\frac{2}{4} are, x^2-1 and (x-1)(x+1) are not. That
-    takes one reading an answer, where comparing them would take a verification for each pair.
+    Answers of one form parse to the same SymPy object. Others may be equal, too: see `same_answers`.
 
     Returns:
         None where there is no answer. Of an answer that cannot be read within the verifier's limits, the text in its
@@ -38,11 +40,60 @@ def read_answer(response: str) -> tuple[str, str] | None:
     try:
         return pool.run_in_worker(_read, (end,), None)
     except Exception:  # limits of time and memory, or what Math-Verify raises; the verdict counts these
-        boxed = grading.last_boxed(end)
+        boxed = answer.last_boxed(end)
         return None if not boxed else (boxed, boxed)
 
 
-def numbered(keys: Sequence[Hashable | None]) -> list[int | None]:
-    """Equal keys as equal numbers, from 0 in the order of first appearance; None stays."""
+def _clusters(responses: Sequence[str], label: str) -> list[int]:
+    """The number of the first response that each one is equal to, which may be itself; for a worker."""
+    forms = [grading.parse_answers(response, label)[0] for response in responses]
+    clusters: list[int] = []
+    for number, given in enumerate(forms):
+        firsts = (first for first in dict.fromkeys(clusters) if _equal(forms[first], given))
+        clusters.append(next(firsts, number))
+    return clusters
+
+
+def _equal(first: list, second: list) -> bool:
+    if not first or not second or _far_apart(first[0], second[0]):
+        return False
+    # Either may be the one that is compared with: x=5 equals 5 whatever came first.
+    either = isinstance(first[0], Eq) or isinstance(second[0], Eq)
+    for pair in ((first, second), (second, first))[: 1 + either]:
+        try:
+            if grading.equal(*pair):
+                return True
+        except Exception:  # what Math-Verify raises; such answers are equal to none
+            continue
+    return False
+
+
+def _far_apart(first: Any, second: Any) -> bool:
+    """Whether two numbers differ by a hundredth, also as per cent: simplifying their difference takes 20 ms."""
+    sizes = [complex(form.doit().evalf(8)) for form in (first, second) if getattr(form, "is_number", False)]
+    if len(sizes) < 2:
+        return False
+    a, b = sizes
+    return all(abs(a * times - b) > 0.01 * max(abs(a * times), abs(b)) for times in (1, 100, 0.01))
+
+
+def same_answers(keys: Sequence[Hashable | None], responses: Sequence[str], label: str) -> list[int | None]:
+    """Equal answers to a prompt as equal numbers, from 0 in the order of first appearance; None stays.
+
+    Answers are equal as the verifier has it, 5.0 and x=5, say: each that is spelled otherwise is compared with the
+    first of the others, in one call of a worker for a prompt. Where that takes longer than a verification may, equal
+    keys alone are equal answers.
+
+    Args:
+        keys: of each answer; those with equal keys are equal without a comparison.
+        responses: what to compare, see `deciding_part`; "" for one that is equal to its key alone.
+    """
+    compared = {key: text for key, text in zip(keys, responses, strict=True) if key is not None and text}
+    try:
+        firsts = pool.run_in_worker(_clusters, (list(compared.values()), label), None) if len(compared) > 1 else [0]
+    except Exception:  # limits of time and memory
+        firsts = range(len(compared))
+    names = list(compared)
+    same = {key: names[first] for key, first in zip(names, firsts, strict=False)}
     numbers: dict[Hashable, int] = {}
-    return [None if key is None else numbers.setdefault(key, len(numbers)) for key in keys]
+    return [None if key is None else numbers.setdefault(same.get(key, key), len(numbers)) for key in keys]

@@ -15,9 +15,10 @@ import numpy as np
 
 from ..inputs import MATH_VERIFY, OptionError
 from ..rewards import verify_answer
-from .answers import deciding_part, numbered, read_answer
+from .answers import deciding_part, read_answer, same_answers
 
 THREADS = 32
+RIGHT = ("equal to the label",)
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,28 @@ def grade(
                 list(threads.map(score, repeat(prompt), group, repeat(label)))
                 for prompt, group, label in zip(prompts, responses, labels, strict=True)
             ]
-    grades = []
+    keys, compared = [], []
     for prompt, group in enumerate(parts):
         read = [answers[prompt, part] for part in group]
+        keys.append([answer and answer[1] for answer in read])
+        compared.append(list(group))
+        for number, part in enumerate(group if reward is None else ()):
+            verdict = verdicts[prompt, part]
+            if verdict.correct:
+                keys[-1][number], compared[-1][number] = RIGHT, ""  # all are equal to the label
+            elif verdict.outcome in ("timeout", "error"):
+                compared[-1][number] = ""  # comparing it with others would end no sooner
+    texts = [str(label) if isinstance(label, str | int) else "" for label in labels]
+    with ThreadPoolExecutor(THREADS) as threads:
+        same = list(threads.map(same_answers, keys, compared, texts))
+    grades = []
+    for prompt, group in enumerate(parts):
         if reward is None:
             marks = [(float(verdicts[prompt, part].correct), verdicts[prompt, part].outcome) for part in group]
         else:
             marks = [(score, None) for score in scores[prompt]]
-        same = numbered([answer and answer[1] for answer in read])
-        grades.append([Grade(*m, answer and answer[0], s) for m, answer, s in zip(marks, read, same, strict=True)])
+        read = [answers[prompt, part] for part in group]
+        grades.append(
+            [Grade(*m, answer and answer[0], s) for m, answer, s in zip(marks, read, same[prompt], strict=True)]
+        )
     return grades

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import rewards
 from ..inputs import READABLE, OptionError, rows_of_file
-from ..rewards import validate_label
 from .splits import SPLIT_COLUMNS
-
-VALIDATING_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,13 @@ def check_labels(data: str, rows: Sequence[Row], label_key: str) -> None:
         OptionError: how many labels it cannot, the place of the first one and why.
     """
     labels = [row.values[label_key] for row in rows]
-    # By type too: True is no label, and is equal to 1, which is one.
-    distinct = {(type(label), str(label)): label for label in labels}
-    with ThreadPoolExecutor(VALIDATING_THREADS) as threads:
-        problems = dict(zip(distinct, threads.map(validate_label, distinct.values()), strict=True))
-    bad = [(row, why) for row, label in zip(rows, labels, strict=True) if (why := problems[type(label), str(label)])]
+    problems = rewards.check_labels(label for label in labels if type(label) in (str, int))
+    bad = []
+    for row, label in zip(rows, labels, strict=True):
+        # By type: True is no label, and is equal to 1, which is one.
+        why = problems.get(label) if type(label) in (str, int) else f"the label {label!r} is not text"
+        if why:
+            bad.append((row, why))
     if bad:
         row, why = bad[0]
         raise OptionError(

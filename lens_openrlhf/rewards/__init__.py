@@ -1,6 +1,7 @@
 """Rewards: answers graded by Math-Verify in worker processes. Needs neither torch nor OpenRLHF."""
 
+from lens_openrlhf.rewards.labels import check_labels, validate_label
 from lens_openrlhf.rewards.math_verify_reward import reward_func
-from lens_openrlhf.rewards.pool import Verdict, shutdown, validate_label, verify_answer
+from lens_openrlhf.rewards.pool import Verdict, shutdown, verify_answer
 
-__all__ = ["Verdict", "reward_func", "shutdown", "validate_label", "verify_answer"]
+__all__ = ["Verdict", "check_labels", "reward_func", "shutdown", "validate_label", "verify_answer"]

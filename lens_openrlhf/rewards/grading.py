@@ -7,12 +7,16 @@ functions through :mod:`lens_openrlhf.rewards.pool`, which runs them in worker p
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Integer
+from sympy import Eq, FiniteSet, Float, Interval, Rational, Tuple
+
+from lens_openrlhf.rewards import answer, notation
 
 Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 
@@ -23,14 +27,18 @@ MAX_RESPONSE_CHARS = 20_000
 # 4,000 characters, 12 s at 20,000. Only a response without a box is searched by them.
 MAX_UNBOXED_CHARS = 4_000
 MAX_DETAIL_CHARS = 200
+# Below this, six decimals are less than four digits; numbers that differ by more of their size are apart.
+TINY, SAME_DIGITS = Float("0.01"), Float("2e-4")
 
-_LATEX = LatexExtractionConfig(boxed_match_priority=0)
+# Without Math-Verify's units, which are letters too: it reads 2+3d as 5. notation.py takes units away.
+_LATEX = LatexExtractionConfig(
+    boxed_match_priority=0, normalization_config=replace(LatexExtractionConfig().normalization_config, units=False)
+)
 _LATEX_OR_NUMBER = (_LATEX, ExprExtractionConfig())
 
-# `\\` is a line break, so that in `\\{` the brace opens a group. The exception is for models that write their
-# LaTeX with doubled backslashes: there `\\boxed{` is a box.
-_BOX_TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{)|(?P<close>\})")
-_MATH_DELIMITER = re.compile(r"(?<!\\)(?:\\\(|\\\[|\$.*(?<!\\)\$)", re.DOTALL)
+_AND_OR = re.compile(r"\b(?:and|or)\b")
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=]")
+_NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
 # Math-Verify reads "1/2." as a half but "1/2<|im_end|>" as one, so these must go before it looks.
 _SPECIAL_TOKEN_AT_END = re.compile(
     r"(?:<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>"
@@ -55,26 +63,11 @@ def response_end(response: str) -> str:
         end = token.start()
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What is inside the \boxed{} that opens last among those that are closed; None if there is none."""
-    unclosed: list[int | None] = []  # where a box's content starts; None for any other brace
-    last: tuple[int, int] | None = None
-    for token in _BOX_TOKEN.finditer(text):
-        if token["box"]:
-            unclosed.append(token.end())
-        elif token["open"]:
-            unclosed.append(None)
-        elif token["close"] and unclosed:
-            start = unclosed.pop()
-            if start is not None and (last is None or start > last[0]):
-                last = (start, token.start())
-    return None if last is None else text[slice(*last)]
-
-
 def grade(response: str, label: str) -> tuple[Outcome, str]:
     r"""Whether the answer in `response` is equal to `label`.
 
-    The answer is the last \boxed{} or, where there is no box, the last expression that Math-Verify finds.
+    The answer is what :func:`answer.find` finds or, where that is no more than a place, the last expression that
+    Math-Verify finds there.
 
     Returns:
         The outcome, never "timeout", and a line for a log that says what was compared or what went wrong.
@@ -84,37 +77,56 @@ def grade(response: str, label: str) -> tuple[Outcome, str]:
     except BadLabel as error:
         return "error", f"bad label: {error}"
     try:
-        answer = parse_answer(response)
+        whole, *parts = parse_answers(response, label)
     except Exception as error:
-        return "error", f"unreadable answer: {_describe(error)}"
-    if not answer:
+        return "error", f"unreadable answer: {describe(error)}"
+    if not whole:
         return "no_answer", "no answer found"
+    try:
+        right = equal(gold, whole) or (bool(parts) and all(equal(gold, part) for part in parts))
+    except Exception as error:
+        return "error", f"comparison failed: {describe(error)}, {_comparison(whole, label)}"
+    return "correct" if right else "wrong", _comparison(whole, label)
 
+
+def equal(gold: Sequence, given: Sequence) -> bool:
+    """Whether a form of the answer equals one of the label: by Math-Verify, but for tiny numbers.
+
+    Raises:
+        Exception: what Math-Verify raises, where no forms are equal.
+    """
     failure = None
-    for gold_form, answer_form in product(gold, answer):
+    for gold_form, form in product(gold, given):
         try:
-            if verify(gold_form, answer_form, timeout_seconds=None, raise_on_error=True):
-                return "correct", _comparison(answer, label)
+            if verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
+                return gold_form == form or not _tiny_and_apart(gold_form, form)
         except Exception as error:
             failure = error
     if failure is not None:
-        return "error", f"comparison failed: {_describe(failure)}, {_comparison(answer, label)}"
-    return "wrong", _comparison(answer, label)
+        raise failure
+    return False
 
 
-def check_label(label: str) -> str | None:
-    """Why no answer could ever be compared with `label`; None for a good label."""
-    try:
-        gold = parse_label(label)
-        if not verify(gold[0], gold[0], timeout_seconds=None, raise_on_error=True):
-            return f"the label {_short(label)} is not equal to itself"
-        # Equal forms are recognised at once; only another answer shows what a comparison costs.
-        verify(gold[0], Integer(0), timeout_seconds=None, raise_on_error=True)
-    except BadLabel as error:
-        return str(error)
-    except Exception as error:
-        return f"the label {_short(label)} cannot be compared: {_describe(error)}"
-    return None
+def _tiny_and_apart(gold: Any, given: Any) -> bool:
+    """Whether numbers are tiny, and differ by more than rounding: Math-Verify compares no more than six decimals."""
+    first, second = _numbers(gold), _numbers(given)
+    if len(first) != len(second):
+        return False
+    sizes = ((abs(a - b), max(abs(a), abs(b))) for a, b in zip(first, second, strict=True))
+    return any(0 < size < TINY and difference > SAME_DIGITS * size for difference, size in sizes)
+
+
+def _numbers(form: Any) -> list:
+    """The numbers that a form consists of, if any."""
+    form = form.rhs if isinstance(form, Eq) else form
+    if isinstance(form, Interval):
+        parts = form.args[:2]
+    else:
+        parts = form.args if isinstance(form, FiniteSet | Tuple) else [form]
+    numbers = [part for part in parts if getattr(part, "is_number", False)]
+    values = [part if isinstance(part, Rational) else part.doit().evalf(12) for part in numbers]
+    values = [value for value in values if value.is_real and value.is_finite]
+    return sorted(values) if isinstance(form, FiniteSet) else values
 
 
 @lru_cache(maxsize=256)  # all samples of a prompt share its label
@@ -126,47 +138,94 @@ def parse_label(label: str) -> tuple:
     """
     if not label.strip():
         raise BadLabel("the label is empty")
-    boxed = last_boxed(label)
-    if boxed is None and _MATH_DELIMITER.search(label):
-        text, config = label, _LATEX_OR_NUMBER
+    boxed = answer.find(label) if answer.last_boxed(label) is not None else None
+    choice = answer.choice(label.strip())
+    if boxed is None and choice is None and is_prose(label):
+        return _label_forms(label, notation.prose(label), _LATEX_OR_NUMBER)
+    if choice is not None:
+        texts = [part for part in choice if part]
     else:
-        # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
-        text, config = _box(label if boxed is None else boxed), (_LATEX,)
+        texts = [label if boxed is None else boxed.text]
+    # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
+    forms = [form for text in texts for form in _label_forms(label, box(notation.whole(text)), (_LATEX,))]
+    if isinstance(forms[-1], str) and forms[-1].endswith(r"\%"):
+        # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%.
+        forms.append(_label_forms(label, box(forms[-1][:-2]), (_LATEX,))[0])
+    return tuple(forms)
+
+
+def is_prose(label: str) -> bool:
+    """Whether a label has formulas among words, so that one has to be looked for."""
+    outside = notation.FORMULA.sub(" ", label)
+    return outside != label and _WORDS.search(_AND_OR.sub(" ", outside)) is not None
+
+
+def _label_forms(label: str, text: str, config: tuple) -> list:
     try:
         gold = _parse(text, config)
     except Exception as error:
-        raise BadLabel(f"the label {_short(label)} does not parse: {_describe(error)}") from error
+        raise BadLabel(f"the label {short(label)} does not parse: {describe(error)}") from error
     # Math-Verify returns a mere string where it found LaTeX that it could not read.
     if not gold or isinstance(gold[0], str):
-        raise BadLabel(f"the label {_short(label)} does not parse")
-    return tuple(gold)
+        raise BadLabel(f"the label {short(label)} does not parse")
+    return gold
 
 
-def parse_answer(response: str) -> list:
-    """The forms of the answer, none where there is no answer."""
-    boxed = last_boxed(response)
-    if boxed is None:
-        return _parse(response[-MAX_UNBOXED_CHARS:], _LATEX_OR_NUMBER)
-    return _parse(_box(boxed), _LATEX_OR_NUMBER) if boxed.strip() else []
+def parse_answers(response: str, label: str = "") -> list[list]:
+    """The forms of the answer, none where there is no answer; then those of each box, where there are several.
+
+    Args:
+        label: what it is compared with, as far as that decides how it is read: where the letter of a choice is asked
+            for, that counts, otherwise the text behind it.
+    """
+    found = answer.find(response)
+    if found is None:
+        return [[]]
+    chosen = answer.choice(label.strip()) is not None
+    text, alone = found.text, found.alone
+    if not alone:
+        end = notation.undelimited(text)
+        alone = notation.FORMULA.fullmatch(text.strip()) is not None or _NUMBER.fullmatch(end) is not None
+        alone = alone or (chosen and answer.choice(end) is not None)
+    if not alone:
+        return [_forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]
+    return [_forms(part, chosen) for part in (answer.letters(text, label), *found.parts)]
+
+
+def _forms(text: str, chosen: bool) -> list:
+    choice = answer.choice(notation.undelimited(text))
+    if choice is not None:
+        text = choice.letter if chosen or not choice.rest else choice.rest
+    text = notation.whole(text)
+    return _parse(box(text), _LATEX_OR_NUMBER) if text else []
+
+
+def _forms_in_prose(text: str) -> list:
+    forms = _parse(notation.prose(text), _LATEX_OR_NUMBER)
+    if forms and isinstance(forms[-1], str) and (whole := notation.whole(forms[-1])) not in ("", forms[-1]):
+        again = _parse(box(whole), _LATEX_OR_NUMBER)
+        if again and not isinstance(again[0], str):
+            return again
+    return forms
 
 
 def _parse(text: str, config: tuple) -> list:
     return parse(text, config, parsing_timeout=None, raise_on_error=True)
 
 
-def _box(latex: str) -> str:
+def box(latex: str) -> str:
     return rf"\boxed{{{latex}}}"
 
 
-def _comparison(answer: list, label: str) -> str:
+def _comparison(given: list, label: str) -> str:
     # The last form is the text, if there is one. Printing a SymPy object can take forever.
-    text = answer[-1] if isinstance(answer[-1], str) else ""
-    return f"answer {_short(text)}, label {_short(label)}"
+    text = given[-1] if isinstance(given[-1], str) else ""
+    return f"answer {short(text)}, label {short(label)}"
 
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__} {_short(str(error))}"
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__} {short(str(error))}"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     return repr(text if len(text) <= MAX_DETAIL_CHARS else text[: MAX_DETAIL_CHARS - 3] + "...")

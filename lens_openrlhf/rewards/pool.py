@@ -370,7 +370,7 @@ def verify_answer(response: str, label: str | int, timeout: float | None = None)
         first 5 of a kind and then every 100th.
     """
     try:
-        outcome, detail = run_in_worker(grading.grade, (grading.response_end(response), _label_text(label)), timeout)
+        outcome, detail = run_in_worker(grading.grade, (grading.response_end(response), label_text(label)), timeout)
     except TimeLimit as error:
         outcome, detail = "timeout", f"time limit: {error}"
     except MemoryLimit as error:
@@ -384,17 +384,8 @@ def verify_answer(response: str, label: str | int, timeout: float | None = None)
     return Verdict(outcome == "correct", outcome, detail)
 
 
-def validate_label(label: str | int) -> str | None:
-    """Why no answer can be graded by `label`; None for a good label. For a data set, before training."""
-    try:
-        return run_in_worker(grading.check_label, (_label_text(label),), None)
-    except TimeLimit as error:
-        return f"the label {label!r} takes too long: {error}"
-    except Exception as error:
-        return f"the label {label!r} cannot be checked: {type(error).__name__}: {error}"
-
-
-def _label_text(label: str | int) -> str:
+def label_text(label: str | int) -> str:
+    """The label as text. Raises TypeError for what is neither text nor a whole number."""
     # Data sets in JSON have whole numbers as labels, too.
     if isinstance(label, int) and not isinstance(label, bool):
         return str(label)

@@ -12,7 +12,7 @@ import pytest
 from lens_openrlhf.data import command, labels
 from lens_openrlhf.data.problems import KINDS
 from lens_openrlhf.evaluation import prompts
-from lens_openrlhf.rewards import verify_answer
+from lens_openrlhf.rewards import label_check, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool", "own_signals")
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -67,7 +67,7 @@ def test_math_and_dapo(capsys, tmp_path, sources):
     counts = manifest["counts"]
     assert counts["MATH train"] == {
         "rows": 12,
-        "dropped": {"a duplicate": 1, "also in MATH test": 1, labels.UNREADABLE: 1},
+        "dropped": {"a duplicate": 1, "also in MATH test": 1, label_check.UNREADABLE: 1},
         "left": 9,
         "used": 9,
     }
@@ -77,11 +77,11 @@ def test_math_and_dapo(capsys, tmp_path, sources):
         "left": 8,
         "used": 8,
     }
-    assert counts["MATH test"] == {"rows": 8, "dropped": {labels.UNREADABLE: 1}, "left": 7, "used": 7}
+    assert counts["MATH test"] == {"rows": 8, "dropped": {label_check.UNREADABLE: 1}, "left": 7, "used": 7}
     assert counts["MATH-500"]["used"] == 3
     for one in counts.values():
         assert one["rows"] == sum(one["dropped"].values()) + one["left"]
-    assert manifest["bad_labels"] == {labels.UNREADABLE: ["%", "???"]}
+    assert manifest["bad_labels"] == {label_check.UNREADABLE: ["%", "???"]}
     assert manifest["files"] == {
         f"{name}.parquet": {
             "rows": len(found),
@@ -115,12 +115,12 @@ def test_math_and_numina(capsys, tmp_path, sources):
             "solution not marked valid": 1,
             "also in MATH train": 1,
             "also in MATH test": 1,
-            labels.SLOW: 1,
+            label_check.SLOW: 1,
         },
         "left": 5,
         "used": 5,
     }
-    assert manifest["bad_labels"][labels.SLOW] == ["9^{9^{9^9}}"]
+    assert manifest["bad_labels"][label_check.SLOW] == ["9^{9^{9^9}}"]
 
 
 def test_every_label_is_right_as_its_own_answer_and_evaluate_takes_the_file(capsys, tmp_path, sources):
@@ -175,10 +175,10 @@ def test_a_set_that_is_there_is_kept_and_another_one_replaces_it_only_if_told(ca
 
 def test_an_interrupted_build_leaves_no_set_and_goes_on(capsys, tmp_path, sources, monkeypatch):
     checked = []
-    real = labels._verdicts
+    real = labels.as_found
 
-    def interrupted(todo):
-        for number, verdict in enumerate(real(todo)):
+    def interrupted(find, todo):
+        for number, verdict in enumerate(real(find, todo)):
             if number == 4:
                 raise KeyboardInterrupt
             checked.append(verdict[0])
@@ -186,17 +186,17 @@ def test_an_interrupted_build_leaves_no_set_and_goes_on(capsys, tmp_path, source
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(labels, "_verdicts", interrupted)
+        patch.setattr(labels, "as_found", interrupted)
         assert command.main([str(word) for word in with_dapo(sources, tmp_path / "set")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
-    def rest(todo):
+    def rest(find, todo):
         todo = list(todo)
         assert len(checked) == 4 and not set(todo) & set(checked)
-        return real(todo)
+        return real(find, todo)
 
-    monkeypatch.setattr(labels, "_verdicts", rest)
+    monkeypatch.setattr(labels, "as_found", rest)
     run(capsys, *with_dapo(sources, tmp_path / "set"))
 
 

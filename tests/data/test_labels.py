@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from lens_openrlhf.data import labels
-from lens_openrlhf.rewards import verify_answer
+from lens_openrlhf.rewards import label_check, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 
 GOOD = ["34", r"\frac{1}{2}", r"\text{even}", "x^2 - 1", "(1, 2]", "B", r"$\boxed{7}$", "x = 3"]
 BAD = {
-    "{{{": labels.UNREADABLE,
-    "%": labels.UNREADABLE,
-    "9^{9^{9^9}}": labels.SLOW,
+    "{{{": label_check.UNREADABLE,
+    "%": label_check.UNREADABLE,
+    "9^{9^{9^9}}": label_check.SLOW,
 }
 
 
@@ -35,7 +35,7 @@ def test_verdicts_are_kept_even_if_the_run_ends_early(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return None
 
-    monkeypatch.setattr(labels, "_verdicts", lambda todo: ((label, interrupted(label)) for label in todo))
+    monkeypatch.setattr(labels, "as_found", lambda examine, todo: ((label, interrupted(label)) for label in todo))
     with pytest.raises(KeyboardInterrupt):
         labels.check("abcd", tmp_path)
     with open(labels.cache_file(tmp_path), "a") as file:
@@ -58,5 +58,5 @@ def test_verifier_that_dies_is_no_verdict_to_keep(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(labels.pool, "run_in_worker", lost)
-        assert labels.check(["34"], tmp_path) == {"34": labels.FATAL}
+        assert labels.check(["34"], tmp_path) == {"34": label_check.FATAL}
     assert labels.check(["34"], tmp_path) == {"34": None}

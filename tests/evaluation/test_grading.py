@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lens_openrlhf.evaluation.grading import RewardError, grade, load_reward
+from lens_openrlhf.rewards import pool
 from lens_openrlhf.training.options import OptionError
 
 pytestmark = pytest.mark.usefixtures("small_pool")
@@ -26,6 +27,33 @@ def test_numbers_belong_to_a_prompt():
     first, second = grade(None, ["?", "?"], [7, "8"], [[r"\boxed{8}", r"\boxed{7}"], [r"\boxed{8}", r"\boxed{7}"]])
     assert [g.correctness for g in first] == [0, 1] and [g.correctness for g in second] == [1, 0]
     assert [g.same_as for g in first] == [g.same_as for g in second] == [0, 1]
+
+
+@pytest.mark.parametrize("label", ["5", "1/2"])
+def test_answers_written_otherwise_are_one_vote(label):
+    """Against 7 and 7 the three win, whether they are right or not."""
+    answers = ["5", "5.0", "x=5", "7", "7", r"5\text{ cm}", r"\frac{10}{2}"]
+    (grades,) = grade(None, ["?"], [label], [[rf"\boxed{{{answer}}}" for answer in answers]])
+    assert [g.same_as for g in grades] == [0, 0, 0, 1, 1, 0, 0]
+
+
+def test_answers_that_differ_are_votes_apart():
+    answers = ["0.5", r"\frac{2}{4}", "0.6", "10^{-9}", "10^{-8}", "2b", "2c", r"\text{BCA}", r"\text{ABC}"]
+    (grades,) = grade(None, ["?"], ["42"], [[rf"\boxed{{{answer}}}" for answer in answers]])
+    assert [g.same_as for g in grades] == [0, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_vote_that_takes_too_long_is_by_spelling(monkeypatch):
+    real = pool.run_in_worker
+
+    def slow(function, *args):
+        if function.__name__ == "_clusters":
+            raise pool.TimeLimit("too long")
+        return real(function, *args)
+
+    monkeypatch.setattr(pool, "run_in_worker", slow)
+    (grades,) = grade(None, ["?"], ["1"], [[r"\boxed{5}", r"\boxed{x=5}", r"\boxed{5}"]])
+    assert [g.same_as for g in grades] == [0, 1, 0]
 
 
 def test_time_outs_are_counted_and_still_vote():

@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from lens_openrlhf.rewards import shutdown, validate_label, verify_answer
-from lens_openrlhf.rewards.grading import MAX_RESPONSE_CHARS, last_boxed, response_end
+from lens_openrlhf.rewards.answer import last_boxed
+from lens_openrlhf.rewards.grading import MAX_RESPONSE_CHARS, response_end
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,7 +71,7 @@ def test_right_and_wrong_answers(label, right, wrong):
         (r"\boxed{42}, checked with 7 and 8 in 9 steps", "correct"),
         (r"First \boxed{7}, no: \boxed{42}", "correct"),
         (r"First \boxed{42}, no: \boxed{7}", "wrong"),
-        (r"\boxed{7} and then \boxed{42} and then \boxed{7", "correct"),  # cut off by the token limit
+        (r"\boxed{7} and then \boxed{42} and then \boxed{7", "no_answer"),  # cut off by the token limit
         (r"\[ \boxed{ \frac{84}{2} } \]", "correct"),
         (r"\boxed {42}", "correct"),
         (r"\\boxed{42}", "correct"),
@@ -130,8 +131,8 @@ def test_label_that_no_answer_can_be_compared_with():
 @pytest.mark.parametrize(
     ("response", "outcome"),
     [
-        (r"\boxed{\frac{1}{}", "wrong"),
-        (r"\boxed{\frac{1}{2}", "correct"),  # no box is closed, and the last expression is a half
+        (r"\boxed{\frac{1}{}", "no_answer"),  # no box is closed: an answer that was not finished
+        (r"\boxed{\frac{1}{2}", "no_answer"),
         (r"\boxed{\frac{1}}", "wrong"),
         (r"\boxed{\sqrt}", "wrong"),
         (r"\boxed{\left( 1 \right.}", "wrong"),

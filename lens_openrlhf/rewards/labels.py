@@ -1,0 +1,70 @@
+"""Which labels answers can be graded by: the check of `data`, `evaluate`, `train` and `advantages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
+
+from lens_openrlhf.rewards import label_check, pool
+from lens_openrlhf.rewards.label_check import Refusal
+
+Label = TypeVar("Label", str, int)
+Found = TypeVar("Found")
+
+
+def validate_label(label: str | int) -> str | None:
+    """Why no answer can be graded by `label`; None for a good label. For a data set, before training."""
+    refusal = examine(label)
+    return refusal and refusal.why
+
+
+def examine(label: str | int) -> Refusal | None:
+    """`label_check.examine` in a worker, within its limits."""
+    try:
+        found = pool.run_in_worker(label_check.examine, (pool.label_text(label),), None)
+        return found and Refusal(*found)
+    except pool.TimeLimit as error:
+        return Refusal(label_check.SLOW, f"the label {label!r} takes too long: {error}")
+    except pool.MemoryLimit as error:
+        return Refusal(label_check.LARGE, f"the label {label!r} takes too much memory: {error}")
+    except pool.WorkerLost as error:
+        return Refusal(label_check.FATAL, f"the label {label!r} cannot be checked: {error}")
+    except Exception as error:
+        return Refusal(
+            label_check.INCOMPARABLE, f"the label {label!r} cannot be checked: {type(error).__name__}: {error}"
+        )
+
+
+def check_labels(labels: Iterable[Label], progress: Callable[[int, int], None] | None = None) -> dict[Label, str]:
+    """Which of `labels` answers cannot be graded by, and why: a line for each, as `validate_label`'s.
+
+    Args:
+        labels: each distinct one is checked once, in the worker processes; about 3 ms of a worker a label.
+        progress: called with the labels that are done and all distinct ones, as the verdicts come.
+    """
+    distinct = list(dict.fromkeys(labels))
+    bad = {}
+    for done, (label, why) in enumerate(as_found(validate_label, distinct), 1):
+        if why is not None:
+            bad[label] = why
+        if progress is not None:
+            progress(done, len(distinct))
+    return {label: bad[label] for label in distinct if label in bad}
+
+
+def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:
+    """Labels with what `find` gives for them, as it comes; `find` waits for a worker, so many run at once."""
+    workers = pool.Settings.from_env().workers
+    threads = ThreadPoolExecutor(2 * workers)
+    todo = iter(labels)
+    try:
+        running = {threads.submit(find, label): label for label in islice(todo, 4 * workers)}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+            running |= {threads.submit(find, label): label for label in islice(todo, len(done))}
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
