@@ -177,13 +177,13 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     Raises:
         OptionError: options that can work nowhere, or not with the model.
     """
-    missing = []
+    missing, chosen = [], []
     try:
-        args = options.parse(argv)
+        args = options.parse(argv, say=chosen.append)
         on_cpu = cpu.required()
     except options.NeedsCuda:
         missing.append("CUDA: the options are for machines that have it, and so is this plan")
-        args = options.parse(argv, anywhere=True)
+        args = options.parse(argv, anywhere=True, say=chosen.append)
         on_cpu = False
     shape, here = model_shape.find(args.actor.model_name_or_path)
     if shape:
@@ -226,7 +226,10 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
             break_long_words=False,
             break_on_hyphens=False,
         )
-    for title, texts in (("remarks", _remarks(args, found, gpu)), ("before it can run on this machine", missing)):
+    for title, texts in (
+        ("remarks", chosen + _remarks(args, found, gpu)),
+        ("before it can run on this machine", missing),
+    ):
         if texts:
             lines += ["", f"{title}:"]
             for text in texts:
