@@ -22,6 +22,7 @@ from .plan import (
     data_parallel_ranks,
     memory,
     micro_batch_tokens,
+    most_new_tokens,
     odd_samples,
     planned_steps,
     shares_gpus,
@@ -80,8 +81,7 @@ def _devices(args: SimpleNamespace, on_cpu: bool) -> str:
 
 
 def _step(args: SimpleNamespace) -> str:
-    prompts, answers = args.rollout.batch_size, args.rollout.n_samples_per_prompt
-    most = args.rollout.max_new_tokens or args.data.max_len
+    prompts, answers, most = args.rollout.batch_size, args.rollout.n_samples_per_prompt, most_new_tokens(args)
     return (
         f"{prompts} prompts x {answers} answers = {prompts * answers} samples of at most {most} new tokens, together "
         f"{prompts * answers * most:,}; {_count(updates_a_step(args), 'update')} of {args.train.batch_size} samples; "
@@ -95,10 +95,12 @@ def _length(args: SimpleNamespace) -> str:
         return "as many steps as the prompts fill, which are not here to be counted"
     steps = planned_steps(args, prompts)
     each = -(-prompts // args.rollout.batch_size)
+    answers = prompts * args.train.num_episodes * args.rollout.n_samples_per_prompt
     return (
         f"{'' if known else 'at most '}{prompts} prompts: {_count(each, 'step')} x "
         f"{_count(args.train.num_episodes, 'episode')} = {_count(steps, 'step')}, with "
-        f"{_count(updates_a_step(args), 'update')} each"
+        f"{_count(updates_a_step(args), 'update')} each; {'' if known else 'at most '}{answers:,} answers, together at "
+        f"most {answers * most_new_tokens(args):,} new tokens"
     )
 
 
@@ -167,6 +169,40 @@ def _remarks(args: SimpleNamespace, found: Memory | None, gpu: int) -> list[str]
     return remarks
 
 
+def _rows(args: SimpleNamespace, shape: ModelShape | None, here: bool, on_cpu: bool) -> list[tuple[str, str]]:
+    return [
+        ("model", _model(args, shape, here)),
+        ("devices", _devices(args, on_cpu)),
+        ("a step", _step(args)),
+        ("the run", _length(args)),
+        ("evaluation", _evaluation(args)),
+    ]
+
+
+def _width() -> int:
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+
+
+def _wrapped(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Labelled texts in lines of at most WIDTH characters, as the terminal allows."""
+    lines = []
+    for label, text in rows:
+        lines += textwrap.wrap(
+            f"{label:{LABEL}}{text}",
+            _width(),
+            subsequent_indent=" " * LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def announcement(args: SimpleNamespace) -> str:
+    """The plan of a run that is about to start, in lines."""
+    shape, here = model_shape.find(args.actor.model_name_or_path)
+    return "\n".join(_wrapped(_rows(args, shape, here, cpu.required())))
+
+
 def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     """The plan in at most WIDTH characters a line.
 
@@ -192,14 +228,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
     missing += preflight.problems(args, with_models=here)
 
-    rows = [
-        ("model", _model(args, shape, here)),
-        ("devices", _devices(args, on_cpu)),
-        ("a step", _step(args)),
-        ("the run", _length(args)),
-        ("evaluation", _evaluation(args)),
-        ("run folder", args.logger.run_dir),
-    ]
+    rows = [*_rows(args, shape, here, on_cpu), ("run folder", args.logger.run_dir)]
     found, gpu = None, 0
     if on_cpu:
         rows.append(("memory", "not estimated on the CPU"))
@@ -216,25 +245,14 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         else:
             rows.append(("memory", "not estimated for this architecture, LoRA, 4-bit weights or Muon"))
 
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
-    lines = ["plan (nothing is started)"]
-    for label, text in rows:
-        lines += textwrap.wrap(
-            f"{label:{LABEL}}{text}",
-            width,
-            subsequent_indent=" " * LABEL,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    for title, texts in (
-        ("remarks", chosen + _remarks(args, found, gpu)),
-        ("before it can run on this machine", missing),
-    ):
+    lines = ["plan (nothing is started)", *_wrapped(rows)]
+    remarks = chosen + _remarks(args, found, gpu)
+    for title, texts in (("remarks", remarks), ("before it can run on this machine", missing)):
         if texts:
             lines += ["", f"{title}:"]
             for text in texts:
                 lines += textwrap.wrap(
-                    f"- {text}", width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+                    f"- {text}", _width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
                 )
     return "\n".join(lines)
 

@@ -243,7 +243,7 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[]
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
     write_config(args, argv, resume)
-    for line in [*chosen, *checkpoints.go_on(args, resume)]:
+    for line in [*chosen, dry_run.announcement(args), *checkpoints.go_on(args, resume)]:
         print(line, flush=True)
     if args.train.enable_ema and args.ckpt.save_steps > 0:
         complain(

@@ -47,6 +47,11 @@ def odd_samples(args: SimpleNamespace, prompts: int) -> int:
     return prompts % args.rollout.batch_size * args.rollout.n_samples_per_prompt % args.train.batch_size
 
 
+def most_new_tokens(args: SimpleNamespace) -> int:
+    """Tokens of the longest answer."""
+    return args.rollout.max_new_tokens or args.data.max_len
+
+
 def shares_gpus(args: SimpleNamespace) -> bool:
     """Whether actor and vLLM take turns on the same GPUs."""
     return args.train.colocate_all and not args.train.async_enable
