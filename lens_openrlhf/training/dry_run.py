@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from ..advantages.lazily import torch
 from ..inputs import OptionError
-from . import cpu, model_shape, options, preflight
+from . import cpu, machine, model_shape, options, preflight
 from .model_shape import ModelShape
 from .plan import (
     GIB,
@@ -20,6 +20,7 @@ from .plan import (
     actor_gpus,
     cached_tokens,
     data_parallel_ranks,
+    host_memory,
     memory,
     micro_batch_tokens,
     most_new_tokens,
@@ -197,10 +198,23 @@ def _wrapped(rows: Sequence[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def announcement(args: SimpleNamespace) -> str:
-    """The plan of a run that is about to start, in lines."""
+def _host_row(args: SimpleNamespace, shape: ModelShape | None) -> tuple[str, str]:
+    return "memory", machine.memory_line(shape and host_memory(args, shape))
+
+
+def announcement(args: SimpleNamespace) -> list[str]:
+    """The plan of a run that is about to start, in lines, and warnings.
+
+    Raises:
+        OptionError: what this machine's memory cannot hold.
+    """
     shape, here = model_shape.find(args.actor.model_name_or_path)
-    return "\n".join(_wrapped(_rows(args, shape, here, cpu.required())))
+    on_cpu = cpu.required()
+    rows = _rows(args, shape, here, on_cpu)
+    if not on_cpu or preflight.ray_cluster():
+        return _wrapped(rows)
+    warnings = machine.check(args, shape, count_prompts(args)[0])
+    return _wrapped([*rows, _host_row(args, shape)]) + [f"warning: {warning}" for warning in warnings]
 
 
 def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
@@ -231,7 +245,11 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     rows = [*_rows(args, shape, here, on_cpu), ("run folder", args.logger.run_dir)]
     found, gpu = None, 0
     if on_cpu:
-        rows.append(("memory", "not estimated on the CPU"))
+        rows.append(_host_row(args, shape))
+        try:
+            chosen += machine.check(args, shape, count_prompts(args)[0])
+        except OptionError as error:
+            missing.append(str(error))
     elif shape:
         assumed = gpu_memory_gib is None and cpu.required()
         if gpu_memory_gib is None:
