@@ -23,7 +23,8 @@ ENOUGH = 8  # one answer of so many tells when all will be there; the very first
 
 
 class CountedAnswers:
-    """An executor's `execute`, one call an answer, that reports how many have been finished since it last did."""
+    """An executor's `execute`, one call an answer, that reports how many have been finished since it last did, and
+    how many seconds the last one took for a token."""
 
     def __init__(self, execute: Callable[..., Awaitable], run_log: RunLog):
         self._execute, self._run_log = execute, run_log
@@ -34,13 +35,16 @@ class CountedAnswers:
         if not self._under_way:  # another rollout; the rest of the last one's count has no meaning now
             self._more, self._told = 0, time.monotonic()
         self._under_way += 1
+        began = time.monotonic()
         try:
             answer = await self._execute(*args, **kwargs)
         finally:
             self._under_way -= 1
         self._more += 1
         if time.monotonic() - self._told >= COUNT_SECONDS:
-            self._run_log.event(ANSWERS, more=self._more)
+            tokens = sum(end - start for start, end in answer["action_ranges"])
+            pace = (time.monotonic() - began) / max(1, tokens)
+            self._run_log.event(ANSWERS, more=self._more, seconds_a_token=round(pace, 6))
             self._more, self._told = 0, time.monotonic()
         return answer
 
@@ -55,7 +59,7 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
         self._wanted = self._done = 0
-        self._since = self._told = 0.0
+        self._since = self._told = self._longest = 0.0
         self._steps: int | None = None
         self._first: float | None = None  # when the first step's sampling began
         self._expected = False
@@ -69,11 +73,14 @@ class Progress:
             if not self._wanted:
                 self._since = self._told = event["time"]
                 self._done = 0
+                self._longest = 0.0
             if self._first is None and not event["evaluation"]:
                 self._first = event["time"]
             self._wanted += event["answers"]
+            self._most = event["tokens"]
         elif kind == ANSWERS and self._wanted:
             self._done += event["more"]
+            self._longest = event["seconds_a_token"] * self._most  # with as many others beside it as the last one had
         elif kind == SAMPLED:
             self._wanted = 0
 
@@ -88,7 +95,8 @@ class Progress:
             return f"sampling: {self._done:,} answers after {duration(took)}"
         text = f"sampling: {self._done:,} of {self._wanted:,} answers after {duration(took)}"
         if self._done * ENOUGH >= self._wanted:
-            left = (self._wanted - self._done) * took / self._done
+            # In turns, as fast as so far; or all at once, until the longest of them ends.
+            left = max((self._wanted - self._done) * took / self._done, self._longest - took)
             text += f", about {duration(left)} to go"
             if took + left > LONG_SECONDS:
                 text += " (less with --rollout.batch_size, --rollout.max_new_tokens)"

@@ -21,6 +21,7 @@ from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
 from .experience import require_scores
 from .options import MATH_VERIFY_FILE
+from .plan import most_new_tokens
 from .progress import SAMPLED, SAMPLING, CountedAnswers
 from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
 from .sampling import RolloutInRounds, UntilPositive
@@ -181,7 +182,8 @@ class LensSamplesGenerator(UntilPositive, SamplesGenerator):
 
     def _say_sampling(self, prompts: int, **generate_kwargs) -> None:
         each = generate_kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
-        self._run_log.event(SAMPLING, answers=prompts * each, evaluation=self._evaluating)
+        tokens = most_new_tokens(self.args)
+        self._run_log.event(SAMPLING, answers=prompts * each, tokens=tokens, evaluation=self._evaluating)
 
     @functools.cached_property
     def _run_log(self) -> RunLog:
