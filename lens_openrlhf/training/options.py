@@ -48,7 +48,8 @@ CPU_DEFAULTS = {
     "vllm.gpu_memory_utilization": 0.1,
 }
 # What a step has without CUDA where the user names no size; OpenRLHF's are for eight GPUs.
-CPU_PROMPTS, CPU_NEW_TOKENS = 8, 256
+CPU_PROMPTS, CPU_NEW_TOKENS, CPU_LENGTH = 8, 256, 1024
+CPU_MICRO_BATCH = 4  # a pass over one answer takes hardly less time than over four: every weight is read and added to
 # What actor and vLLM take turns with on the same GPUs.
 IN_TURNS = {"vllm.enable_sleep": True, "ds.enable_sleep": True, "vllm.gpu_memory_utilization": 0.6}
 
@@ -385,6 +386,12 @@ def _sizes_here(values: dict, given: set[str], on_cpu: bool, gpus: int) -> dict[
             choose("rollout.batch_size", whole * -(-CPU_PROMPTS // whole))
             if values["rollout.batch_size"] * answers % batch:
                 choose("train.batch_size", values["rollout.batch_size"] * answers)
+        if not values["train.dynamic_batch_enable"]:
+            choose("rollout.micro_batch_size", CPU_MICRO_BATCH)
+            ranks = max(1, values["actor.num_nodes"] * values["actor.num_gpus_per_node"])
+            choose("train.micro_batch_size", math.gcd(CPU_MICRO_BATCH, max(1, values["train.batch_size"] // ranks)))
+        if "rollout.max_new_tokens" not in given:  # else there may be no room for them
+            choose("data.max_len", CPU_LENGTH)
         choose("rollout.max_new_tokens", max(1, min(CPU_NEW_TOKENS, values["data.max_len"] // 2)))
     return chosen
 

@@ -78,7 +78,7 @@ def test_memory_by_hand():
     args = options.parse(WORDS)
     shape = model_shape.find("model")[0]
     found = plan.host_memory(args, shape)
-    count, tokens = shape.parameters, args.data.max_len
+    count, tokens = shape.parameters, args.train.micro_batch_size * args.data.max_len
     state = (plan.WEIGHT + plan.GRADIENT + plan.ADAM) * count
     assert found.least == state + plan.PROCESS + (plan.PROCESS + plan.CPU_CACHE + plan.WEIGHT * count)
     layers = 30 * 2 * tokens * (8 * 576 + 4 * 1536)

@@ -189,6 +189,9 @@ SMALL = {
     "train.colocate_all": True,
     "rollout.batch_size": 8,
     "train.batch_size": 64,
+    "rollout.micro_batch_size": 4,
+    "train.micro_batch_size": 4,
+    "data.max_len": 1024,
     "rollout.max_new_tokens": 256,
 }
 
@@ -208,8 +211,11 @@ def test_without_cuda_sizes_are_a_cpus_and_said():
         (["--rollout.batch_size", "32"], {"rollout.batch_size": 32, "train.batch_size": 128}),
         (["--train.batch_size", "24"], {"rollout.batch_size": 9, "train.batch_size": 24}),
         (["--train.batch_size", "512"], {"rollout.batch_size": 64, "train.batch_size": 512}),
+        (["--train.batch_size", "24", "--actor.num_gpus_per_node", "4"], {"train.micro_batch_size": 2}),
+        (["--train.batch_size", "8"], {"train.micro_batch_size": 4}),
+        (["--train.micro_batch_size", "1"], {"train.micro_batch_size": 1, "rollout.micro_batch_size": 4}),
         (["--data.max_len", "96"], {"rollout.max_new_tokens": 48}),
-        (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024}),
+        (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024, "data.max_len": 2048}),
         (["--actor.num_gpus_per_node", "2"], {"vllm.num_engines": 2, "ref.num_gpus_per_node": 2}),
         (["--vllm.num_engines", "1"], {"actor.num_gpus_per_node": 1, "train.colocate_all": False}),
         (["--train.async_enable"], {"vllm.num_engines": 1, "train.colocate_all": False}),
