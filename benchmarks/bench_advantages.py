@@ -392,6 +392,7 @@ def openrlhf_grpo() -> Callable[[Batch], Tensor]:
                 str(GROUP),
             ),
             *("--algo.advantage.estimator", "group_norm", "--algo.kl.init_coef", "0"),
+            *("--rollout.micro_batch_size", "1"),
         ]
     )
     args.algo.advantage.gamma = 1.0

@@ -101,6 +101,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def duration(seconds: float) -> str:
+    """For people: 42 s, 3 min 12 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
 def complain(problem: object) -> None:
     """A line on standard error. Data sets and models have a say in many a message."""
     print(printable(str(problem)), file=sys.stderr)
@@ -113,11 +123,27 @@ def explain(error: BaseException) -> str:
     text = str(error).strip()
     if "EngineCore encountered an issue" in text:
         return "vLLM's engine has died (EngineCore); the log has what it said"
+    if "running low on memory" in text:
+        return _out_of_memory(text)
     # A remote error that could not be unpickled carries its traceback; the last line is the message.
     message = (text.splitlines()[-1] if text else "") or type(error).__name__
+    if "killed by the OOM killer" in message:  # one of Ray's guesses, which follow in a long line
+        message = "its process was killed, as the system does where memory runs out, or crashed; the log may say more"
     # Ray's error for an actor that died names its class above the message.
     died = re.search(r"^\s*class_name: (\S+)$", text, re.MULTILINE)
     return f"{died[1]} has died: {message}" if died else message
+
+
+def _out_of_memory(text: str) -> str:
+    """What Ray's report of 2,500 characters comes down to."""
+    used = re.search(r"was ([\d.]+)GB / ([\d.]+)GB", text)
+    ended = sorted(set(re.findall(r"task name=(\w+)", text)))
+    return (
+        f"memory ran out{f' ({used[1]} of {used[2]} GB used)' if used else ''}, and Ray ended "
+        f"{' and '.join(ended) or 'a process'}: use fewer processes (--actor.num_gpus_per_node, --vllm.num_engines), "
+        "smaller passes (--train.micro_batch_size, --rollout.micro_batch_size), shorter answers "
+        "(--rollout.max_new_tokens) or a smaller model"
+    )
 
 
 class Held(Exception):

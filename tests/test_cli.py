@@ -81,7 +81,7 @@ def refused() -> list[tuple[str, list[str]]]:
         ("--algo.lens.alpha=-1.0: expected", [*RIGHT, "--algo.lens.alpha", "-1"]),
         ("--algo.spo.half_life", [*RIGHT, "--algo.advantage.estimator", "spo", "--algo.spo.half_life", "-1"]),
         ("--rollout.n_samples_per_prompt 1:", [*RIGHT, "--rollout.n_samples_per_prompt", "1"]),
-        ("--train.batch_size 7:", [*RIGHT, "--train.batch_size", "7"]),
+        ("--train.batch_size 7:", [*RIGHT, "--rollout.batch_size", "8", "--train.batch_size", "7"]),
         ("--eval.k 9: ", [*RIGHT, "--eval.dataset", "prompts.jsonl", "--eval.k", "9"]),
         ("--actor.model_name_or_path /absent: no such", [*RIGHT, "--actor.model_name_or_path", "/absent"]),
         ("takes 64 tokens", RIGHT),

@@ -16,7 +16,7 @@ from types import FrameType
 import psutil
 
 from ..inputs import OptionError
-from ..process import printable
+from ..process import duration, printable
 from ..training import checkpoints
 from .spec import Run
 from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
@@ -33,16 +33,6 @@ def say(text: str) -> None:
     """A line for the terminal, which may be gone (SIGHUP)."""
     with contextlib.suppress(OSError):
         print(printable(text), flush=True)
-
-
-def duration(seconds: float) -> str:
-    """For people: 42 s, 3 min 12 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import IO
 from tqdm import tqdm
 
 from ..evaluation import mean_and_error, pass_at_k
+from .progress import Progress
 from .run_log import EVALUATIONS, EVENTS, METRICS, Follower
 
 POLL_SECONDS = 0.3
@@ -52,6 +53,7 @@ class Console:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._bar: tqdm | None = None
         self._started = time.monotonic()
+        self._progress = Progress()
 
     def __enter__(self) -> Console:
         self._say(f"run folder: {self._folder}")
@@ -80,6 +82,7 @@ class Console:
 
     def _poll(self) -> None:
         for event in self._records[EVENTS].new():
+            self._progress.event(event)
             if event["event"] == "ready" and event["where"] == "LensPolicyModel 0":
                 self._say(f"ready after {time.monotonic() - self._started:.0f} s")
             elif event["event"] == "steps":
@@ -94,9 +97,13 @@ class Console:
                     )
             elif event["event"] == "evaluating":
                 self._say(f"evaluating after step {event['step']} …")
+        if line := self._progress.line():
+            self._say(line)
         for record in self._records[EVALUATIONS].new():
             self._say(evaluation_line(record))
         for record in self._records[METRICS].new():
             self._say(step_line(record))
             if self._bar is not None:
                 self._bar.update()
+            if line := self._progress.step(record):
+                self._say(line)

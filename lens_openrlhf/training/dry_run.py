@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from ..advantages.lazily import torch
 from ..inputs import OptionError
-from . import cpu, model_shape, options, preflight
+from . import cpu, machine, model_shape, options, preflight
 from .model_shape import ModelShape
 from .plan import (
     GIB,
@@ -20,8 +20,10 @@ from .plan import (
     actor_gpus,
     cached_tokens,
     data_parallel_ranks,
+    host_memory,
     memory,
     micro_batch_tokens,
+    most_new_tokens,
     odd_samples,
     planned_steps,
     shares_gpus,
@@ -80,8 +82,7 @@ def _devices(args: SimpleNamespace, on_cpu: bool) -> str:
 
 
 def _step(args: SimpleNamespace) -> str:
-    prompts, answers = args.rollout.batch_size, args.rollout.n_samples_per_prompt
-    most = args.rollout.max_new_tokens or args.data.max_len
+    prompts, answers, most = args.rollout.batch_size, args.rollout.n_samples_per_prompt, most_new_tokens(args)
     return (
         f"{prompts} prompts x {answers} answers = {prompts * answers} samples of at most {most} new tokens, together "
         f"{prompts * answers * most:,}; {_count(updates_a_step(args), 'update')} of {args.train.batch_size} samples; "
@@ -95,10 +96,12 @@ def _length(args: SimpleNamespace) -> str:
         return "as many steps as the prompts fill, which are not here to be counted"
     steps = planned_steps(args, prompts)
     each = -(-prompts // args.rollout.batch_size)
+    answers = prompts * args.train.num_episodes * args.rollout.n_samples_per_prompt
     return (
         f"{'' if known else 'at most '}{prompts} prompts: {_count(each, 'step')} x "
         f"{_count(args.train.num_episodes, 'episode')} = {_count(steps, 'step')}, with "
-        f"{_count(updates_a_step(args), 'update')} each"
+        f"{_count(updates_a_step(args), 'update')} each; {'' if known else 'at most '}{answers:,} answers, together at "
+        f"most {answers * most_new_tokens(args):,} new tokens"
     )
 
 
@@ -167,6 +170,53 @@ def _remarks(args: SimpleNamespace, found: Memory | None, gpu: int) -> list[str]
     return remarks
 
 
+def _rows(args: SimpleNamespace, shape: ModelShape | None, here: bool, on_cpu: bool) -> list[tuple[str, str]]:
+    return [
+        ("model", _model(args, shape, here)),
+        ("devices", _devices(args, on_cpu)),
+        ("a step", _step(args)),
+        ("the run", _length(args)),
+        ("evaluation", _evaluation(args)),
+    ]
+
+
+def _width() -> int:
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+
+
+def _wrapped(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Labelled texts in lines of at most WIDTH characters, as the terminal allows."""
+    lines = []
+    for label, text in rows:
+        lines += textwrap.wrap(
+            f"{label:{LABEL}}{text}",
+            _width(),
+            subsequent_indent=" " * LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _host_row(args: SimpleNamespace, shape: ModelShape | None) -> tuple[str, str]:
+    return "memory", machine.memory_line(shape and host_memory(args, shape))
+
+
+def announcement(args: SimpleNamespace) -> list[str]:
+    """The plan of a run that is about to start, in lines, and warnings.
+
+    Raises:
+        OptionError: what this machine's memory cannot hold.
+    """
+    shape, here = model_shape.find(args.actor.model_name_or_path)
+    on_cpu = cpu.required()
+    rows = _rows(args, shape, here, on_cpu)
+    if not on_cpu or preflight.ray_cluster():
+        return _wrapped(rows)
+    warnings = machine.check(args, shape, count_prompts(args)[0])
+    return _wrapped([*rows, _host_row(args, shape)]) + [f"warning: {warning}" for warning in warnings]
+
+
 def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     """The plan in at most WIDTH characters a line.
 
@@ -177,13 +227,13 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     Raises:
         OptionError: options that can work nowhere, or not with the model.
     """
-    missing = []
+    missing, chosen = [], []
     try:
-        args = options.parse(argv)
+        args = options.parse(argv, say=chosen.append)
         on_cpu = cpu.required()
     except options.NeedsCuda:
         missing.append("CUDA: the options are for machines that have it, and so is this plan")
-        args = options.parse(argv, anywhere=True)
+        args = options.parse(argv, anywhere=True, say=chosen.append)
         on_cpu = False
     shape, here = model_shape.find(args.actor.model_name_or_path)
     if shape:
@@ -192,17 +242,14 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
     missing += preflight.problems(args, with_models=here)
 
-    rows = [
-        ("model", _model(args, shape, here)),
-        ("devices", _devices(args, on_cpu)),
-        ("a step", _step(args)),
-        ("the run", _length(args)),
-        ("evaluation", _evaluation(args)),
-        ("run folder", args.logger.run_dir),
-    ]
+    rows = [*_rows(args, shape, here, on_cpu), ("run folder", args.logger.run_dir)]
     found, gpu = None, 0
     if on_cpu:
-        rows.append(("memory", "not estimated on the CPU"))
+        rows.append(_host_row(args, shape))
+        try:
+            chosen += machine.check(args, shape, count_prompts(args)[0])
+        except OptionError as error:
+            missing.append(str(error))
     elif shape:
         assumed = gpu_memory_gib is None and cpu.required()
         if gpu_memory_gib is None:
@@ -216,22 +263,14 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         else:
             rows.append(("memory", "not estimated for this architecture, LoRA, 4-bit weights or Muon"))
 
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
-    lines = ["plan (nothing is started)"]
-    for label, text in rows:
-        lines += textwrap.wrap(
-            f"{label:{LABEL}}{text}",
-            width,
-            subsequent_indent=" " * LABEL,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    for title, texts in (("remarks", _remarks(args, found, gpu)), ("before it can run on this machine", missing)):
+    lines = ["plan (nothing is started)", *_wrapped(rows)]
+    remarks = chosen + _remarks(args, found, gpu)
+    for title, texts in (("remarks", remarks), ("before it can run on this machine", missing)):
         if texts:
             lines += ["", f"{title}:"]
             for text in texts:
                 lines += textwrap.wrap(
-                    f"- {text}", width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+                    f"- {text}", _width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
                 )
     return "\n".join(lines)
 

@@ -235,14 +235,16 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[]
     Raises:
         OptionError: what cannot work, before anything expensive.
     """
-    args = options.parse(argv)
+    chosen: list[str] = []
+    args = options.parse(argv, say=chosen.append)
     if make:
         make()
     check_surroundings(args)
+    plan = dry_run.announcement(args)
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
     write_config(args, argv, resume)
-    for line in checkpoints.go_on(args, resume):
+    for line in [*chosen, *plan, *checkpoints.go_on(args, resume)]:
         print(line, flush=True)
     if args.train.enable_ema and args.ckpt.save_steps > 0:
         complain(

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
+from ..advantages.lazily import torch
 from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
 from ..process import complain
 from . import cpu, openrlhf_command
@@ -46,6 +47,11 @@ CPU_DEFAULTS = {
     "vllm.enforce_eager": True,
     "vllm.gpu_memory_utilization": 0.1,
 }
+# What a step has without CUDA where the user names no size; OpenRLHF's are for eight GPUs.
+CPU_PROMPTS, CPU_NEW_TOKENS, CPU_LENGTH = 8, 256, 1024
+CPU_MICRO_BATCH = 4  # a pass over one answer takes hardly less time than over four: every weight is read and added to
+# What actor and vLLM take turns with on the same GPUs.
+IN_TURNS = {"vllm.enable_sleep": True, "ds.enable_sleep": True, "vllm.gpu_memory_utilization": 0.6}
 
 
 class NeedsCuda(OptionError):
@@ -346,11 +352,60 @@ def _check_cpu(get) -> None:
             raise NeedsCuda(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
 
 
+def _sizes_here(values: dict, given: set[str], on_cpu: bool, gpus: int) -> dict[str, object]:
+    """Options that the user left to us, so that the run suits this machine: {option: value}, in the order to be told.
+
+    Args:
+        values: all options by dotted name; the sizes are put into it.
+        given: those that the user gave.
+        gpus: that OpenRLHF's `--actor.num_gpus_per_node` may stand for where it was not given.
+    """
+    chosen = {}
+
+    def choose(option: str, value: object) -> None:
+        if option not in given and values[option] != value:
+            chosen[option] = values[option] = value
+
+    together = values["vllm.num_engines"] is None  # nobody said where answers are sampled: where the actor is
+    if on_cpu or together:
+        choose("actor.num_gpus_per_node", 1 if on_cpu else gpus)
+        for other in ("ref", "critic", "reward"):
+            if f"{other}.num_gpus_per_node" not in given:
+                values[f"{other}.num_gpus_per_node"] = values["actor.num_gpus_per_node"]
+    if together:
+        actor = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
+        choose("vllm.num_engines", max(1, actor // values["vllm.tensor_parallel_size"]))
+        if not values["train.async_enable"]:
+            choose("train.colocate_all", True)
+            for option, value in {} if on_cpu else IN_TURNS.items():
+                choose(option, value)
+    if on_cpu:
+        answers, batch = values["rollout.n_samples_per_prompt"], values["train.batch_size"]
+        if answers > 0 and batch > 0:  # what else there is will be refused
+            whole = math.lcm(answers, batch) // answers if "train.batch_size" in given else 1
+            choose("rollout.batch_size", whole * -(-CPU_PROMPTS // whole))
+            if values["rollout.batch_size"] * answers % batch:
+                choose("train.batch_size", values["rollout.batch_size"] * answers)
+        if not values["train.dynamic_batch_enable"]:
+            choose("rollout.micro_batch_size", CPU_MICRO_BATCH)
+            ranks = max(1, values["actor.num_nodes"] * values["actor.num_gpus_per_node"])
+            choose("train.micro_batch_size", math.gcd(CPU_MICRO_BATCH, max(1, values["train.batch_size"] // ranks)))
+        if "rollout.max_new_tokens" not in given:  # else there may be no room for them
+            choose("data.max_len", CPU_LENGTH)
+        choose("rollout.max_new_tokens", max(1, min(CPU_NEW_TOKENS, values["data.max_len"] // 2)))
+    return chosen
+
+
+def _as_words(chosen: dict[str, object]) -> str:
+    return " ".join(f"--{option}" if value is True else f"--{option} {value}" for option, value in chosen.items())
+
+
 class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
     argv: Sequence[str] = ()
     anywhere = False
+    say: Callable[[str], None]
 
     @property
     def on_cpu(self) -> bool:
@@ -399,8 +454,9 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--actor.model_name_or_path is missing: a Hugging Face model name or a folder")
         if not values["data.prompt_dataset"]:
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
+        told = self._suit_the_machine(values, given)
         if not values["vllm.num_engines"]:
-            _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
+            _fail("--vllm.num_engines 0: answers are sampled by vLLM; use at least 1, or leave it out")
         if not values["reward.timeout"] > 0:
             _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
         self._check_devices(values)
@@ -410,7 +466,20 @@ class LensArgumentParser(argparse.ArgumentParser):
         self._name_run(values, given)
         # Ray gives every process its device; the launcher's rank says nothing about them.
         values["local_rank"] = -1
+        if told:
+            self.say(told)
         return parsed
+
+    def _suit_the_machine(self, values: dict, given: set[str]) -> str:
+        """Choose what the user did not; returns what is to be said of it once nothing is refused."""
+        from .preflight import ray_cluster
+
+        gpus = values["actor.num_gpus_per_node"]
+        if values["vllm.num_engines"] is None and not (self.anywhere or self.on_cpu or ray_cluster()):
+            gpus = min(gpus, torch.cuda.device_count())
+        chosen = _sizes_here(values, given, self.on_cpu, gpus)
+        where = "without CUDA" if self.on_cpu else "with the GPUs of this machine"
+        return f"{where}, what you do not give is: {_as_words(chosen)}" if chosen else ""
 
     @staticmethod
     def _check_devices(values: dict) -> None:
@@ -536,16 +605,19 @@ class LensArgumentParser(argparse.ArgumentParser):
             values["logger.wandb.run_name"] = os.path.basename(run)
 
 
-def parse(argv: Sequence[str], anywhere: bool = False) -> SimpleNamespace:
+def parse(
+    argv: Sequence[str], anywhere: bool = False, say: Callable[[str], None] = lambda line: None
+) -> SimpleNamespace:
     """`argv` to OpenRLHF's nested arguments, checked; what is LENS's lies in `.algo.lens`.
 
-    With `anywhere` they are for a machine with CUDA, whether or not this one has it.
+    With `anywhere` they are for a machine with CUDA, whether or not this one has it. `say` gets a line with the sizes
+    that were chosen for this machine, as the user did not.
 
     Raises:
         OptionError: a value that cannot work, naming the option and the remedy; NeedsCuda where it works elsewhere.
         SystemExit: --help.
     """
-    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "anywhere": anywhere})
+    parser = type("Parser", (LensArgumentParser,), {"argv": list(argv), "anywhere": anywhere, "say": staticmethod(say)})
     try:
         args = openrlhf_command.parse(parser)
     except AssertionError as error:

@@ -21,6 +21,8 @@ BUCKET, LIVE_PARAMETERS, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
 SURROUNDINGS = 4 * GIB
 # vLLM's own buffers and the activations of its largest batch.
 VLLM_BUFFERS = 3 * GIB
+# Without CUDA: a process with torch and what else it imports, and vLLM's keys and values (cpu.VLLM_VARIABLES).
+PROCESS, CPU_CACHE = GIB, GIB
 
 
 def planned_steps(args: SimpleNamespace, prompts: int) -> int:
@@ -45,6 +47,11 @@ def odd_samples(args: SimpleNamespace, prompts: int) -> int:
     """Samples of an episode's last step that make no whole update: with dynamic batches they are left out, otherwise
     their gradients go into the next step's first update."""
     return prompts % args.rollout.batch_size * args.rollout.n_samples_per_prompt % args.train.batch_size
+
+
+def most_new_tokens(args: SimpleNamespace) -> int:
+    """Tokens of the longest answer."""
+    return args.rollout.max_new_tokens or args.data.max_len
 
 
 def shares_gpus(args: SimpleNamespace) -> bool:
@@ -136,6 +143,26 @@ def memory(args: SimpleNamespace, shape: ModelShape, gpu: int) -> Memory | None:
     if shares_gpus(args) and args.vllm.enable_sleep:
         host["sleeping vLLM"] = WEIGHT * shape.parameters * args.vllm.num_engines // args.actor.num_nodes
     return Memory(state, a_pass, step, vllm, beside, vllm - engine - VLLM_BUFFERS, host)
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of a machine without CUDA. least: what all processes hold all the time; peak: with every rank's pass."""
+
+    least: int
+    peak: int
+
+
+def host_memory(args: SimpleNamespace, shape: ModelShape) -> HostMemory | None:
+    """The memory of a run without CUDA; None where :func:`memory` estimates none."""
+    found = memory(args, shape, 0)
+    if found is None:
+        return None
+    ranks, engines = actor_gpus(args), args.vllm.num_engines
+    rank = PROCESS + sum(found.state.values())
+    engine = PROCESS + CPU_CACHE + WEIGHT * shape.parameters
+    least = ranks * rank + engines * engine + (sum(found.host.values()) if args.ds.adam_offload else 0)
+    return HostMemory(least, least + ranks * max(found.a_pass["activations"] + found.a_pass["logits"], found.step))
 
 
 def cached_tokens(args: SimpleNamespace, shape: ModelShape, cache: int) -> int:

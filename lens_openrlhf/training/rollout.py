@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Awaitable
@@ -20,6 +21,8 @@ from ..rewards.pool import isolation_in_force
 from . import cpu, remote_code
 from .experience import require_scores
 from .options import MATH_VERIFY_FILE
+from .plan import most_new_tokens
+from .progress import SAMPLED, SAMPLING, CountedAnswers
 from .run_log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
 from .sampling import RolloutInRounds, UntilPositive
 
@@ -40,6 +43,7 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
         await super().__init__(*args, **kwargs)
         self.run_log = RunLog(os.environ[RUN_DIR_VARIABLE])
         self._watch_rewards()
+        self.executor.execute = CountedAnswers(self.executor.execute, self.run_log)
         facts = {}
         if str(MATH_VERIFY_FILE) in (kwargs.get("remote_rm_url") or []):
             facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
@@ -171,11 +175,37 @@ LensRolloutActorWithLogprobs = ray.remote(LensRolloutWithLogprobs)
 
 
 class LensSamplesGenerator(UntilPositive, SamplesGenerator):
-    """OpenRLHF's sample generator; remembers the last evaluation's samples until they are taken."""
+    """OpenRLHF's sample generator; remembers the last evaluation's samples until they are taken, and says what is
+    sampled (progress.py)."""
+
+    _evaluating = False
+
+    def _say_sampling(self, prompts: int, **generate_kwargs) -> None:
+        each = generate_kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
+        tokens = most_new_tokens(self.args)
+        self._run_log.event(SAMPLING, answers=prompts * each, tokens=tokens, evaluation=self._evaluating)
+
+    @functools.cached_property
+    def _run_log(self) -> RunLog:
+        return RunLog(self.args.logger.run_dir)
+
+    def generate_samples(self, **generate_kwargs):
+        samples = super().generate_samples(**generate_kwargs)
+        self._run_log.event(SAMPLED)
+        return samples
+
+    def _dispatch_prompts_to_vllm(self, prompts, *args, **kwargs):
+        if not self._evaluating:
+            self._say_sampling(len(prompts), **kwargs)
+        return super()._dispatch_prompts_to_vllm(prompts, *args, **kwargs)
 
     @torch.no_grad()
     def generate_eval_samples(self, **generate_kwargs) -> list[Experience]:
+        self._evaluating = True
+        self._say_sampling(len(self.eval_dataloader.dataset), **generate_kwargs)  # of all parts
         self._last_eval = super().generate_eval_samples(**generate_kwargs)
+        self._evaluating = False
+        self._run_log.event(SAMPLED)
         require_scores(self._last_eval, self.args.logger.run_dir)
         return self._last_eval
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +12,25 @@ import torch
 
 from lens_openrlhf.advantages import estimators
 
+from ..training.test_readme import typed
 from .conftest import ROOT, command_line, explained, finish
 from .every_method import METHODS, made
 
 
 def test_every_method_takes_a_real_step(tiny, reward_file, tmp_path):
+    """With README's command for a model of one's own, whose sizes are the defaults without CUDA."""
     place = f"{Path(__file__).with_name('every_method.py')}:EveryMethod"
-    more = ["--algo.lens.estimator_path", place, "--data.max_samples", "64", "--train.num_episodes", "2"]
-    run = finish(command_line(tmp_path / "run", tiny, reward_file, *more), tmp_path / "run")
+    words = [word for word in typed()[1] if word != "--data.apply_chat_template"]  # which the tiny model has none of
+    words += ["--actor.model_name_or_path", tiny.model, "--data.prompt_dataset", tiny.train, "--data.max_len", "96"]
+    words += ["--reward.remote_url", reward_file, "--rollout.n_samples_per_prompt", "4", "--actor.adam.lr", "1e-4"]
+    words += ["--algo.lens.estimator_path", place, "--data.max_samples", "64", "--train.num_episodes", "2"]
+    words += ["--logger.run_dir", tmp_path / "run"]
+    run = finish([sys.executable, "-m", "lens_openrlhf.cli", *map(str, words)], tmp_path / "run")
     assert run.status == 0, explained(run)
+    assert "--rollout.batch_size 8 --train.batch_size 32" in run.output, "what nobody gave is told"
+    assert "16 steps" in run.output and "for 15 more steps" in run.output, "the plan, and how long it will take"
+    sampling = [event for event in run.records("events") if event["event"] == "sampling"]
+    assert [event["answers"] for event in sampling] == [32] * 16
     metrics = run.records("metrics")
     assert len(metrics) == 16 >= len(METHODS)
     for name, record in zip(METHODS, metrics, strict=False):

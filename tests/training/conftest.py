@@ -14,6 +14,7 @@ MINIMAL = [
     *("--vllm.num_engines", "1"),
     *("--actor.num_gpus_per_node", "1"),
     *("--rollout.n_samples_per_prompt", "4"),
+    *("--rollout.micro_batch_size", "1", "--train.micro_batch_size", "1"),
 ]
 
 

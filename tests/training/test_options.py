@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from lens_openrlhf.training import cpu, options
+from lens_openrlhf.training import cpu, options, profiles
 from lens_openrlhf.training.options import OptionError
 from lens_openrlhf.training.preflight import gpus_needed
 
@@ -61,7 +62,7 @@ def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
         (["--algo.advantage.no_std_norm"], ["--algo.advantage.no_std_norm", "leave"]),
         (["--algo.advantage.gamma", "0.9"], ["--algo.advantage.gamma 0.9", "use 1"]),
         (["--reward.remote_url", ""], ["correctness", "--reward.remote_url"]),
-        (["--train.batch_size", "100"], ["--train.batch_size 100", "does not divide"]),
+        (["--rollout.batch_size", "8", "--train.batch_size", "100"], ["--train.batch_size 100", "does not divide"]),
         (["--train.batch_size", "64", "--train.micro_batch_size", "3"], ["--train.micro_batch_size 3"]),
         (["--vllm.num_engines", "0"], ["--vllm.num_engines"]),
         (["--actor.model_name_or_path", ""], ["--actor.model_name_or_path"]),
@@ -157,3 +158,97 @@ def test_help_shows_lens_beside_openrlhf():
 )
 def test_gpus_needed(parse, more, needed):
     assert gpus_needed(parse(*more)) == needed
+
+
+BARE = [
+    *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl"),
+    *(
+        "--reward.remote_url",
+        "math-verify",
+        "--algo.advantage.estimator",
+        "lens",
+        "--rollout.n_samples_per_prompt",
+        "8",
+    ),
+]
+
+
+def sized(*more: str, gpus: int = 0) -> tuple[dict, list[str]]:
+    """All options of a command that names no sizes but `more`, on a machine with so many GPUs, and what was said."""
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "required", lambda: gpus == 0)
+        patch.setattr(torch.cuda, "device_count", lambda: gpus)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        return options.flatten(options.parse([*BARE, *more], say=said.append)), said
+
+
+SMALL = {
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "train.colocate_all": True,
+    "rollout.batch_size": 8,
+    "train.batch_size": 64,
+    "rollout.micro_batch_size": 4,
+    "train.micro_batch_size": 4,
+    "data.max_len": 1024,
+    "rollout.max_new_tokens": 256,
+}
+
+
+def test_without_cuda_sizes_are_a_cpus_and_said():
+    values, (line,) = sized()
+    assert {name: values[name] for name in SMALL} == SMALL and values["ref.num_gpus_per_node"] == 1
+    words = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in SMALL.items())
+    assert line.startswith("without CUDA") and line.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        # 20 x 8 samples are no multiple of OpenRLHF's 128; 32 x 8 are.
+        (["--rollout.batch_size", "20"], {"rollout.batch_size": 20, "train.batch_size": 160}),
+        (["--rollout.batch_size", "32"], {"rollout.batch_size": 32, "train.batch_size": 128}),
+        (["--train.batch_size", "24"], {"rollout.batch_size": 9, "train.batch_size": 24}),
+        (["--train.batch_size", "512"], {"rollout.batch_size": 64, "train.batch_size": 512}),
+        (["--train.batch_size", "24", "--actor.num_gpus_per_node", "4"], {"train.micro_batch_size": 2}),
+        (["--train.batch_size", "8"], {"train.micro_batch_size": 4}),
+        (["--train.micro_batch_size", "1"], {"train.micro_batch_size": 1, "rollout.micro_batch_size": 4}),
+        (["--data.max_len", "96"], {"rollout.max_new_tokens": 48}),
+        (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024, "data.max_len": 2048}),
+        (["--actor.num_gpus_per_node", "2"], {"vllm.num_engines": 2, "ref.num_gpus_per_node": 2}),
+        (["--vllm.num_engines", "1"], {"actor.num_gpus_per_node": 1, "train.colocate_all": False}),
+        (["--train.async_enable"], {"vllm.num_engines": 1, "train.colocate_all": False}),
+    ],
+)
+def test_a_size_that_was_given_stays_and_the_others_fit_it(more, expected):
+    values, (line,) = sized(*more)
+    assert {name: values[name] for name in expected} == expected
+    assert not any(f"{word} " in f"{line} " for word in more if word.startswith("--"))
+
+
+def test_what_is_told_is_what_is_chosen():
+    place = ["--logger.run_dir", "run"]
+    values, (line,) = sized(*place)
+    assert sized(*place, *line.partition(": ")[2].split()) == (values, [])
+
+
+@pytest.mark.parametrize(("there", "used"), [(1, 1), (4, 4), (16, 8)])
+def test_with_cuda_a_run_takes_the_gpus_there_are(there, used):
+    values, (line,) = sized(gpus=there)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (used, used)
+    assert values["train.colocate_all"] and values["vllm.enable_sleep"] and values["ds.enable_sleep"]
+    assert values["vllm.gpu_memory_utilization"] == 0.6 and "with the GPUs of this machine" in line
+    assert (values["rollout.batch_size"], values["train.batch_size"]) == (1024, 128), "OpenRLHF's own"
+    values, (line,) = sized("--actor.num_gpus_per_node", "2", "--vllm.tensor_parallel_size", "2", gpus=there)
+    assert values["vllm.num_engines"] == 1 and "--actor.num_gpus" not in line
+    values, said = sized("--vllm.num_engines", "1", gpus=there)
+    assert values["actor.num_gpus_per_node"] == 8 and not said, "the preflight refuses it where there are fewer"
+
+
+@pytest.mark.parametrize("profile", ["tiny", "smollm2"])
+def test_profiles_for_the_cpu_name_all_their_sizes(profile, monkeypatch):
+    monkeypatch.setattr(cpu, "required", lambda: True)
+    said: list[str] = []
+    options.parse(profiles.expand(["--profile", profile]), say=said.append)
+    assert not said

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,7 +219,7 @@ def test_vllm_is_told_whether_a_models_code_may_run(tmp_path, monkeypatch, folde
 
     async def start(self, **arguments):
         given.update(arguments)
-        self.executor = None
+        self.executor = SimpleNamespace(execute=None)
 
     monkeypatch.setattr(rollout.LensRollout.__mro__[1], "__init__", start)
     monkeypatch.setenv(rollout.RUN_DIR_VARIABLE, str(tmp_path))
