@@ -38,6 +38,10 @@ COMMANDS = {
     "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
     "data": (_command(".data.command"), "the paper's training and test sets: MATH with DAPO or NuminaMath 1.5"),
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
+    "grade": (
+        _command(".rewards.command"),
+        "answers of any framework: what was read and compared, and the verdict",
+    ),
     "compare": (_command(".experiments.compare"), "train arms over seeds on equal terms, and their table"),
     "report": (_command(".reporting.command"), "figures of one or many runs as a page, or live"),
     "advantages": (_command(".outside.command"), "what estimators give the rollouts of any framework, side by side"),

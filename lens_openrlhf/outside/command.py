@@ -169,6 +169,19 @@ def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
     return found
 
 
+def _warn_of_labels(labels: Sequence[str | int]) -> None:
+    """Say of labels that no answer should be graded by: groups may be all wrong for that alone."""
+    if not labels:
+        return
+    from ..rewards import check_labels
+
+    if bad := check_labels(labels):
+        complain(
+            f"warning: {len(bad)} of {len(labels)} labels cannot be graded by, which may be why groups are all wrong; "
+            f"the first: {next(iter(bad.values()))}; lens-openrlhf grade shows them"
+        )
+
+
 def _run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
@@ -181,6 +194,7 @@ def _run(arguments: argparse.Namespace) -> int:
     needs = sorted(set().union(*(estimator.needs for estimator in arguments.estimators.values())))
     extras = list(dict.fromkeys(name for estimator in arguments.estimators.values() for name in estimator.extras))
     rollouts = files.read(paths, arguments.given, needs, extras)
+    _warn_of_labels(files.labels(paths))
     found = {}
     for name, estimator in arguments.estimators.items():
         with warnings.catch_warnings(record=True) as caught:

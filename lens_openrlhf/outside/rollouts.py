@@ -64,6 +64,20 @@ class Rollouts:
     extras: Mapping[str, np.ndarray]
 
 
+def labels(paths: Sequence[Path]) -> list[str | int]:
+    """The distinct labels of the files, where they have a column `label` of texts or whole numbers."""
+    found: dict[str | int, None] = {}
+    for path in paths:
+        if path.suffix == ".parquet":
+            if "label" not in pq.read_schema(path).names:
+                continue
+            values = pq.read_table(path, columns=["label"])["label"].to_pylist()
+        else:
+            values = [row.get("label") for _, row in rows_of_file("ROLLOUTS", path)]
+        found.update(dict.fromkeys(value for value in values if type(value) in (str, int)))
+    return list(found)
+
+
 def find_files(places: Sequence[str]) -> list[Path]:
     """The files; a run folder stands for its samples/step-*.parquet.
 

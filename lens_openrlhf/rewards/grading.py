@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Eq, FiniteSet, Float, Interval, Rational, Tuple
 
-from lens_openrlhf.rewards import answer, notation
+from lens_openrlhf.rewards import answer, notation, units
 
 Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 
@@ -36,6 +37,7 @@ _LATEX = LatexExtractionConfig(
 )
 _LATEX_OR_NUMBER = (_LATEX, ExprExtractionConfig())
 
+_DECIMAL = re.compile(r"-?\d{1,200}\.\d{7,200}")
 _AND_OR = re.compile(r"\b(?:and|or)\b")
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=]")
 _NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
@@ -63,30 +65,70 @@ def response_end(response: str) -> str:
         end = token.start()
 
 
+class Reading(NamedTuple):
+    """How a response was graded.
+
+    Attributes:
+        outcome: never "timeout" here.
+        detail: a line for a log that says what was compared or what went wrong.
+        answer: what was taken for the answer; empty where there is none.
+        answer_written, label_written: what Math-Verify compared.
+    """
+
+    outcome: Outcome
+    detail: str
+    answer: str = ""
+    answer_written: str = ""
+    label_written: str = ""
+
+
 def grade(response: str, label: str) -> tuple[Outcome, str]:
+    """The outcome and the detail of `read`."""
+    reading = read(response, label)
+    return reading.outcome, reading.detail
+
+
+def read(response: str, label: str) -> Reading:
     r"""Whether the answer in `response` is equal to `label`.
 
     The answer is what :func:`answer.find` finds or, where that is no more than a place, the last expression that
     Math-Verify finds there.
-
-    Returns:
-        The outcome, never "timeout", and a line for a log that says what was compared or what went wrong.
     """
     try:
         gold = parse_label(label)
     except BadLabel as error:
-        return "error", f"bad label: {error}"
+        return Reading("error", f"bad label: {error}")
     try:
         whole, *parts = parse_answers(response, label)
     except Exception as error:
-        return "error", f"unreadable answer: {describe(error)}"
+        return Reading("error", f"unreadable answer: {describe(error)}")
     if not whole:
-        return "no_answer", "no answer found"
+        return Reading("no_answer", "no answer found")
+    found = answer.find(response)
+    compared = (found.text if found and found.alone else _text(whole), _text(whole), _text(gold))
+    detail = _comparison(whole, label)
+    if found and found.alone and not found.parts and (apart := _units_apart(found.text, label)):
+        return Reading("wrong", f"{detail}: {apart}", *compared)
     try:
         right = equal(gold, whole) or (bool(parts) and all(equal(gold, part) for part in parts))
     except Exception as error:
-        return "error", f"comparison failed: {describe(error)}, {_comparison(whole, label)}"
-    return "correct" if right else "wrong", _comparison(whole, label)
+        return Reading("error", f"comparison failed: {describe(error)}, {detail}", *compared)
+    return Reading("correct" if right else "wrong", detail, *compared)
+
+
+@lru_cache(maxsize=256)
+def _unit(text: str) -> tuple[str, int] | None:
+    return units.named(notation.whole_and_unit(text)[1])
+
+
+def _units_apart(given: str, label: str) -> str | None:
+    """Which units answer and label have, if both are known and not the same."""
+    boxed = answer.last_boxed(label)
+    asked = _unit(label if boxed is None else boxed)
+    if asked is None or (unit := _unit(given)) is None or unit == asked:
+        return None
+    first, second = (name if power == 1 else f"{name}^{power}" for name, power in (unit, asked))
+    return f"in {first}, not {second}"
 
 
 def equal(gold: Sequence, given: Sequence) -> bool:
@@ -99,7 +141,9 @@ def equal(gold: Sequence, given: Sequence) -> bool:
     for gold_form, form in product(gold, given):
         try:
             if verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
-                return gold_form == form or not _tiny_and_apart(gold_form, form)
+                return gold_form == form or not (
+                    _tiny_and_apart(gold_form, form) or _decimals_apart(gold[-1], given[-1])
+                )
         except Exception as error:
             failure = error
     if failure is not None:
@@ -114,6 +158,14 @@ def _tiny_and_apart(gold: Any, given: Any) -> bool:
         return False
     sizes = ((abs(a - b), max(abs(a), abs(b))) for a, b in zip(first, second, strict=True))
     return any(0 < size < TINY and difference > SAME_DIGITS * size for difference, size in sizes)
+
+
+def _decimals_apart(gold: Any, given: Any) -> bool:
+    """Whether decimals differ as far as both are written, where that is beyond the six places that are compared."""
+    if not all(isinstance(text, str) and _DECIMAL.fullmatch(text) for text in (gold, given)):
+        return False
+    places = min(len(text.partition(".")[2]) for text in (gold, given))
+    return places > 6 and 2 * abs(Fraction(gold) - Fraction(given)) > Fraction(1, 10**places)
 
 
 def _numbers(form: Any) -> list:
@@ -147,9 +199,10 @@ def parse_label(label: str) -> tuple:
     else:
         texts = [label if boxed is None else boxed.text]
     # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
-    forms = [form for text in texts for form in _label_forms(label, box(notation.whole(text)), (_LATEX,))]
-    if isinstance(forms[-1], str) and forms[-1].endswith(r"\%"):
-        # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%.
+    forms = [form for text in texts for form in _label_forms(label, _as_read(text, label), (_LATEX,))]
+    if isinstance(forms[-1], str) and re.fullmatch(r"-?[1-9].*\\%", forms[-1], re.DOTALL):
+        # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%. Below one it may
+        # as well be a share.
         forms.append(_label_forms(label, box(forms[-1][:-2]), (_LATEX,))[0])
     return tuple(forms)
 
@@ -189,15 +242,19 @@ def parse_answers(response: str, label: str = "") -> list[list]:
         alone = alone or (chosen and answer.choice(end) is not None)
     if not alone:
         return [_forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]
-    return [_forms(part, chosen) for part in (answer.letters(text, label), *found.parts)]
+    return [_forms(part, chosen, label) for part in (answer.letters(text, label), *found.parts)]
 
 
-def _forms(text: str, chosen: bool) -> list:
+def _as_read(text: str, label: str) -> str:
+    return box(notation.like(notation.whole(text), label))
+
+
+def _forms(text: str, chosen: bool, label: str) -> list:
     choice = answer.choice(notation.undelimited(text))
     if choice is not None:
         text = choice.letter if chosen or not choice.rest else choice.rest
-    text = notation.whole(text)
-    return _parse(box(text), _LATEX_OR_NUMBER) if text else []
+    text = _as_read(text, label)
+    return _parse(text, _LATEX_OR_NUMBER) if text != box("") else []
 
 
 def _forms_in_prose(text: str) -> list:
@@ -218,9 +275,12 @@ def box(latex: str) -> str:
 
 
 def _comparison(given: list, label: str) -> str:
+    return f"answer {short(_text(given))}, label {short(label)}"
+
+
+def _text(forms: Sequence) -> str:
     # The last form is the text, if there is one. Printing a SymPy object can take forever.
-    text = given[-1] if isinstance(given[-1], str) else ""
-    return f"answer {short(text)}, label {short(label)}"
+    return next((form for form in reversed(forms) if isinstance(form, str)), "")
 
 
 def describe(error: Exception) -> str:

@@ -57,6 +57,7 @@ def _symbols(text: str) -> str:
         return text
     text = re.sub(r"[\uff01-\uff5e]", lambda m: chr(ord(m[0]) - 0xFEE0), text.translate(_SYMBOLS))
     text = re.sub(f"[{''.join(_VULGAR)}]", lambda m: r"\frac{{{}}}{{{}}}".format(*_VULGAR[m[0]]), text)
+    text = re.sub(r"√\s*\(([^()]{1,50})\)", r"\\sqrt{\1}", text)
     return re.sub(r"√\s*(\d+|[A-Za-z]|(?=[({]))", lambda m: rf"\sqrt{{{m[1]}}}" if m[1] else r"\sqrt", text)
 
 
@@ -89,6 +90,13 @@ def _upright(match: re.Match) -> str:
     return f"{match[1]}{{{match[2]}}}" if match[1] else f" {match[2]} "
 
 
+def _mixed(match: re.Match) -> str:
+    whole, numerator, denominator = int(match[1]), int(match[2] or match[4]), int(match[3] or match[5])
+    if not 0 < numerator < denominator or not whole:
+        return match[0]
+    return rf"\frac{{{whole * denominator + numerator}}}{{{denominator}}}"
+
+
 def _binomial(match: re.Match) -> str:
     n, k = int(match[1]), int(match[2])
     return rf"\binom{{{n}}}{{{k}}}" if n > k > 0 else match[0]  # C_1^2 is the square of C_1
@@ -111,14 +119,22 @@ ANYWHERE: tuple[Rule, ...] = (
         r"(?<![\d./\\^_{])(\d{1,9})(?:\s+|\\[ ,]\s*)([1-9]\d{0,8})\s?/\s?(\d{1,9})(?![\d/.]\d)",
         lambda m: rf"{m[1]}\frac{{{m[2]}}}{{{m[3]}}}" if int(m[2]) < int(m[3]) else m[0],
     ),
+    # 1\frac12x: Math-Verify knows mixed numbers only where nothing follows.
+    _replace(
+        r"(?<![\d.^_{])(\d{1,9})\s?\\[dt]?frac\s?(?:\{(\d{1,9})\}\s?\{(\d{1,9})\}|(\d)(\d))"
+        r"(?=\s?(?:[A-Za-z]|\\(?:pi|sqrt)(?![a-z])))",
+        _mixed,
+    ),
+    # (1,234) is a pair.
+    _replace(r"([(\[])(\d{1,3}),(\d{3})(?=[)\]])", r"\1\2, \3"),
     # Marks between thousands: 12\,000, 12{,}000, 12 000, 12'000. Groups of three and no leading zero.
     _joined_thousands,
     _replace(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,6}(?![\d.,])", lambda m: m[0].replace(".", "")),
     _replace(r"(?<=\d)\{,\}(?=\d)", "."),  # otherwise a decimal comma
-    # 0.\overline{6}, 0.\dot{6}, 0.\dot{1}4285\dot{7}.
+    # 0.\overline{6}, 0.\dot{6}, 0.\dot{1}4285\dot{7}, 0.(6).
     _replace(
         r"(?<![\d.])(?P<whole>\d{0,15})\.(?P<before>\d{0,15})"
-        r"(?P<period>\\(?:overline|bar|dot)\s*\{?\d{1,40}\}?(?:\d{0,40}\\dot\s*\{?\d\}?)?)",
+        r"(?P<period>\\(?:overline|bar|dot)\s*\{?\d{1,40}\}?(?:\d{0,40}\\dot\s*\{?\d\}?)?|\(\d{1,40}\))",
         _repeating,
     ),
     # 3.89e-10, as programs write it. `2e` alone and `2e^3` stay.
@@ -221,12 +237,12 @@ def undelimited(text: str) -> str:
             return text
 
 
-def _without_unit(text: str) -> str:
-    """A unit or words behind a number, and upright text behind a value."""
+def _split_unit(text: str) -> tuple[str, str]:
+    """A value, and what was behind it: a unit or words behind a number, upright text behind any value."""
     found = _PLAIN_UNIT.fullmatch(text)
     if found and not (found["words"] and (_FUNCTIONS | _MEANING) & set(found["words"].lower().split())):
-        return found["number"]
-    text = _ORDINAL.sub("", _TEMPERATURE.sub(r"^{\\circ}", text))
+        return found["number"], text[found.end("number") :]
+    full = text = _ORDINAL.sub("", _TEMPERATURE.sub(r"^{\\circ}", text))
     for _ in range(4):  # \text{ m}/\text{s}
         found = _UPRIGHT_UNIT.search(text)
         if not found or not _is_unit(found["text"]):
@@ -235,7 +251,7 @@ def _without_unit(text: str) -> str:
         if not _is_value(rest):
             break
         text = rest
-    return text
+    return text, full[len(text) :]
 
 
 def _is_unit(text: str) -> bool:
@@ -303,15 +319,48 @@ def prose(text: str) -> str:
 
 def whole(text: str) -> str:
     """An answer or a label that is nothing else, in a writing that Math-Verify reads."""
+    return whole_and_unit(text)[0]
+
+
+def whole_and_unit(text: str) -> tuple[str, str]:
+    """As `whole`, and what was behind the value."""
     if len(text) > MAX_CHARS or _PLAIN.fullmatch(text):
-        return text
+        return text, ""
     # Dollars around a part, as in `5 $\\pi$`: the rest belongs to it. What is left of them is currency.
     text = _BETWEEN_DOLLARS.sub(r" \1 ", undelimited(text.replace(r"\$", ""))).replace("$", "")
-    text = _without_unit(anywhere(undelimited(text)).strip())
+    text, unit = _split_unit(anywhere(undelimited(text)).strip())
     text = _STOP_IN_TEXT.sub(r"\1}", text)
     if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
-        return rf"\text{{{text}}}"  # letters in an order, or a word, not their product
+        return rf"\text{{{text}}}", unit  # letters in an order, or a word, not their product
     if _CIRCLED.fullmatch(text):
         numbers = re.findall(r"\d{1,2}|[①-⑳]", text)
-        return ",".join(unicodedata.normalize("NFKC", number) for number in numbers)
-    return _upwards(_POINT_WITHOUT_DIGITS.sub("", text.replace(";", ",")))
+        return ",".join(unicodedata.normalize("NFKC", number) for number in numbers), unit
+    return _upwards(_POINT_WITHOUT_DIGITS.sub("", text.replace(";", ","))), unit
+
+
+_COMMAND_OR_LETTER = re.compile(r"\\(?:text|operatorname|begin|end)[a-z]*\s?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+_TEXT_LABEL = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s?\{[A-Za-z ]{2,40}\}")
+
+
+def like(text: str, label: str) -> str:
+    r"""A `whole` text as the label has its letters; of the label itself, too.
+
+    - R beside r: Math-Verify reads both as r, so that R - r would be 0. R gets an index.
+    - i where the label has no other letter but e: the imaginary unit, for Math-Verify a variable in (1+i)^2.
+    - a word where the label is one in \text{}.
+    """
+    if _TEXT_LABEL.fullmatch(label.strip("$ ")) and re.fullmatch("[A-Za-z]{2,40}", text):
+        return rf"\text{{{text}}}"
+    letters = {token for token in _COMMAND_OR_LETTER.findall(label) if len(token) == 1}
+    both = {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+    imaginary = "i" in letters <= {"i", "e"}
+    if not both and not imaginary:
+        return text
+
+    def named(match: re.Match) -> str:
+        if imaginary and match[0] == "i":
+            return " I "
+        indexed = match[0] in both and not text[match.end() :].startswith("_")
+        return f"{match[0]}_{{0}}" if indexed else match[0]
+
+    return _COMMAND_OR_LETTER.sub(named, text)

@@ -369,19 +369,36 @@ def verify_answer(response: str, label: str | int, timeout: float | None = None)
         The verdict. Never raises: what goes wrong has the outcome "timeout" or "error" and is logged, the
         first 5 of a kind and then every 100th.
     """
-    try:
-        outcome, detail = run_in_worker(grading.grade, (grading.response_end(response), label_text(label)), timeout)
-    except TimeLimit as error:
-        outcome, detail = "timeout", f"time limit: {error}"
-    except MemoryLimit as error:
-        outcome, detail = "error", f"memory limit: {error}"
-    except WorkerLost as error:
-        outcome, detail = "error", f"worker lost twice: {error}"
-    except Exception as error:
-        outcome, detail = "error", f"{type(error).__name__}: {error}"
-    if outcome in ("timeout", "error"):
-        _warn(detail, response, label)
+    outcome, detail, *_ = _limited(grading.grade, response, label, timeout)
     return Verdict(outcome == "correct", outcome, detail)
+
+
+def explain_answer(response: str, label: str | int) -> grading.Reading:
+    """How `verify_answer` grades, within the same limits, and what it read. Never raises."""
+    return grading.Reading(*_limited(_read, response, label, None))
+
+
+def _read(response: str, label: str) -> tuple[str, ...]:
+    return tuple(grading.read(response, label))  # no other class is taken from a worker
+
+
+def _limited(function: Callable[..., tuple], response: str, label: str | int, timeout: float | None) -> tuple:
+    """What `function` gives for a response in a worker or, where that fails, the outcome and why."""
+    try:
+        found = run_in_worker(function, (grading.response_end(response), label_text(label)), timeout)
+        if found[0] == "error":
+            _warn(found[1], response, label)
+        return found
+    except TimeLimit as error:
+        failed = "timeout", f"time limit: {error}"
+    except MemoryLimit as error:
+        failed = "error", f"memory limit: {error}"
+    except WorkerLost as error:
+        failed = "error", f"worker lost twice: {error}"
+    except Exception as error:
+        failed = "error", f"{type(error).__name__}: {error}"
+    _warn(failed[1], response, label)
+    return failed
 
 
 def label_text(label: str | int) -> str:

@@ -1,0 +1,62 @@
+"""`lens-openrlhf grade`, in process with real workers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lens_openrlhf.rewards import shutdown
+from lens_openrlhf.rewards.command import main
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pool():
+    yield
+    shutdown()
+
+
+def test_one_answer(capsys):
+    assert main(["--answer", r"so \boxed{C. 12}", "--label", "C"]) == 0
+    assert capsys.readouterr().out.startswith("answer: correct; read 'C. 12'; label 'C'; compared")
+
+
+def test_file_row_by_row(tmp_path, capsys):
+    rows = [
+        {"response": r"so \boxed{5.}", "label": 5},
+        {"response": r"so \boxed{20 \text{ km}}", "label": "20 $cm$"},
+        {"response": r"so \boxed{3}", "label": "{{{"},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([str(file), "-o", str(tmp_path / "out.jsonl")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(";")[0] for line in lines[:3]] == ["line 1: correct", "line 2: wrong", "line 3: error"]
+    assert "in other units" in lines[1] and "refused: a label that does not parse" in lines[2]
+    assert lines[3:] == [
+        "3 answers: 1 correct, 1 wrong, 1 error",
+        "1 of 3 labels cannot be graded by: 1 a label that does not parse",
+    ]
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert written[0]["answer"] == "5." and written[0]["answer_written"] == "5" and "refused" in written[2]
+    assert main([str(file), "--max_rows", "1", "--quiet"]) == 0
+    assert capsys.readouterr().out == "1 answers: 1 correct\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "name a FILE"),
+        (["no.jsonl"], "no such file"),
+        (["{file}", "--label", "3"], "--label: goes without FILE"),
+        (["{file}", "--answer_key", "z"], "--answer_key: 'z' is no column; there are: a, b"),
+        (["{file}"], "--answer_key: none of response"),
+        (["{file}", "--max_rows", "0"], "--max_rows 0"),
+        (["{file}", "-o", "x.csv"], "-o x.csv"),
+    ],
+)
+def test_what_cannot_work_is_named(argv, named, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1, "b": 2}\n')
+    assert main([word.format(file=file) for word in argv]) == 2
+    assert named in capsys.readouterr().err
