@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from lens_openrlhf.rewards import shutdown
+from lens_openrlhf.rewards import pool, shutdown
 from lens_openrlhf.rewards.command import main
 
 
 @pytest.fixture(autouse=True, scope="module")
-def pool():
+def workers():
     yield
     shutdown()
 
@@ -32,7 +32,7 @@ def test_file_row_by_row(tmp_path, capsys):
     assert main([str(file), "-o", str(tmp_path / "out.jsonl")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(";")[0] for line in lines[:3]] == ["line 1: correct", "line 2: wrong", "line 3: error"]
-    assert "in other units" in lines[1] and "refused: a label that does not parse" in lines[2]
+    assert "in other units" in lines[1] and "refused: the label '{{{' does not parse" in lines[2]
     assert lines[3:] == [
         "3 answers: 1 correct, 1 wrong, 1 error",
         "1 of 3 labels cannot be graded by: 1 a label that does not parse",
@@ -60,3 +60,15 @@ def test_what_cannot_work_is_named(argv, named, tmp_path, capsys):
     file.write_text('{"a": 1, "b": 2}\n')
     assert main([word.format(file=file) for word in argv]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_an_answer_over_the_time_limit_runs_once(monkeypatch):
+    shutdown()
+    monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "1")
+    tasks = []
+    run = pool._Pool.run
+    monkeypatch.setattr(pool._Pool, "run", lambda *args: tasks.append(args[1]) or run(*args))
+    reading = pool.explain_answer(r"\boxed{9^{9^{9^{9}}}}", "5")
+    shutdown()
+    assert reading.outcome == "timeout" and "time limit" in reading.detail, reading
+    assert len(tasks) == 1
