@@ -75,7 +75,13 @@ def examine(label: str) -> tuple[str, str] | None:
     if outcome != "correct":
         return (UNEQUAL, f"the label {shown} is not right as its own answer ({outcome})")
     end = time.process_time() + SECONDS_FOR_NEIGHBOURS
-    for other in neighbours(next(form for form in gold if isinstance(form, str)), gold[0]):
+    text = next(form for form in gold if isinstance(form, str))
+    boxed = answer.last_boxed(label)
+    if (alone or boxed is not None) and answer.choice(label.strip()) is None:
+        text = notation.whole(
+            label if boxed is None else boxed
+        )  # before its letters were told apart, as answers have it
+    for other in neighbours(text, gold[0]):
         if time.process_time() > end:
             break
         if grading.grade(grading.box(other), label)[0] == "correct":
