@@ -78,9 +78,7 @@ def examine(label: str) -> tuple[str, str] | None:
     text = next(form for form in gold if isinstance(form, str))
     boxed = answer.last_boxed(label)
     if (alone or boxed is not None) and answer.choice(label.strip()) is None:
-        text = notation.whole(
-            label if boxed is None else boxed
-        )  # before its letters were told apart, as answers have it
+        text = notation.whole(label if boxed is None else boxed)  # as answers have it, before letters are told apart
     for other in neighbours(text, gold[0]):
         if time.process_time() > end:
             break
