@@ -39,7 +39,7 @@ COMMANDS = {
     "data": (_command(".data.command"), "the paper's training and test sets: MATH with DAPO or NuminaMath 1.5"),
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
     "grade": (
-        _command(".rewards.command"),
+        _command(".grade"),
         "answers of any framework: what was read and compared, and the verdict",
     ),
     "compare": (_command(".experiments.compare"), "train arms over seeds on equal terms, and their table"),

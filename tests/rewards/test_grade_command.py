@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from lens_openrlhf.grade import main
 from lens_openrlhf.rewards import pool, shutdown
-from lens_openrlhf.rewards.command import main
 
 
 @pytest.fixture(autouse=True, scope="module")

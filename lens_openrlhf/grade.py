@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..inputs import READABLE, OptionError, rows_of_file
-from ..process import ended, printable
+from .inputs import READABLE, OptionError, rows_of_file
+from .process import ended, printable
 
 # Columns that are looked for where no option names one.
 ANSWERS = ("response", "answer", "completion", "output", "prediction", "generated_text")
@@ -114,7 +114,7 @@ def _label(value: Any) -> Any:
 
 def graded(place: str, answer: Any, label: Any, bad: tuple[str, str] | None) -> dict[str, str]:
     """What came of one answer; `bad` is the kind of label and why it is refused, if it is."""
-    from .pool import explain_answer
+    from .rewards.pool import explain_answer
 
     row = {"place": place, "label": str(label), **explain_answer(answer, label)._asdict()}
     return row if bad is None else row | dict(zip(("kind", "refused"), bad, strict=True))
@@ -149,9 +149,9 @@ def _summary(rows: Sequence[dict[str, str]]) -> Iterator[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..process import interrupt_once
-    from .labels import as_found, examine
-    from .pool import Settings
+    from .process import interrupt_once
+    from .rewards.labels import as_found, examine
+    from .rewards.pool import Settings
 
     interrupt_once()
     try:
