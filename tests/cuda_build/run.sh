@@ -8,14 +8,16 @@ cd "$(dirname "$0")/../.."
 torch=${TORCH:-2.13.0} python=${PYTHON:-python3.11} venv=$PWD/.venv-cuda
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 
-asked="torch $torch, $("$python" --version)"
+# What the tests import or run; Python 3.10 gets what is still published for it.
+tools='setuptools|wheel|pytest|hypothesis|torch-abi-audit|nvidia-cuda-cuobjdump|nvidia-cuda-nvdisasm'
+mapfile -t pinned < <(grep -E "^($tools)==" requirements/cpu.txt)
+old=("setuptools>=77,<81" wheel pytest hypothesis nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
+
+asked="torch $torch, $("$python" --version), ${pinned[*]}"
 if [ "$(cat "$venv/.made" 2> /dev/null)" != "$asked" ]; then
-  echo "making .venv-cuda: $asked (3 GB to download) …"
+  echo "making .venv-cuda: torch $torch, $("$python" --version) (3 GB to download) …"
   rm -rf "$venv"
   "$python" -m venv "$venv"
-  # Python 3.10 gets what is still published for it.
-  mapfile -t pinned < <(grep -E '^(setuptools|wheel|pytest|hypothesis|torch-abi-audit|nvidia-cuda-(cuobjdump|nvdisasm))==' requirements/cpu.txt)
-  old=("setuptools>=77,<81" wheel pytest hypothesis nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
   # Three equals signs: a CPU build is 2.13.0 as well to two.
   "${pip[@]}" install -qq "torch===$torch" numpy \
     "${pinned[@]/%/; python_version > \'3.10\'}" "${old[@]/%/; python_version <= \'3.10\'}"

@@ -98,8 +98,11 @@ def test_finished_runs_are_never_started_again(refused):
     assert not found.run_folder(runs[0]).exists()
 
 
-def test_an_interrupt_ends_the_running_process_and_is_recorded(refused, capsys):
+def test_an_interrupt_ends_the_running_process_and_is_recorded(refused, tmp_path, monkeypatch, capsys):
     found, runs = refused
+    # Python imports this first, so that the run is still there when it is interrupted.
+    (tmp_path / "sitecustomize.py").write_text("import time\n\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     handler = signal.getsignal(signal.SIGINT)
 
     def interrupt() -> None:
