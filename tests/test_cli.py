@@ -83,7 +83,7 @@ def refused() -> list[tuple[str, list[str]]]:
         ("--rollout.n_samples_per_prompt 1:", [*RIGHT, "--rollout.n_samples_per_prompt", "1"]),
         ("--train.batch_size 7:", [*RIGHT, "--rollout.batch_size", "8", "--train.batch_size", "7"]),
         ("--eval.k 9: ", [*RIGHT, "--eval.dataset", "prompts.jsonl", "--eval.k", "9"]),
-        ("--actor.model_name_or_path /absent: no such", [*RIGHT, "--actor.model_name_or_path", "/absent"]),
+        ("--actor.model_name_or_path ./absent: no such", [*RIGHT, "--actor.model_name_or_path", "./absent"]),
         ("takes 64 tokens", RIGHT),
         ("absent.jsonl: no such file", [*RIGHT, "--data.max_len", "64", "--data.prompt_dataset", "absent.jsonl"]),
     ]
