@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from importlib import metadata
 from itertools import islice
@@ -46,7 +49,7 @@ def _examine(label: str) -> str | None:
         return SLOW
     except pool.MemoryLimit:
         return LARGE
-    except pool.WorkerLost:
+    except Exception:  # a lost worker, or what Math-Verify raised in it
         return FATAL
 
 
@@ -66,12 +69,13 @@ def cache_file(folder: Path) -> Path:
 
 def _kept(file: Path) -> dict[str, str | None]:
     verdicts = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                label, reason = json.loads(line)
-            except ValueError:  # the end of a run that was killed while it wrote
-                continue
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, ValueError):
+        return verdicts
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):  # the end of a run that was killed while it wrote
+            label, reason = json.loads(line)
             verdicts[label] = reason
     return verdicts
 
@@ -92,26 +96,46 @@ def _verdicts(labels: Collection[str]) -> Iterator[tuple[str, str | None]]:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
+def check(labels: Collection[str], cache: Path, seconds: float | None = None) -> dict[str, str | None]:
     """The reason why a label is bad, or None, for each of the distinct labels.
 
     Args:
-        cache: folder of the verdicts; what is known there is not checked again.
-    Raises:
-        OSError: a cache that cannot be written.
+        cache: folder of the verdicts; what is known there is not checked again. Where it cannot be written, nothing is
+            kept.
+        seconds: so long at most: labels that are not reached, a random choice, have no entry.
     """
     file = cache_file(cache)
-    verdicts = _kept(file)
-    labels = dict.fromkeys(labels)
-    missing = [label for label in labels if label not in verdicts]
-    if missing:
+    with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        with open(file, "a", buffering=1) as kept:
-            kept.write("\n")  # ends a line that a killed run has left
-            for label, reason in tqdm(
-                _verdicts(missing), "checking labels", len(missing), leave=False, unit="label", disable=None
-            ):
+    labels = dict.fromkeys(labels)
+    verdicts = _kept(file)
+    missing = [label for label in labels if label not in verdicts]
+    if seconds is not None:
+        random.Random(0).shuffle(missing)
+    if missing:
+        deadline = time.monotonic() + (float("inf") if seconds is None else seconds)
+        with (
+            _appended(file) as keep,
+            tqdm(total=len(missing), desc="checking labels", leave=False, unit="label", disable=None) as bar,
+        ):
+            for label, reason in _verdicts(missing):
+                bar.update()
                 verdicts[label] = reason
                 if reason != FATAL:  # which may have come from outside
-                    kept.write(json.dumps([label, reason]) + "\n")
-    return {label: verdicts[label] for label in labels}
+                    keep(json.dumps([label, reason]) + "\n")
+                if time.monotonic() > deadline:
+                    break
+    return {label: verdicts[label] for label in labels if label in verdicts}
+
+
+@contextlib.contextmanager
+def _appended(file: Path) -> Iterator[Callable[[str], object]]:
+    """What appends a line to a file, or does nothing where that cannot be written."""
+    try:
+        kept = open(file, "a", buffering=1)
+    except OSError:
+        yield lambda line: None
+        return
+    with kept:
+        kept.write("\n")  # ends a line that a killed run has left
+        yield kept.write

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from ..inputs import MATH_VERIFY, OptionError, check_model
 from ..process import complain, ended, printable
+from ..prompts import check_chat_template, check_verifier, load_tokenizer
 from . import figures, folder
 from .grading import RewardFunction, load_reward
-from .prompts import Prompt, check_keys, check_labels, load, make_prompts, split_columns
+from .prompts import Prompt, check_labels, load, make_prompts, split_columns
 
 DEFAULTS: dict[str, Any] = {
     "input_key": "prompt",
@@ -210,7 +211,7 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
         OptionError, OSError
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from ..process import git_commit, versions
     from ..training import cpu
@@ -229,13 +230,15 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     if (path := Path(model).expanduser()).is_dir():
         model = settings["model"] = str(path)
 
-    rows, data_fingerprint = load(data, settings["max_prompts"])
-    check_keys(data, rows, settings["input_key"], settings["label_key"])
+    if reward is None:
+        check_verifier()
+    keys = {settings["input_key"]: "--input_key", settings["label_key"]: "--label_key"}
+    rows, data_fingerprint = load(data, settings["max_prompts"], keys)
     settings["split_by"] = split_columns(rows, settings["split_by"], folder.RESERVED)
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
-    if settings["apply_chat_template"] and not tokenizer.chat_template:
-        raise OptionError(f"--apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
+    tokenizer = load_tokenizer("MODEL", model, allow_code)
+    if settings["apply_chat_template"]:
+        check_chat_template("--apply_chat_template", tokenizer)
     model_config = AutoConfig.from_pretrained(model, trust_remote_code=allow_code)
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     prompts = make_prompts(

@@ -49,6 +49,11 @@ def _last_evaluation(folder: Path) -> dict:
     scores = evaluations[-1].get("scores")
     if not scores or not all(scores):
         raise TableError(f"{path}: the last evaluation holds no answers (`scores`)")
+    if none := sum(not isinstance(score, int | float) or score != score for row in scores for score in row):
+        raise TableError(
+            f"{path}: {none} `scores` of the last evaluation are no numbers (NaN or null), and would count as wrong; "
+            "mend the reward, and repeat the run"
+        )
     return evaluations[-1]
 
 

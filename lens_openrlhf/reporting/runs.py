@@ -186,6 +186,8 @@ def _evaluation(record: dict) -> Evaluation:
         raise ValueError("has no `scores`, one list of answers a prompt")
     prompts, n = len(scores), len(scores[0])
     scores = _table(record, "scores", prompts, n)
+    if none := sum(not _is_number(score) for row in scores for score in row):
+        raise ValueError(f"{none} of {prompts * n} `scores` are no numbers (NaN or null), and would count as wrong")
     splits = record.get("splits") or {}
     if not isinstance(splits, dict) or any(not isinstance(v, list) or len(v) != prompts for v in splits.values()):
         raise ValueError(f"`splits` does not have one value for each of {prompts} prompts")

@@ -2,5 +2,6 @@
 
 from lens_openrlhf.rewards.math_verify_reward import reward_func
 from lens_openrlhf.rewards.pool import Verdict, shutdown, validate_label, verify_answer
+from lens_openrlhf.rewards.pool import _label_text as label_text
 
-__all__ = ["Verdict", "reward_func", "shutdown", "validate_label", "verify_answer"]
+__all__ = ["Verdict", "label_text", "reward_func", "shutdown", "validate_label", "verify_answer"]

@@ -191,7 +191,8 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         preflight.check_shape(args, shape)
     if not here:
         missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
-    missing += preflight.problems(args, with_models=here)
+    wrong, warnings = preflight.problems(args, with_models=here)
+    missing += wrong
 
     rows = [
         ("model", _model(args, shape, here)),
@@ -227,7 +228,10 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
             break_long_words=False,
             break_on_hyphens=False,
         )
-    for title, texts in (("remarks", _remarks(args, found, gpu)), ("before it can run on this machine", missing)):
+    for title, texts in (
+        ("remarks", [*warnings, *_remarks(args, found, gpu)]),
+        ("before it can run on this machine", missing),
+    ):
         if texts:
             lines += ["", f"{title}:"]
             for text in texts:

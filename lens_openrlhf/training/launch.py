@@ -44,7 +44,11 @@ ACCELERATOR = "accelerator_type:"  # what Ray calls the kind of a GPU that it ha
 
 def drives() -> bool:
     """Whether this process drives the run: a launcher starts one process a GPU, and Ray needs one in all."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    name = "RANK" if "RANK" in os.environ else "LOCAL_RANK"
+    try:
+        return int(os.environ.get(name, "0")) == 0
+    except ValueError:
+        raise options.OptionError(f"{name}={os.environ[name]!r}: is no rank, which launchers set; unset it") from None
 
 
 def install_hooks(args: SimpleNamespace) -> None:
@@ -234,7 +238,8 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack) -> SimpleNamespac
         OptionError: what cannot work, before anything expensive.
     """
     args = options.parse(argv)
-    check_surroundings(args)
+    for warning in check_surroundings(args):
+        complain(f"warning: {warning}")
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
     write_config(args, argv, resume)
@@ -277,6 +282,11 @@ def _train(args: SimpleNamespace, started: float) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    if not drives():
+        return 0
+    for name in LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+    interrupt_once()
     if DRY_RUN in argv:
         print(dry_run.main(argv))
         return 0
@@ -288,11 +298,6 @@ def _main(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The training command. Returns the process's exit status; every failure ends in one line that says why."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not drives():
-        return 0
-    for name in LAUNCHER_VARIABLES:
-        os.environ.pop(name, None)
-    interrupt_once()
     return ended(lambda: _main(argv), options.OptionError, "interrupted before the run began")
 
 

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
-from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
+from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields, data_names, place_and_split
 from ..process import complain
 from . import cpu
 from .sampling import StepScorer, load_scorer
@@ -490,12 +490,13 @@ class LensArgumentParser(argparse.ArgumentParser):
         """Ray's workers may have another working folder, so what lies here gets its absolute path."""
 
         def absolute(place: str) -> str:
-            path, at, more = place.strip().partition("@")
-            return os.path.abspath(path) + at + more if os.path.exists(path) else place
+            path, split = place_and_split(place)
+            path = os.path.expanduser(path)
+            return os.path.abspath(path) + (f"@{split}" if split else "") if os.path.exists(path) else place
 
         for name in ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset", "reward.remote_url"):
             if values[name]:
-                values[name] = ",".join(map(absolute, values[name].split(",")))
+                values[name] = ",".join(map(absolute, data_names(values[name])))
         if values["train.agent_func_path"]:
             values["train.agent_func_path"] = os.path.abspath(values["train.agent_func_path"])
         for option in (ESTIMATOR_PATH, f"algo.{values[CHOSEN]}.scorer"):
