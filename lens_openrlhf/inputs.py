@@ -239,8 +239,8 @@ def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
     Raises:
         OptionError: a file that cannot be read, with the place.
     """
-    if path.suffix == ".jsonl":
-        yield from _rows_of_lines(f"{option} {path}", path)
+    if FORMATS[path.suffix] == "json":
+        yield from json_rows(f"{option} {path}", path)
         return
     number = 0
     for table in tables(f"{option} {path}", path):
@@ -249,22 +249,42 @@ def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
             yield f"row {number}", row
 
 
-def _rows_of_lines(shown: str, path: Path) -> Iterator[tuple[str, dict]]:
-    with readable(shown):
-        file = open(path, "rb")
-    with file:
+def json_rows(shown: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """The same of a .jsonl file, or of a .json file, which holds a list or lines as well. pyarrow's reader says no
+    lines, and ends the process at a file that holds `null` alone."""
+    with readable(shown), open(path, "rb") as file:
+        if path.suffix == ".json":
+            content = file.read()
+            file.seek(0)
+            try:
+                rows = json.loads(content) if content.strip() else []
+            except RecursionError:
+                raise OptionError(f"{shown}: is not JSON that can be read (it is too deep)") from None
+            except json.JSONDecodeError as error:
+                if error.msg != "Extra data":
+                    raise OptionError(f"{shown}: line {error.lineno} is not JSON ({error.msg})") from None
+            else:
+                for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+                    yield f"row {number}", _checked(f"{shown}: row {number}", row)
+                return
         for number, line in enumerate(file, 1):
             if not line.strip():  # as the last one often is; OpenRLHF leaves them out, too
                 continue
             try:
                 row = json.loads(line)
-                if b"\\u" in line:
-                    json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                half = error.object[error.start].encode("unicode_escape").decode()
-                raise OptionError(
-                    f"{shown}: line {number} has {half}, half of a character, which is no text; mend the line"
-                ) from None
             except (ValueError, RecursionError) as error:
                 raise OptionError(f"{shown}: line {number} is not JSON ({getattr(error, 'msg', error)})") from None
-            yield f"line {number}", row if isinstance(row, dict) else {}
+            yield f"line {number}", _checked(f"{shown}: line {number}", row, b"\\u" in line)
+
+
+def _checked(place: str, row: Any, escapes: bool = True) -> dict:
+    """A row of JSON, which must be an object, of texts; `escapes` says whether something in it was escaped."""
+    if not isinstance(row, dict):
+        raise OptionError(f'{place} is no object, such as {{"prompt": …, "label": …}}')
+    try:
+        if escapes:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise OptionError(f"{place} has {half}, half of a character, which is no text; mend it") from None
+    return row

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..inputs import OptionError, plain_name, readable, tables
+from ..inputs import BATCH, OptionError, json_rows, plain_name, readable, tables
 from .problems import KINDS, Kind
 
 FORMATS = (".parquet", ".jsonl", ".json", ".arrow")
@@ -22,6 +23,10 @@ class DataFile:
     shown: str
     name: str
     sha256: str
+
+    @property
+    def is_json(self) -> bool:
+        return self.path.suffix in (".json", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class Source:
         """
         wanted = {name for names in self.kind.columns for name in names}
         for file in self.splits[split]:
+            if file.is_json:
+                yield from (row for _, row in json_rows(file.shown, file.path))
+                continue
             columns = [name for name in _columns(file) if name in wanted]
             for table in tables(file.shown, file.path, columns) if columns else ():
                 yield from table.select([name for name in table.column_names if name in wanted]).to_pylist()
@@ -66,6 +74,8 @@ def _columns(file: DataFile) -> list[str]:
         with readable(file.shown):
             metadata = pq.read_metadata(file.path)
             return metadata.schema.to_arrow_schema().names if metadata.num_rows else []
+    if file.is_json:
+        return list(dict.fromkeys(name for _, row in islice(json_rows(file.shown, file.path), BATCH) for name in row))
     first = next(tables(file.shown, file.path), None)
     return first.column_names if first is not None and first.num_rows else []
 

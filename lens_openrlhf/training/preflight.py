@@ -8,7 +8,6 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -111,13 +110,16 @@ def _check_file(data: Data) -> str:
     fill = data.template.format if data.template and not data.chat else None
     prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
     rows = (Row(place, row) for place, row in rows_of_file(data.option, path))
-    rows = with_keys(shown, islice(rows, data.limit), dict(data.keys))
+    rows = with_keys(shown, rows, dict(data.keys))
     labels = Labels()
-    for row in tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None):
+    bar = tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None)
+    for number, row in enumerate(bar):
+        if data.limit is not None and number >= data.limit:
+            continue
         prompting.text(row)
         if data.label_key:
             labels.add(row, data.label_key)
-    if path.suffix == ".jsonl":  # OpenRLHF's reader wants a column to be of one type
+    if path.suffix in (".json", ".jsonl"):  # OpenRLHF's reader wants a column to be of one type
         for _ in tables(shown, path):
             pass
     if not data.label_key:
