@@ -66,19 +66,26 @@ def check_model(option: str, name: str, allow_code: bool = False, code_option: s
     """
     if not allow_code:
         _check_no_code(option, name, code_option)
-    if _model_folder(option, name) is None:
-        from transformers import AutoConfig
+    folder = _model_folder(option, name)
+    if folder is not None and allow_code:
+        return  # its config may be code, which runs where the model does
+    from transformers import AutoConfig
 
-        try:
-            AutoConfig.from_pretrained(name, trust_remote_code=allow_code)
-        except (OSError, ValueError) as error:
+    try:
+        AutoConfig.from_pretrained(folder or name, trust_remote_code=allow_code)
+    except Exception as error:  # a damaged config can make transformers raise nearly anything
+        if folder is None:
             raise _no_model(option, name, error) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OptionError(
+            f"{option} {name}: config.json is none of a model that transformers knows ({reason}); copy the model again"
+        ) from None
 
 
 def _model_folder(option: str, name: str) -> Path | None:
     """The folder `name` stands for, None for a hub name."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise OptionError(f"{option} {name}: the folder has no config.json, so it is not a Hugging Face model")
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -139,8 +140,8 @@ def open_source(option: str, given: str | None, revision: str | None, wanted: Se
     kind = KINDS[option]
     option = f"--{option}"
     origin = given or kind.hub
-    path = Path(origin).expanduser()
-    is_here = given is not None and path.exists()
+    path = Path(os.path.expanduser(origin))
+    is_here = given is not None and os.path.exists(path)
     if is_here:
         if revision:
             raise OptionError(

@@ -227,8 +227,8 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     reward = load_reward(settings["reward"])
     allow_code = settings["allow_remote_code"]
     check_model("MODEL", model, allow_code, "--allow_remote_code")
-    if (path := Path(model).expanduser()).is_dir():
-        model = settings["model"] = str(path)
+    if os.path.isdir(path := os.path.expanduser(model)):
+        model = settings["model"] = path
 
     if reward is None:
         check_verifier()

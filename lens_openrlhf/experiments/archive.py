@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import lzma
+import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix != ".json":
         return content
-    places = [(CHECKOUT, "."), (Path.home(), "~")]
+    places = [(CHECKOUT, "."), (Path(os.path.expanduser("~")), "~")]
     run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
     if run_folder:  # of a config.json; the folder may have been moved since
         places.insert(0, (Path(run_folder).parents[2], "."))

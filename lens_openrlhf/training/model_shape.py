@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 # Architectures whose parameters the formula below counts: attention and a gated MLP in every layer.
@@ -93,7 +94,9 @@ def find(name: str) -> tuple[ModelShape | None, bool]:
 
     try:
         return of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)), True
-    except (OSError, ValueError):
+    except Exception:  # a damaged config can make transformers raise nearly anything; check_model tells of it
+        if os.path.isdir(name):
+            return None, True
         base = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
         known = (shape for beginning, shape in KNOWN.items() if base.startswith(beginning))
         return next(known, None), False

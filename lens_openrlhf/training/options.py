@@ -12,10 +12,10 @@ import ast
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
@@ -39,6 +39,16 @@ SHAPING = ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef")  #
 
 SECRETS = ("logger.wandb.key",)
 HIDDEN = "(not recorded)"
+
+LARGEST = 2**63 - 1  # what tensors and Ray can count with
+# Of which there must be one at least.
+COUNTS = (
+    *("train.batch_size", "train.micro_batch_size", "train.num_episodes", "rollout.batch_size"),
+    *("rollout.micro_batch_size", "rollout.n_samples_per_prompt", "rollout.max_new_tokens"),
+    *("rollout.vllm_generate_batch_size", "data.max_len", "data.max_samples"),
+    *("eval.n_samples_per_prompt", "eval.max_samples"),
+    *("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"),
+)
 
 # OpenRLHF's defaults that mean CUDA, and what they become without it.
 CPU_DEFAULTS = {
@@ -344,6 +354,19 @@ def _check_cpu(get) -> None:
             raise NeedsCuda(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
 
 
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Numbers that can be of nothing; OpenRLHF divides by some of these."""
+    for name, value in values.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                _fail(f"--{name} nan: is no number; give one, or leave the option out")
+            if isinstance(number, int) and abs(number) > LARGEST:
+                _fail(f"--{name} {number}: is too large; use at most {LARGEST}")
+    for name in COUNTS:
+        if values.get(name) is not None and values[name] < 1:
+            _fail(f"--{name} {values[name]}: use at least 1")
+
+
 class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
@@ -358,6 +381,7 @@ class LensArgumentParser(argparse.ArgumentParser):
         given = _given(self, self.argv)
         parsed = super().parse_args(self.argv)
         values = vars(parsed)
+        _check_numbers(values)
         if values["reward.remote_url"] == MATH_VERIFY:
             values["reward.remote_url"] = str(MATH_VERIFY_FILE)
 
@@ -385,7 +409,7 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--actor.model_name_or_path is missing: a Hugging Face model name or a folder")
         if not values["data.prompt_dataset"]:
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
-        if not values["vllm.num_engines"]:
+        if not values["vllm.num_engines"] > 0:
             _fail("--vllm.num_engines is missing: answers are sampled by vLLM; use at least 1")
         if not values["reward.timeout"] > 0:
             _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
@@ -478,8 +502,6 @@ class LensArgumentParser(argparse.ArgumentParser):
                     f"--eval.k {k}: is not between 1 and the {samples} answers of --eval.n_samples_per_prompt; sample "
                     "more, or leave it out"
                 )
-        if values["eval.max_samples"] is not None and values["eval.max_samples"] < 1:
-            _fail(f"--eval.max_samples {values['eval.max_samples']}: use at least 1, or leave it out to use all")
         if not values["eval.dataset"]:
             for name in ("eval.at_start", "eval.at_end", "eval.k", "eval.split_by", "eval.max_samples"):
                 if values[name]:
