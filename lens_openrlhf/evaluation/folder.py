@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict:
         return config
     except FileNotFoundError:
         raise OptionError(f"{folder}: no evaluation is there (no {CONFIG}); name the folder of one") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OptionError(f"{folder / CONFIG}: is not the record of an evaluation ({error!r})") from None
 
 

@@ -39,9 +39,12 @@ def _content(path: Path) -> bytes:
     if path.suffix != ".json":
         return content
     places = [(CHECKOUT, "."), (Path(os.path.expanduser("~")), "~")]
-    run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
-    if run_folder:  # of a config.json; the folder may have been moved since
-        places.insert(0, (Path(run_folder).parents[2], "."))
+    try:
+        run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
+        if run_folder:  # of a config.json; the folder may have been moved since
+            places.insert(0, (Path(run_folder).parents[2], "."))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise SpecError(f"{path}: is not a record of a run or a comparison ({error!r}); restore it") from None
     for place, name in places:
         content = content.replace(f"{place}/".encode(), f"{name}/".encode())
     return content

@@ -46,8 +46,14 @@ def load(folder: Path) -> dict:
         return {"arms": {}, "inputs": {}, "runs": {}}
     try:
         state = json.loads(path.read_text())
-        return {"name": state["name"], "arms": state["arms"], "inputs": state["inputs"], "runs": state["runs"]}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        record = {"name": state["name"], **{key: state[key] for key in ("arms", "inputs", "runs")}}
+        for key in ("arms", "inputs", "runs"):
+            if not isinstance(record[key], dict):
+                raise TypeError(f"{key} is no object")
+        for run in record["runs"].values():
+            run["state"]
+        return record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(f"{path}: is no record of a comparison ({error!r})") from None
 
 

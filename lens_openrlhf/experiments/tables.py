@@ -63,6 +63,15 @@ def read_outcome(folder: Path) -> Outcome:
     Raises:
         TableError: naming the file that lacks something.
     """
+    try:
+        return _read_outcome(folder)
+    except TableError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TableError(f"{folder}: its records are not those of a run ({error!r}); restore them") from None
+
+
+def _read_outcome(folder: Path) -> Outcome:
     evaluation = _last_evaluation(folder)
     splits = evaluation.get("splits") or {}
     for column, values in splits.items():

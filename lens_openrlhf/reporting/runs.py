@@ -276,7 +276,7 @@ def _arm_order(folder: Path) -> dict[str, int]:
     try:
         arms = json.loads((folder / COMPARISON).read_bytes())["arms"]
         return {name: position for position, name in enumerate(arms)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -312,7 +312,7 @@ def check_same_data(runs: Sequence[Run]) -> str | None:
         for run in runs:
             if run.options.get("eval.dataset"):
                 # An archive, from which runs can be taken over, writes ~ for the home folder.
-                yield run, "evaluates on", os.path.expanduser(run.options["eval.dataset"])
+                yield run, "evaluates on", os.path.expanduser(str(run.options["eval.dataset"]))
         for run in runs:
             if run.evaluations:
                 yield run, "evaluates prompts numbering", run.evaluations[-1].prompts

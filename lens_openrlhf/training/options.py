@@ -381,7 +381,6 @@ class LensArgumentParser(argparse.ArgumentParser):
         given = _given(self, self.argv)
         parsed = super().parse_args(self.argv)
         values = vars(parsed)
-        _check_numbers(values)
         if values["reward.remote_url"] == MATH_VERIFY:
             values["reward.remote_url"] = str(MATH_VERIFY_FILE)
 
@@ -402,6 +401,7 @@ class LensArgumentParser(argparse.ArgumentParser):
             _configure(values, given, name, offered[name])
             single = values["rollout.n_samples_per_prompt"] == 1
             values[ESTIMATOR] = PLACEHOLDER_FOR_SINGLES if single else PLACEHOLDER_ESTIMATOR
+        _check_numbers(values)
         _check_lora(values.get)
         if self.on_cpu:
             _check_cpu(values.get)

@@ -27,7 +27,6 @@ from ..inputs import (
     data_names,
     place_and_split,
     rows_of_file,
-    tables,
 )
 from ..prompts import Labels, Names, Prompting, Row, check_chat_template, load_tokenizer, with_keys
 from . import cpu, model_shape
@@ -119,9 +118,6 @@ def _check_file(data: Data) -> str:
         prompting.text(row)
         if data.label_key:
             labels.add(row, data.label_key)
-    if path.suffix in (".json", ".jsonl"):  # OpenRLHF's reader wants a column to be of one type
-        for _ in tables(shown, path):
-            pass
     if not data.label_key:
         return ""
     try:
