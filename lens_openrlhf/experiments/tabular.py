@@ -253,8 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--{error}")
     if not 1 <= seeds <= MOST:
         parser.error(f"--seeds {seeds}: expected 1 to {MOST}")
-    if out and (os.path.isdir(out) or not os.path.isdir(out.parent)):
-        parser.error(f"-o {out}: expected a file in a folder that is there")
+    if out and not os.path.isdir(out.parent):
+        parser.error(f"-o {out}: there is no folder {out.parent}")
+    if out and os.path.isdir(out):
+        parser.error(f"-o {out}: is a folder; name a file in it")
     return ended(lambda: _run(settings, seeds, out), ())
 
 
