@@ -156,6 +156,23 @@ def _model_named(file: str, content: Any, of_hub: bool) -> str | None:
         return None
 
 
+def load_tokenizer(option: str, model: str, allow_code: bool) -> Any:
+    """The tokenizer of a model that is on this machine, or can be fetched.
+
+    Raises:
+        OptionError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
+    except Exception as error:  # a damaged file can make the tokenizers' library raise nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OptionError(
+            f"{option} {model}: its tokenizer cannot be loaded ({reason}); copy the tokenizer's files again"
+        ) from None
+
+
 def data_names(names: str) -> list[str]:
     """The places in an option that takes several, with commas between them; one may have a comma in its own name."""
     return [names.strip()] if os.path.exists(names.strip()) else [name.strip() for name in names.split(",")]

@@ -96,23 +96,6 @@ class Prompting:
             ) from None
 
 
-def load_tokenizer(option: str, model: str, allow_code: bool) -> Any:
-    """The tokenizer of a model that is on this machine, or can be fetched.
-
-    Raises:
-        OptionError: there is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
-    except Exception as error:  # a damaged file can make the tokenizers' library raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OptionError(
-            f"{option} {model}: its tokenizer cannot be loaded ({reason}); copy the tokenizer's files again"
-        ) from None
-
-
 def check_chat_template(option: str, tokenizer: Any) -> None:
     """Raises OptionError where a tokenizer has no chat template."""
     if not tokenizer.chat_template:

@@ -15,9 +15,9 @@ from typing import IO, Any, NoReturn
 
 from tqdm import tqdm
 
-from ..inputs import MATH_VERIFY, OptionError, check_model
+from ..inputs import MATH_VERIFY, OptionError, check_model, load_tokenizer
 from ..process import complain, ended, printable
-from ..prompts import check_chat_template, check_verifier, load_tokenizer
+from ..prompts import check_chat_template, check_verifier
 from . import figures, folder
 from .grading import RewardFunction, load_reward
 from .prompts import Prompt, check_labels, load, make_prompts, split_columns

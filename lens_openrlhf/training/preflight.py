@@ -25,10 +25,11 @@ from ..inputs import (
     check_model,
     data_file,
     data_names,
+    load_tokenizer,
     place_and_split,
     rows_of_file,
 )
-from ..prompts import Labels, Names, Prompting, Row, check_chat_template, load_tokenizer, with_keys
+from ..prompts import Labels, Names, Prompting, Row, check_chat_template, with_keys
 from . import cpu, model_shape
 from .checkpoints import check_state
 from .model_shape import ModelShape

@@ -146,6 +146,7 @@ def test_through_openrlhf():
 def test_public_names():
     assert set(lens_openrlhf.rewards.__all__) == {
         "Verdict",
+        "label_text",
         "reward_func",
         "shutdown",
         "validate_label",
