@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -53,6 +54,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the process's exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # of a stream that is none of Python's own
+            stream.reconfigure(errors="backslashreplace")  # a path need not be text that a terminal can show
     warnings.filterwarnings("ignore", PYNVML_WARNING, FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", f"ignore:{PYNVML_WARNING}:FutureWarning")
     # bitsandbytes, which OpenRLHF brings along on CUDA machines, misses kernels for 4-bit weights on CPUs.

@@ -179,8 +179,16 @@ def _flash_attention() -> Finding:
 
 
 def _disk() -> Finding:
-    places = {Path.cwd(), Path(tempfile.gettempdir()), Path.home()}
-    place = min(places, key=lambda p: shutil.disk_usage(p).free)
+    home = Path(os.path.expanduser("~"))
+    try:
+        places = {Path.cwd(), Path(tempfile.gettempdir())}
+    except OSError as error:  # a folder that was deleted, or nowhere to write
+        return Finding("disk", f"cannot be looked at ({error.strerror})", "change to a folder that is there")
+    if not home.is_dir():
+        return Finding(
+            "disk", f"there is no home folder {home}", "set HOME to a folder that can be written, for caches", False
+        )
+    place = min({*places, home}, key=lambda p: shutil.disk_usage(p).free)
     free = shutil.disk_usage(place).free / 2**30
     remedy = "" if free >= MIN_FREE_GIB else f"a run needs at least {MIN_FREE_GIB} GiB: free some"
     return Finding("disk", f"{free:.1f} GiB free at {place}", remedy)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import Field
 from pathlib import Path
@@ -11,7 +15,12 @@ from typing import Any, NoReturn
 
 MATH_VERIFY = "math-verify"  # as a reward: answers checked by Math-Verify
 CODE_OPTION = "--model.allow_remote_code"
-READABLE = (".json", ".jsonl", ".csv", ".parquet", ".arrow")  # what OpenRLHF loads as a file
+# Endings of the files that OpenRLHF loads, with what `datasets` calls the format.
+FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+READABLE = tuple(FORMATS)
+BATCH = 1_000
+# In a path: what `datasets` takes for a pattern, and OpenRLHF for separators.
+SPECIAL = frozenset("[]*?@,")
 
 # Of a model: the files that settings are read from (transformers takes config.4.2.0.json for config.json where a model
 # says so), the keys in them that name code, and the one file that transformers runs because it is there.
@@ -57,19 +66,26 @@ def check_model(option: str, name: str, allow_code: bool = False, code_option: s
     """
     if not allow_code:
         _check_no_code(option, name, code_option)
-    if _model_folder(option, name) is None:
-        from transformers import AutoConfig
+    folder = _model_folder(option, name)
+    if folder is not None and allow_code:
+        return  # its config may be code, which runs where the model does
+    from transformers import AutoConfig
 
-        try:
-            AutoConfig.from_pretrained(name, trust_remote_code=allow_code)
-        except (OSError, ValueError) as error:
+    try:
+        AutoConfig.from_pretrained(folder or name, trust_remote_code=allow_code)
+    except Exception as error:  # a damaged config can make transformers raise nearly anything
+        if folder is None:
             raise _no_model(option, name, error) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OptionError(
+            f"{option} {name}: config.json is none of a model that transformers knows ({reason}); copy the model again"
+        ) from None
 
 
 def _model_folder(option: str, name: str) -> Path | None:
     """The folder `name` stands for, None for a hub name."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise OptionError(f"{option} {name}: the folder has no config.json, so it is not a Hugging Face model")
         return path
@@ -140,25 +156,159 @@ def _model_named(file: str, content: Any, of_hub: bool) -> str | None:
         return None
 
 
-def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
-    """Where each row of a local file is, for messages, and the row."""
-    if path.suffix == ".jsonl":
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise OptionError(
-                        f"{option} {path}: line {number} is not JSON ({getattr(error, 'msg', error)})"
-                    ) from None
-                yield f"line {number}", row if isinstance(row, dict) else {}
-        return
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+def load_tokenizer(option: str, model: str, allow_code: bool) -> Any:
+    """The tokenizer of a model that is on this machine, or can be fetched.
+
+    Raises:
+        OptionError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
 
     try:
-        rows = load_dataset(path.suffix[1:], data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise OptionError(f"{option} {path}: cannot be read as {path.suffix[1:]} ({error})") from None
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", row
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
+    except Exception as error:  # a damaged file can make the tokenizers' library raise nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OptionError(
+            f"{option} {model}: its tokenizer cannot be loaded ({reason}); copy the tokenizer's files again"
+        ) from None
+
+
+def data_names(names: str) -> list[str]:
+    """The places in an option that takes several, with commas between them; one may have a comma in its own name."""
+    return [names.strip()] if os.path.exists(names.strip()) else [name.strip() for name in names.split(",")]
+
+
+def place_and_split(name: str) -> tuple[str, str]:
+    """NAME@SPLIT in its parts, the second empty where there is none; a path may have an @ in its own name."""
+    place, at, split = name.rpartition("@")
+    if not at or "/" in split or os.path.exists(os.path.expanduser(name)):
+        return name, ""
+    return place, split
+
+
+@contextlib.contextmanager
+def plain_name(path: Path) -> Iterator[Path]:
+    """The path, or, where SPECIAL is in it, a link to it that has none of these and the same ending."""
+    if SPECIAL.isdisjoint(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lens-") as folder:
+        link = Path(folder) / f"data{path.suffix if SPECIAL.isdisjoint(path.suffix) else ''}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def data_file(option: str, name: str) -> Path | None:
+    """The file here that `name` stands for; None for a folder or a hub name.
+
+    Raises:
+        OptionError: no such file, or a file of a kind that is not read.
+    """
+    path = Path(os.path.expanduser(name))
+    if path.suffix in READABLE:
+        if not os.path.lexists(path):
+            raise OptionError(f"{option} {name}: no such file")
+        if not os.path.isfile(path):
+            kind = "a folder" if os.path.isdir(path) else "no file that can be read"
+            raise OptionError(f"{option} {name}: is {kind}; name a file, such as prompts.jsonl")
+        return path
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise OptionError(
+            f"{option} {name}: is none of {', '.join(READABLE)}, which can be read; unpack it, or save it as one of "
+            "these"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def readable(shown: str, kind: str = "") -> Iterator[None]:
+    """What goes wrong in reading becomes an OptionError that begins with `shown`, the option and the file."""
+    kind = kind and f" as {kind}"
+    try:
+        yield
+    except OptionError:
+        raise
+    # A damaged file can make its reader raise nearly anything. pyarrow's errors have texts of many lines; `datasets`
+    # says no more than that it failed, and stops an iteration that has not begun where a file has no rows.
+    except Exception as error:
+        if isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        reason = "there is no row in it" if isinstance(error, StopIteration) else str(error).strip()
+        reason = getattr(error, "strerror", None) or reason or type(error).__name__
+        raise OptionError(
+            f"{shown}: cannot be read{kind} ({reason.splitlines()[0]}); mend it, or name another"
+        ) from None
+
+
+def tables(shown: str, path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """The rows of a file as `datasets` reads them, as pyarrow tables of at most BATCH rows; of parquet only `columns`.
+
+    Raises:
+        OptionError: a file that cannot be read, or has no rows.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    kind = FORMATS[path.suffix]
+    options = {"columns": columns} if columns and kind == "parquet" else {}
+    with readable(shown, kind):
+        rows = datasets.load_dataset(kind, data_files=glob.escape(str(path)), split="train", streaming=True, **options)
+        yield from rows.with_format("arrow").iter(batch_size=BATCH)
+
+
+def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """Where each row of a local file is, for messages, and the row.
+
+    Raises:
+        OptionError: a file that cannot be read, with the place.
+    """
+    if FORMATS[path.suffix] == "json":
+        yield from json_rows(f"{option} {path}", path)
+        return
+    number = 0
+    for table in tables(f"{option} {path}", path):
+        for row in table.to_pylist():
+            number += 1
+            yield f"row {number}", row
+
+
+def json_rows(shown: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """The same of a .jsonl file, or of a .json file, which holds a list or lines as well. pyarrow's reader says no
+    lines, and ends the process at a file that holds `null` alone."""
+    with readable(shown), open(path, "rb") as file:
+        if path.suffix == ".json":
+            content = file.read()
+            file.seek(0)
+            try:
+                rows = json.loads(content) if content.strip() else []
+            except RecursionError:
+                raise OptionError(f"{shown}: is not JSON that can be read (it is too deep)") from None
+            except json.JSONDecodeError as error:
+                if error.msg != "Extra data":
+                    raise OptionError(f"{shown}: line {error.lineno} is not JSON ({error.msg})") from None
+            else:
+                for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+                    yield f"row {number}", _checked(f"{shown}: row {number}", row)
+                return
+        for number, line in enumerate(file, 1):
+            if not line.strip():  # as the last one often is; OpenRLHF leaves them out, too
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise OptionError(f"{shown}: line {number} is not JSON ({getattr(error, 'msg', error)})") from None
+            yield f"line {number}", _checked(f"{shown}: line {number}", row, b"\\u" in line)
+
+
+def _checked(place: str, row: Any, escapes: bool = True) -> dict:
+    """A row of JSON, which must be an object, of texts; `escapes` says whether something in it was escaped."""
+    if not isinstance(row, dict):
+        raise OptionError(f'{place} is no object, such as {{"prompt": …, "label": …}}')
+    try:
+        if escapes:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise OptionError(f"{place} has {half}, half of a character, which is no text; mend it") from None
+    return row

@@ -65,7 +65,7 @@ def output_to(path: Path) -> Iterator[IO[str]]:
     """Send this process's output, and its children's, to a file; yields the terminal."""
     sys.stdout.flush()
     sys.stderr.flush()
-    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    terminal = os.fdopen(os.dup(1), "w", buffering=1, errors="backslashreplace")
     saved = os.dup(1), os.dup(2)
     with open(path, "a") as file:
         os.dup2(file.fileno(), 1)

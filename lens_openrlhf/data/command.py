@@ -138,7 +138,7 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
         manifest["inputs"], manifest["counts"], manifest["notes"]
     except FileNotFoundError:
         raise OptionError(f"--out {out}: is not empty and holds no set of this command; name another folder") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OptionError(f"--out {out}: {MANIFEST} is not the manifest of a set ({error!r})") from None
     if stray := [name for name in there if name not in ours]:
         raise OptionError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -32,37 +35,56 @@ def cache_file(folder: Path) -> Path:
 
 def _kept(file: Path) -> dict[str, str | None]:
     verdicts = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                label, reason = json.loads(line)
-            except ValueError:  # the end of a run that was killed while it wrote
-                continue
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, ValueError):
+        return verdicts
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):  # the end of a run that was killed while it wrote
+            label, reason = json.loads(line)
             verdicts[label] = reason
     return verdicts
 
 
-def check(labels: Collection[str], cache: Path) -> dict[str, str | None]:
+def check(labels: Collection[str], cache: Path, seconds: float | None = None) -> dict[str, str | None]:
     """The reason why a label is bad, or None, for each of the distinct labels.
 
     Args:
-        cache: folder of the verdicts; what is known there is not checked again.
-    Raises:
-        OSError: a cache that cannot be written.
+        cache: folder of the verdicts; what is known there is not checked again. Where it cannot be written, nothing is
+            kept.
+        seconds: so long at most: labels that are not reached, a random choice, have no entry.
     """
     file = cache_file(cache)
-    verdicts = _kept(file)
-    labels = dict.fromkeys(labels)
-    missing = [label for label in labels if label not in verdicts]
-    if missing:
+    with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        with open(file, "a", buffering=1) as kept:
-            kept.write("\n")  # ends a line that a killed run has left
-            for label, refusal in tqdm(
-                as_found(examine, missing), "checking labels", len(missing), leave=False, unit="label", disable=None
-            ):
+    labels = dict.fromkeys(labels)
+    verdicts = _kept(file)
+    missing = [label for label in labels if label not in verdicts]
+    if seconds is not None:
+        random.Random(0).shuffle(missing)
+    if missing:
+        deadline = time.monotonic() + (float("inf") if seconds is None else seconds)
+        found = as_found(examine, missing)
+        bar = tqdm(found, "checking labels", len(missing), leave=False, unit="label", disable=None)
+        with contextlib.closing(found), _appended(file) as keep:
+            for label, refusal in bar:
                 reason = refusal and refusal.kind
                 verdicts[label] = reason
                 if reason != label_check.FATAL:  # which may have come from outside
-                    kept.write(json.dumps([label, reason]) + "\n")
-    return {label: verdicts[label] for label in labels}
+                    keep(json.dumps([label, reason]) + "\n")
+                if time.monotonic() > deadline:
+                    break
+    return {label: verdicts[label] for label in labels if label in verdicts}
+
+
+@contextlib.contextmanager
+def _appended(file: Path) -> Iterator[Callable[[str], object]]:
+    """What appends a line to a file, or does nothing where that cannot be written."""
+    try:
+        kept = open(file, "a", buffering=1)
+    except OSError:
+        yield lambda line: None
+        return
+    with kept:
+        kept.write("\n")  # ends a line that a killed run has left
+        yield kept.write

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..inputs import OptionError
+from ..inputs import BATCH, OptionError, json_rows, plain_name, readable, tables
 from .problems import KINDS, Kind
 
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
-BATCH = 1_000
+FORMATS = (".parquet", ".jsonl", ".json", ".arrow")
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,8 @@ class DataFile:
     sha256: str
 
     @property
-    def format(self) -> str:
-        """For `datasets`."""
-        return FORMATS[self.path.suffix]
+    def is_json(self) -> bool:
+        return self.path.suffix in (".json", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,11 @@ class Source:
         """
         wanted = {name for names in self.kind.columns for name in names}
         for file in self.splits[split]:
+            if file.is_json:
+                yield from (row for _, row in json_rows(file.shown, file.path))
+                continue
             columns = [name for name in _columns(file) if name in wanted]
-            for table in _tables(file, columns) if columns else ():
+            for table in tables(file.shown, file.path, columns) if columns else ():
                 yield from table.select([name for name in table.column_names if name in wanted]).to_pylist()
 
     def record(self) -> dict[str, Any]:
@@ -66,41 +67,17 @@ class Source:
         return {split: [file.sha256 for file in files] for split, files in self.splits.items()}
 
 
-@contextlib.contextmanager
-def _readable(shown: str) -> Iterator[None]:
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        yield
-    except OptionError:
-        raise
-    # pyarrow's own are ValueErrors; a file without rows makes `datasets` stop an iteration that has not begun.
-    except (ValueError, OSError, TypeError, StopIteration, DatasetGenerationError) as error:
-        reason = str(error).strip() or "there is no row in it"
-        raise OptionError(f"{shown}: cannot be read ({reason.splitlines()[0]})") from None
-
-
-def _tables(file: DataFile, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """The rows of a file as pyarrow tables of at most BATCH rows; of parquet only `columns` are read."""
-    import datasets
-
-    options = {"columns": columns} if file.format == "parquet" else {}
-    with _readable(file.shown):
-        rows = datasets.load_dataset(
-            file.format, data_files=glob.escape(str(file.path)), split="train", streaming=True, **options
-        )
-        yield from rows.with_format("arrow").iter(batch_size=BATCH)
-
-
 def _columns(file: DataFile) -> list[str]:
     """Those of a file's first rows; none where there are no rows."""
-    if file.format == "parquet":
+    if file.path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        with _readable(file.shown):
+        with readable(file.shown):
             metadata = pq.read_metadata(file.path)
             return metadata.schema.to_arrow_schema().names if metadata.num_rows else []
-    first = next(_tables(file), None)
+    if file.is_json:
+        return list(dict.fromkeys(name for _, row in islice(json_rows(file.shown, file.path), BATCH) for name in row))
+    first = next(tables(file.shown, file.path), None)
     return first.column_names if first is not None and first.num_rows else []
 
 
@@ -113,12 +90,14 @@ def _files_by_split(path: Path) -> dict[str, list[Path]]:
 
     if path.is_file():
         return {"train": [path]}
-    names = datasets.get_dataset_config_names(str(path))
-    names = next(([name] for name in ("default", "all") if name in names), names)
     splits: dict[str, list[Path]] = {}
-    for name in names:
-        for split, files in datasets.load_dataset_builder(str(path), name).config.data_files.items():
-            splits.setdefault(str(split), []).extend(map(Path, files))
+    with plain_name(path) as plain:
+        names = datasets.get_dataset_config_names(str(plain))
+        names = next(([name] for name in ("default", "all") if name in names), names)
+        for name in names:
+            for split, files in datasets.load_dataset_builder(str(plain), name).config.data_files.items():
+                found = (path / Path(file).relative_to(plain) for file in files)
+                splits.setdefault(str(split), []).extend(found)
     return splits
 
 
@@ -161,8 +140,8 @@ def open_source(option: str, given: str | None, revision: str | None, wanted: Se
     kind = KINDS[option]
     option = f"--{option}"
     origin = given or kind.hub
-    path = Path(origin).expanduser()
-    is_here = given is not None and path.exists()
+    path = Path(os.path.expanduser(origin))
+    is_here = given is not None and os.path.exists(path)
     if is_here:
         if revision:
             raise OptionError(
@@ -177,7 +156,7 @@ def open_source(option: str, given: str | None, revision: str | None, wanted: Se
         if origin == kind.hub:
             revision = revision or kind.revision
         path, revision = _download(option, origin, revision)
-    with _readable(f"{option} {origin}"):
+    with readable(f"{option} {origin}"):
         found = _files_by_split(path)
     if len(wanted) == len(found) == 1:
         found = dict(zip(wanted, found.values(), strict=True))

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
-from ..inputs import MATH_VERIFY, OptionError, check_model
+from ..inputs import MATH_VERIFY, OptionError, check_model, load_tokenizer
 from ..process import complain, ended, printable
+from ..prompts import check_chat_template, check_verifier
 
 # What computes is imported where it is used: pandas, SciPy and Math-Verify take longer than an option to refuse.
 if TYPE_CHECKING:
@@ -217,14 +218,14 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
         OptionError, OSError
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from ..process import git_commit, versions
     from ..training import cpu
     from ..training.options import CPU_DEFAULTS
     from . import folder
     from .grading import load_reward
-    from .prompts import check_keys, check_labels, load, make_prompts, split_columns
+    from .prompts import check_labels, load, make_prompts, split_columns
 
     settings = dict(settings)
     model, data = settings["model"], settings["data"]
@@ -236,16 +237,18 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     reward = load_reward(settings["reward"])
     allow_code = settings["allow_remote_code"]
     check_model("MODEL", model, allow_code, "--allow_remote_code")
-    if (path := Path(model).expanduser()).is_dir():
-        model = settings["model"] = str(path)
+    if os.path.isdir(path := os.path.expanduser(model)):
+        model = settings["model"] = path
 
-    rows, data_fingerprint = load(data, settings["max_prompts"])
-    check_keys(data, rows, settings["input_key"], settings["label_key"])
+    if reward is None:
+        check_verifier()
+    keys = {settings["input_key"]: "--input_key", settings["label_key"]: "--label_key"}
+    rows, data_fingerprint = load(data, settings["max_prompts"], keys)
     settings["split_by"] = split_columns(rows, settings["split_by"], folder.RESERVED)
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_code)
-    if settings["apply_chat_template"] and not tokenizer.chat_template:
-        raise OptionError(f"--apply_chat_template: the tokenizer of {model} has no chat template; leave it out")
+    tokenizer = load_tokenizer("MODEL", model, allow_code)
+    if settings["apply_chat_template"]:
+        check_chat_template("--apply_chat_template", tokenizer)
     model_config = AutoConfig.from_pretrained(model, trust_remote_code=allow_code)
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     prompts = make_prompts(

@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict:
         return config
     except FileNotFoundError:
         raise OptionError(f"{folder}: no evaluation is there (no {CONFIG}); name the folder of one") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OptionError(f"{folder / CONFIG}: is not the record of an evaluation ({error!r})") from None
 
 
@@ -93,4 +93,6 @@ def read_samples(folder: Path) -> pd.DataFrame:
         if missing := [name for name in RESERVED if name not in names]:
             raise OptionError(f"{path}: the column {missing[0]!r} is missing; it is no part of an evaluation")
     samples = pa.concat_tables(tables).to_pandas()
+    if none := int(samples["correctness"].isna().sum()):
+        raise OptionError(f"{folder}: {none} answers have a correctness that is no number; sample them again")
     return samples.sort_values(["prompt_id", "sample"], ignore_index=True)

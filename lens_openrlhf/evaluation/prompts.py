@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-from .. import rewards
-from ..inputs import READABLE, OptionError, rows_of_file
+from ..inputs import SPECIAL, OptionError, data_file, place_and_split, readable, rows_of_file
+from ..prompts import Labels, Names, Prompting, Row, with_keys
 from .splits import SPLIT_COLUMNS
 
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the data and where it stands ("line 5"), for messages."""
-
-    place: str
-    values: dict[str, Any]
+NAMES = Names(chat="--apply_chat_template", template="--prompt_template", reward="--reward FILE.py")
 
 
 @dataclass(frozen=True)
@@ -32,34 +27,29 @@ class Prompt:
     splits: dict[str, str | None]
 
 
-def load(data: str, limit: int | None) -> tuple[list[Row], str]:
+def load(data: str, limit: int | None, keys: Mapping[str, str] | None = None) -> tuple[list[Row], str]:
     """The first `limit` rows of `data`, all without a limit, and a fingerprint of the whole data.
 
     Args:
         data: a .jsonl, .json, .csv, .parquet or .arrow file; or the name of a data set on the hub, or a folder of such
             files, with the split behind an @.
+        keys: {key: option that names it} of what every row must have.
     Returns:
         The rows, and "sha256 <digest of the file>" or "revision <of the hub>".
     Raises:
-        OptionError: data that is missing, empty or unreadable, or a split that is not there.
+        OptionError: data that is missing, empty or unreadable, a split that is not there, or a row without a key.
     """
-    name, _, split = data.partition("@")
-    path = Path(name).expanduser()
-    if path.suffix in READABLE and not path.is_dir():
-        if not path.is_file():
-            raise OptionError(f"--data {name}: no such file")
+    name, split = place_and_split(data)
+    path = data_file("--data", name)
+    if path is None:
+        rows, fingerprint = _from_hub(data, name, split)
+    else:
         if split:
             raise OptionError(f"--data {data}: a file has no splits; leave @{split} out")
-        if path.suffix != ".jsonl":
-            _quiet_datasets()
-        rows: Iterable[Row] = (Row(place, row) for place, row in rows_of_file("--data", path))
-        fingerprint = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
-    else:
-        rows, fingerprint = _from_hub(data, name, split)
-    chosen = [row for _, row in zip(range(limit), rows, strict=False)] if limit else list(rows)
-    if not chosen:
-        raise OptionError(f"--data {data}: there is no row in it")
-    return chosen, fingerprint
+        rows = (Row(place, row) for place, row in rows_of_file("--data", path))
+        with readable(f"--data {data}"), open(path, "rb") as file:
+            fingerprint = f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return list(with_keys(f"--data {data}", islice(rows, limit), keys or {})), fingerprint
 
 
 def _quiet_datasets() -> None:
@@ -74,15 +64,22 @@ def _from_hub(data: str, name: str, split: str) -> tuple[Iterator[Row], str]:
     import datasets
 
     _quiet_datasets()
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    place = os.path.expanduser(name)
+    if name.startswith((".", "/", "~")) and not os.path.isdir(place):
         raise OptionError(f"--data {name}: no such file or folder")
+    if os.path.isdir(place) and not SPECIAL.isdisjoint(place):
+        raise OptionError(
+            f"--data {name}: a folder with one of {' '.join(sorted(SPECIAL))} in its path cannot be read as a data "
+            "set; name a file in it, or rename it"
+        )
     try:
-        builder = datasets.load_dataset_builder(str(Path(name).expanduser()) if name.startswith("~") else name)
+        builder = datasets.load_dataset_builder(place)
         builder.download_and_prepare()
     except Exception as error:  # whatever the hub, the network or a data set's own files raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OptionError(
-            f"--data {name}: neither a file here nor a data set that could be loaded from the hub "
-            f"({str(error).strip().splitlines()[0]}); give a .jsonl or .parquet file, or check the name and the network"
+            f"--data {name}: neither a file here nor a data set that could be loaded from the hub ({reason}); give a "
+            ".jsonl or .parquet file, or check the name and the network"
         ) from None
     there = list(builder.info.splits)
     if not split and len(there) == 1:
@@ -92,21 +89,6 @@ def _from_hub(data: str, name: str, split: str) -> tuple[Iterator[Row], str]:
         raise OptionError(f"--data {data}: {problem}; write {name}@SPLIT with one of {', '.join(there)}")
     rows = (Row(f"row {number}", row) for number, row in enumerate(builder.as_dataset(split=split), 1))
     return rows, f"revision {builder.hash}"
-
-
-def check_keys(data: str, rows: Sequence[Row], input_key: str, label_key: str) -> None:
-    """Every row has a prompt and a label.
-
-    Raises:
-        OptionError: naming the place and the key.
-    """
-    for row in rows:
-        for option, key in (("--input_key", input_key), ("--label_key", label_key)):
-            if row.values.get(key) in (None, "", []):
-                raise OptionError(
-                    f"--data {data}: {row.place} has no {key!r}, the key of {option}; mend the data or name another "
-                    f"key (there are: {', '.join(row.values) or 'none'})"
-                )
 
 
 def split_columns(rows: Sequence[Row], wanted: Sequence[str] | None, reserved: Sequence[str]) -> list[str]:
@@ -132,42 +114,14 @@ def check_labels(data: str, rows: Sequence[Row], label_key: str) -> None:
     """Math-Verify can compare with every label.
 
     Raises:
-        OptionError: how many labels it cannot, the place of the first one and why.
+        OptionError: how many labels it cannot, the places of the first ones and why.
     """
-    labels = [row.values[label_key] for row in rows]
-    problems = rewards.check_labels(label for label in labels if type(label) in (str, int))
-    bad = []
-    for row, label in zip(rows, labels, strict=True):
-        # By type: True is no label, and is equal to 1, which is one.
-        why = problems.get(label) if type(label) in (str, int) else f"the label {label!r} is not text"
-        if why:
-            bad.append((row, why))
-    if bad:
-        row, why = bad[0]
-        raise OptionError(
-            f"--data {data}: Math-Verify cannot grade by {len(bad)} of {len(rows)} labels, the first in {row.place}: "
-            f"{why}; mend or drop these rows, or grade with a file of your own (--reward FILE.py)"
-        )
-
-
-def prompt_text(row: Row, data: str, input_key: str, template: str | None, tokenizer: Any, chat: bool) -> str:
-    """The prompt of a row: through the template, then through the tokenizer's chat template.
-
-    Raises:
-        OptionError: a prompt of another type than these can take.
-    """
-    prompt = row.values[input_key]
-    if isinstance(prompt, str):
-        prompt = template.replace("{}", prompt) if template else prompt
-    elif not chat or template or not isinstance(prompt, list):
-        raise OptionError(
-            f"--data {data}: the {input_key!r} of {row.place} is a {type(prompt).__name__}; it must be text, or a list "
-            "of messages with --apply_chat_template and without --prompt_template"
-        )
-    if not chat:
-        return prompt
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    labels = Labels()
+    for row in rows:
+        labels.add(row, label_key)
+    _, problem = labels.problem(f"--data {data}", label_key, NAMES, data_file("--data", data))
+    if problem:
+        raise OptionError(problem)
 
 
 def make_prompts(
@@ -181,9 +135,11 @@ def make_prompts(
     Raises:
         OptionError: a prompt that the model cannot take.
     """
+    fill: Callable[[str], str] | None = (lambda prompt: template.replace("{}", prompt)) if template else None
+    prompting = Prompting(shown=f"--data {data}", key=input_key, names=NAMES, fill=fill, chat=chat, tokenizer=tokenizer)
     prompts = []
     for number, row in enumerate(rows):
-        text = prompt_text(row, data, input_key, template, tokenizer, chat)
+        text = prompting.text(row)
         tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not tokens:
             raise OptionError(f"--data {data}: to the tokenizer the prompt of {row.place} is empty")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import lzma
+import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -37,10 +38,13 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix != ".json":
         return content
-    places = [(CHECKOUT, "."), (Path.home(), "~")]
-    run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
-    if run_folder:  # of a config.json; the folder may have been moved since
-        places.insert(0, (Path(run_folder).parents[2], "."))
+    places = [(CHECKOUT, "."), (Path(os.path.expanduser("~")), "~")]
+    try:
+        run_folder = json.loads(content).get("options", {}).get("logger.run_dir")
+        if run_folder:  # of a config.json; the folder may have been moved since
+            places.insert(0, (Path(run_folder).parents[2], "."))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise SpecError(f"{path}: is not a record of a run or a comparison ({error!r}); restore it") from None
     for place, name in places:
         content = content.replace(f"{place}/".encode(), f"{name}/".encode())
     return content

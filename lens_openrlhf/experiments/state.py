@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..inputs import place_and_split
 from ..process import LOCK, Held, holding, write_atomically
 from ..training.run_log import EVALUATIONS, METRICS, read
 from .spec import Options, Run, Spec, SpecError, meaning
@@ -44,8 +46,14 @@ def load(folder: Path) -> dict:
         return {"arms": {}, "inputs": {}, "runs": {}}
     try:
         state = json.loads(path.read_text())
-        return {"name": state["name"], "arms": state["arms"], "inputs": state["inputs"], "runs": state["runs"]}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        record = {"name": state["name"], **{key: state[key] for key in ("arms", "inputs", "runs")}}
+        for key in ("arms", "inputs", "runs"):
+            if not isinstance(record[key], dict):
+                raise TypeError(f"{key} is no object")
+        for run in record["runs"].values():
+            run["state"]
+        return record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(f"{path}: is no record of a comparison ({error!r})") from None
 
 
@@ -141,8 +149,8 @@ class State:
         for named, run in zip(portable, actual, strict=True):
             for option in INPUTS:
                 for name, place in zip(*(r.options.get(option, [""])[0].split(",") for r in (named, run)), strict=True):
-                    path = Path(place.strip().split("@")[0]).expanduser()
-                    if not place or not path.exists():
+                    path = Path(os.path.expanduser(place_and_split(place.strip())[0]))
+                    if not place or not os.path.exists(path):
                         continue  # a hub's name
                     if name not in seen:
                         seen[name] = fingerprint(path)

@@ -49,6 +49,11 @@ def _last_evaluation(folder: Path) -> dict:
     scores = evaluations[-1].get("scores")
     if not scores or not all(scores):
         raise TableError(f"{path}: the last evaluation holds no answers (`scores`)")
+    if none := sum(not isinstance(score, int | float) or score != score for row in scores for score in row):
+        raise TableError(
+            f"{path}: {none} `scores` of the last evaluation are no numbers (NaN or null), and would count as wrong; "
+            "mend the reward, and repeat the run"
+        )
     return evaluations[-1]
 
 
@@ -58,6 +63,15 @@ def read_outcome(folder: Path) -> Outcome:
     Raises:
         TableError: naming the file that lacks something.
     """
+    try:
+        return _read_outcome(folder)
+    except TableError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TableError(f"{folder}: its records are not those of a run ({error!r}); restore them") from None
+
+
+def _read_outcome(folder: Path) -> Outcome:
     evaluation = _last_evaluation(folder)
     splits = evaluation.get("splits") or {}
     for column, values in splits.items():

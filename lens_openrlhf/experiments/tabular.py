@@ -10,6 +10,7 @@ In a negative group nothing tells right from wrong: a larger alpha shortens the 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..advantages import LensConfig
 from ..advantages.lazily import torch
 from ..evaluation import mean_and_error
+from ..process import ended
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RIGHT, CONFIDENT_WRONG = 0, 1  # columns of the table
+MOST, MOST_CELLS = 10**6, 10**8  # of anything that is counted, and of a table
 
 
 class Batch(NamedTuple):
@@ -84,6 +87,13 @@ class Settings:
         for name, least in {"questions": 1, "answers": 3, "samples": 2, "steps": 2}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)}: expected at least {least}")
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{name} {getattr(self, name)}: expected at most {MOST}")
+        if self.questions * max(self.answers, self.samples) > MOST_CELLS:
+            raise ValueError(
+                f"questions {self.questions}: with {self.answers} answers and {self.samples} samples the table is too "
+                "large; expected fewer"
+            )
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr {self.lr}: expected a positive number")
         if not (0 < self.right and 0 < self.wrong and self.right + self.wrong < 1):
@@ -244,11 +254,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(**options)
     except ValueError as error:
         parser.error(f"--{error}")
-    if seeds < 1:
-        parser.error(f"--seeds {seeds}: expected at least 1")
-    if out and not out.parent.is_dir():
+    if not 1 <= seeds <= MOST:
+        parser.error(f"--seeds {seeds}: expected 1 to {MOST}")
+    if out and not os.path.isdir(out.parent):
         parser.error(f"-o {out}: there is no folder {out.parent}")
+    if out and os.path.isdir(out):
+        parser.error(f"-o {out}: is a folder; name a file in it")
+    return ended(lambda: _run(settings, seeds, out), ())
 
+
+def _run(settings: Settings, seeds: int, out: Path | None) -> int:
     torch.set_num_threads(1)  # the tables are too small to share
     results = run(ARMS, settings, range(seeds))
     print(

@@ -259,8 +259,8 @@ class _File:
         data = self.data[self.columns[what]]
         keys = []
         for row, value in enumerate(data if isinstance(data, list) else data.to_pylist()):
-            if value is None:
-                self.fail(row, what, "is empty; every response needs its prompt")
+            if value is None or value != value:  # NaN is not equal to itself
+                self.fail(row, what, "is empty or NaN; every response needs its prompt")
             keys.append(value if isinstance(value, str | int) else json.dumps(value, sort_keys=True, default=str))
         return keys
 

@@ -13,10 +13,10 @@ from .runs import ReportError, Run, check_same_data, find_runs
 PACKAGES = ("plotly", "pyarrow", "scipy", "torch")
 
 
-def _number(least: int):
+def _number(least: int, most: int = 10**9):
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} to {most}")
         return int(text)
 
     return parse
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", type=Path, help="the page's file (default: report.html)")
     parser.add_argument("--watch", action="store_true", help="serve the page on 127.0.0.1, following the runs")
-    parser.add_argument("--port", type=_number(1), help="with --watch: port to serve on (default: a free one)")
+    parser.add_argument("--port", type=_number(1, 65535), help="with --watch: port to serve on (default: a free one)")
     parser.add_argument(
         "--sample_steps",
         type=_number(0),

@@ -186,6 +186,8 @@ def _evaluation(record: dict) -> Evaluation:
         raise ValueError("has no `scores`, one list of answers a prompt")
     prompts, n = len(scores), len(scores[0])
     scores = _table(record, "scores", prompts, n)
+    if none := sum(not _is_number(score) for row in scores for score in row):
+        raise ValueError(f"{none} of {prompts * n} `scores` are no numbers (NaN or null), and would count as wrong")
     splits = record.get("splits") or {}
     if not isinstance(splits, dict) or any(not isinstance(v, list) or len(v) != prompts for v in splits.values()):
         raise ValueError(f"`splits` does not have one value for each of {prompts} prompts")
@@ -274,7 +276,7 @@ def _arm_order(folder: Path) -> dict[str, int]:
     try:
         arms = json.loads((folder / COMPARISON).read_bytes())["arms"]
         return {name: position for position, name in enumerate(arms)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -310,7 +312,7 @@ def check_same_data(runs: Sequence[Run]) -> str | None:
         for run in runs:
             if run.options.get("eval.dataset"):
                 # An archive, from which runs can be taken over, writes ~ for the home folder.
-                yield run, "evaluates on", os.path.expanduser(run.options["eval.dataset"])
+                yield run, "evaluates on", os.path.expanduser(str(run.options["eval.dataset"]))
         for run in runs:
             if run.evaluations:
                 yield run, "evaluates prompts numbering", run.evaluations[-1].prompts

@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from decimal import Decimal
 from multiprocessing import connection, context, popen_spawn_posix, spawn
 from typing import Any
 
@@ -122,6 +123,8 @@ def _init_worker(parent: int, memory: int, mode: str) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
+    # Some labels make SymPy import NumPy, whose libraries would start threads, which isolation forbids, and say so.
+    os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
     # Math-Verify warns in every process that its own time limits are off.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     grading.grade(r"\boxed{\frac{1}{2}}", "0.5")
@@ -357,13 +360,13 @@ def _forget_pool() -> None:
 os.register_at_fork(after_in_child=_forget_pool)
 
 
-def verify_answer(response: str, label: str | int, timeout: float | None = None) -> Verdict:
+def verify_answer(response: str, label: str | float, timeout: float | None = None) -> Verdict:
     """Compares the answer in a response with the gold label.
 
     Args:
         response: what the model wrote, without the prompt; special tokens at its end do no harm. Only the
             last `grading.MAX_RESPONSE_CHARS` characters are looked at.
-        label: LaTeX with or without delimiters, or a whole number.
+        label: LaTeX with or without delimiters, or a number.
         timeout: seconds the comparison may run, LENS_VERIFIER_TIMEOUT by default.
     Returns:
         The verdict. Never raises: what goes wrong has the outcome "timeout" or "error" and is logged, the
@@ -401,14 +404,20 @@ def _limited(function: Callable[..., tuple], response: str, label: str | int, ti
     return failed
 
 
-def label_text(label: str | int) -> str:
-    """The label as text. Raises TypeError for what is neither text nor a whole number."""
-    # Data sets in JSON have whole numbers as labels, too.
-    if isinstance(label, int) and not isinstance(label, bool):
-        return str(label)
-    if not isinstance(label, str):
+def label_text(label: str | float) -> str:
+    """The label as text: data sets in JSON and CSV have numbers, too.
+
+    Raises:
+        TypeError: what is neither text nor a finite number.
+    """
+    if isinstance(label, str):
+        return label
+    if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
         raise TypeError(f"the label {label!r} is not text")
-    return label
+    if isinstance(label, int):
+        return str(label)
+    # All digits: Math-Verify reads 1e-05 as a product. A column of whole numbers with gaps holds them as 5.0.
+    return f"{Decimal(repr(label)):f}".removesuffix(".0")
 
 
 _warnings: Counter[str] = Counter()

@@ -14,6 +14,10 @@ from .progress import Progress
 from .run_log import EVALUATIONS, EVENTS, METRICS, Follower
 
 POLL_SECONDS = 0.3
+# Metrics of answers that could not be graded, which count as wrong; and by how much of a step's answers their share
+# must have grown to be told again.
+UNGRADED = {"verifier/error": "errors", "verifier/timeout": "over the time limit"}
+GROWTH = 0.05
 
 
 def step_line(record: dict) -> str:
@@ -29,6 +33,19 @@ def step_line(record: dict) -> str:
         if record.get(key) is not None:
             parts.append(f"{label} {form.format(record[key])}")
     return "  ".join(parts)
+
+
+def ungraded(record: dict) -> tuple[float, str]:
+    """The share of a step's answers that could not be graded, and a line about it; (0, "") for none."""
+    shares = {what: record.get(name) or 0.0 for name, what in UNGRADED.items()}
+    share = sum(shares.values())
+    if not share > 0:
+        return 0.0, ""
+    parts = ", ".join(f"{part:.1%} {what}" for what, part in shares.items() if part)
+    return share, (
+        f"warning: {share:.1%} of the answers of step {record['step']} could not be graded and count as wrong "
+        f"({parts}); mostly labels are the cause"
+    )
 
 
 def evaluation_line(record: dict) -> str:
@@ -54,6 +71,7 @@ class Console:
         self._bar: tqdm | None = None
         self._started = time.monotonic()
         self._progress = Progress()
+        self._ungraded = 0.0  # the largest share that was told
 
     def __enter__(self) -> Console:
         self._say(f"run folder: {self._folder}")
@@ -68,13 +86,20 @@ class Console:
         if self._bar:
             self._bar.close()
 
-    def _say(self, text: str) -> None:
-        if self._quiet:
+    def _say(self, text: str, always: bool = False) -> None:
+        if self._quiet and not always:
             return
         if self._bar:
             self._bar.write(text, file=self._terminal)
         else:
             print(text, file=self._terminal, flush=True)
+
+    def _warn(self, record: dict) -> None:
+        """Say that answers could not be graded: the first time, and when their share has grown."""
+        share, line = ungraded(record)
+        if share and (not self._ungraded or share > self._ungraded + GROWTH):
+            self._ungraded = share
+            self._say(f"{line}: lens-openrlhf grade {self._folder} --wrong shows them", always=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
@@ -103,6 +128,7 @@ class Console:
             self._say(evaluation_line(record))
         for record in self._records[METRICS].new():
             self._say(step_line(record))
+            self._warn(record)
             if self._bar is not None:
                 self._bar.update()
             if line := self._progress.step(record):

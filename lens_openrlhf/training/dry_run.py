@@ -240,7 +240,8 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
         preflight.check_shape(args, shape)
     if not here:
         missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
-    missing += preflight.problems(args, with_models=here)
+    wrong, warnings = preflight.problems(args, with_models=here)
+    missing += wrong
 
     rows = [*_rows(args, shape, here, on_cpu), ("run folder", args.logger.run_dir)]
     found, gpu = None, 0
@@ -264,7 +265,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
             rows.append(("memory", "not estimated for this architecture, LoRA, 4-bit weights or Muon"))
 
     lines = ["plan (nothing is started)", *_wrapped(rows)]
-    remarks = chosen + _remarks(args, found, gpu)
+    remarks = [*chosen, *warnings, *_remarks(args, found, gpu)]
     for title, texts in (("remarks", remarks), ("before it can run on this machine", missing)):
         if texts:
             lines += ["", f"{title}:"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openrlhf.datasets import PromptDataset
-from openrlhf.datasets.utils import blending_datasets
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from ..evaluation.splits import SPLIT_COLUMNS, default_ks, default_split_columns, pass_at_k_by_split
+from .data_sets import blending_datasets
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,15 @@ def evaluation_record(answers: Sequence[Sequence[Experience]], splits: dict, ks:
         answers: [P][n] one experience an answer.
         splits: {column: [P] values}.
         ks: for Pass@k; None for the powers of two up to n.
+    Raises:
+        ValueError: a score that is no number; it would count as a wrong answer.
     """
     scores = [[float(answer.scores) for answer in prompt] for prompt in answers]
+    if none := sum(not math.isfinite(score) for prompt in scores for score in prompt):
+        raise ValueError(
+            f"{none} of {sum(map(len, scores))} answers of the evaluation have a score that is no number (NaN or "
+            "infinite); --reward.remote_url must give `scores` in [0, 1]"
+        )
     return {
         "scores": scores,
         "lengths": [[int(answer.action_mask.sum()) for answer in prompt] for prompt in answers],

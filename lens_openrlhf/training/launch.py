@@ -43,7 +43,11 @@ ACCELERATOR = "accelerator_type:"  # what Ray calls the kind of a GPU that it ha
 
 def drives() -> bool:
     """Whether this process drives the run: a launcher starts one process a GPU, and Ray needs one in all."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    name = "RANK" if "RANK" in os.environ else "LOCAL_RANK"
+    try:
+        return int(os.environ.get(name, "0")) == 0
+    except ValueError:
+        raise options.OptionError(f"{name}={os.environ[name]!r}: is no rank, which launchers set; unset it") from None
 
 
 def install_hooks(args: SimpleNamespace) -> None:
@@ -239,7 +243,8 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[]
     args = options.parse(argv, say=chosen.append)
     if make:
         make()
-    check_surroundings(args)
+    for warning in check_surroundings(args):
+        complain(f"warning: {warning}")
     plan = dry_run.announcement(args)
     _hold(args, stack)
     resume = checkpoints.check(args, options.chosen(args))
@@ -283,6 +288,11 @@ def _train(args: SimpleNamespace, started: float) -> int:
 
 
 def _main(argv: Sequence[str], make: Callable[[], None] | None) -> int:
+    if not drives():
+        return 0
+    for name in LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+    interrupt_once()
     if profiles.DRY_RUN in argv:
         print(dry_run.main(argv))
         return 0
@@ -297,11 +307,6 @@ def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = No
     `make` makes what a profile's options name, once they have been checked.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not drives():
-        return 0
-    for name in LAUNCHER_VARIABLES:
-        os.environ.pop(name, None)
-    interrupt_once()
     return ended(lambda: _main(argv, make), options.OptionError, "interrupted before the run began")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def of_config(config) -> ModelShape | None:
 def _config_file(name: str) -> Path | None:
     """config.json of a model on this machine: in its folder, or in the hub's cache."""
     file = Path(name) / "config.json"
-    if file.is_file():
+    if os.path.isfile(file):
         return file
     from huggingface_hub import try_to_load_from_cache
 
@@ -136,8 +137,11 @@ def find(name: str) -> tuple[ModelShape | None, bool]:
     if file:
         from transformers import AutoConfig
 
-        with contextlib.suppress(OSError, ValueError):
+        try:
             return of_config(AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)), True
+        except Exception:  # a damaged config can make transformers raise nearly anything; check_model tells of it
+            if os.path.isdir(name):
+                return None, True
     base = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")
     known = (shape for beginning, shape in KNOWN.items() if base.startswith(beginning))
     return next(known, None), False

@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..advantages import estimators
 from ..advantages.estimators import Estimator, EstimatorError
 from ..advantages.lazily import torch
-from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields
+from ..inputs import CODE_OPTION, MATH_VERIFY, OptionError, add_fields, data_names, place_and_split
 from ..process import complain
 from . import cpu, openrlhf_command
 from .step_scorer import StepScorer, load_scorer
@@ -39,6 +39,16 @@ SHAPING = ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef")  #
 
 SECRETS = ("logger.wandb.key",)
 HIDDEN = "(not recorded)"
+
+LARGEST = 2**63 - 1  # what tensors and Ray can count with
+# Of which there must be one at least.
+COUNTS = (
+    *("train.batch_size", "train.micro_batch_size", "train.num_episodes", "rollout.batch_size"),
+    *("rollout.micro_batch_size", "rollout.n_samples_per_prompt", "rollout.max_new_tokens"),
+    *("rollout.vllm_generate_batch_size", "data.max_len", "data.max_samples"),
+    *("eval.n_samples_per_prompt", "eval.max_samples"),
+    *("ds.ring_attn_size", "ds.tensor_parallel_size", "vllm.tensor_parallel_size"),
+)
 
 # OpenRLHF's defaults that mean CUDA, and what they become without it.
 CPU_DEFAULTS = {
@@ -400,6 +410,19 @@ def _as_words(chosen: dict[str, object]) -> str:
     return " ".join(f"--{option}" if value is True else f"--{option} {value}" for option, value in chosen.items())
 
 
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Numbers that can be of nothing; OpenRLHF divides by some of these."""
+    for name, value in values.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                _fail(f"--{name} nan: is no number; give one, or leave the option out")
+            if isinstance(number, int) and abs(number) > LARGEST:
+                _fail(f"--{name} {number}: is too large; use at most {LARGEST}")
+    for name in COUNTS:
+        if values.get(name) is not None and values[name] < 1:
+            _fail(f"--{name} {values[name]}: use at least 1")
+
+
 class LensArgumentParser(argparse.ArgumentParser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
@@ -447,6 +470,7 @@ class LensArgumentParser(argparse.ArgumentParser):
             _configure(values, given, name, offered[name])
             single = values["rollout.n_samples_per_prompt"] == 1
             values[ESTIMATOR] = PLACEHOLDER_FOR_SINGLES if single else PLACEHOLDER_ESTIMATOR
+        _check_numbers(values)
         _check_lora(values.get)
         if self.on_cpu:
             _check_cpu(values.get)
@@ -455,8 +479,11 @@ class LensArgumentParser(argparse.ArgumentParser):
         if not values["data.prompt_dataset"]:
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
         told = self._suit_the_machine(values, given)
-        if not values["vllm.num_engines"]:
-            _fail("--vllm.num_engines 0: answers are sampled by vLLM; use at least 1, or leave it out")
+        if not values["vllm.num_engines"] > 0:
+            _fail(
+                f"--vllm.num_engines {values['vllm.num_engines']}: answers are sampled by vLLM; use at least 1, or "
+                "leave it out"
+            )
         if not values["reward.timeout"] > 0:
             _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
         self._check_devices(values)
@@ -561,8 +588,6 @@ class LensArgumentParser(argparse.ArgumentParser):
                     f"--eval.k {k}: is not between 1 and the {samples} answers of --eval.n_samples_per_prompt; sample "
                     "more, or leave it out"
                 )
-        if values["eval.max_samples"] is not None and values["eval.max_samples"] < 1:
-            _fail(f"--eval.max_samples {values['eval.max_samples']}: use at least 1, or leave it out to use all")
         if not values["eval.dataset"]:
             for name in ("eval.at_start", "eval.at_end", "eval.k", "eval.split_by", "eval.max_samples"):
                 if values[name]:
@@ -573,12 +598,13 @@ class LensArgumentParser(argparse.ArgumentParser):
         """Ray's workers may have another working folder, so what lies here gets its absolute path."""
 
         def absolute(place: str) -> str:
-            path, at, more = place.strip().partition("@")
-            return os.path.abspath(path) + at + more if os.path.exists(path) else place
+            path, split = place_and_split(place)
+            path = os.path.expanduser(path)
+            return os.path.abspath(path) + (f"@{split}" if split else "") if os.path.exists(path) else place
 
         for name in ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset", "reward.remote_url"):
             if values[name]:
-                values[name] = ",".join(map(absolute, values[name].split(",")))
+                values[name] = ",".join(map(absolute, data_names(values[name])))
         if values["train.agent_func_path"]:
             values["train.agent_func_path"] = os.path.abspath(values["train.agent_func_path"])
         for option in (ESTIMATOR_PATH, f"algo.{values[CHOSEN]}.scorer"):

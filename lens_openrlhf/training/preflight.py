@@ -7,13 +7,28 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from tqdm import tqdm
 
 from ..advantages.estimators import EstimatorError
 from ..advantages.lazily import torch
-from ..inputs import MATH_VERIFY, READABLE, OptionError, check_model, rows_of_file
+from ..inputs import (
+    MATH_VERIFY,
+    READABLE,
+    OptionError,
+    check_model,
+    data_file,
+    data_names,
+    load_tokenizer,
+    place_and_split,
+    rows_of_file,
+)
+from ..prompts import Labels, Names, Prompting, Row, check_chat_template, with_keys
 from . import cpu, model_shape
 from .checkpoints import check_state
 from .model_shape import ModelShape
@@ -24,6 +39,12 @@ from .run_log import METRICS
 
 MIN_FREE_BYTES = 1 << 30
 SERVER_SECONDS = 5
+PROMPTS = "--data.prompt_dataset"
+NAMES = Names(chat="--data.apply_chat_template", template="--data.input_template", reward="--reward.remote_url FILE.py")
+# Of the labels: with more that cannot be graded by, a run is refused. As many seconds are spent on finding them; what
+# was found is kept, so that most data sets are known after a few starts.
+MOST_BAD_LABELS = 0.01
+LABEL_SECONDS = 20.0
 # Folders of the prompt sets that `lens-openrlhf data` makes.
 PROMPT_SETS = ("math+dapo", "math+numina")
 
@@ -54,43 +75,117 @@ def count_rows(path: Path) -> int | None:
     return None
 
 
-def _check_rows(option: str, path: Path, keys: dict[str, str], text_key: str | None) -> None:
-    """Every row has `keys` {key: option that names it}, and text or a whole number at `text_key`."""
-    empty = True
-    for place, row in rows_of_file(option, path):
-        empty = False
-        for key, named_by in keys.items():
-            if row.get(key) in (None, ""):
-                raise OptionError(
-                    f"{option} {path}: {place} has no {key!r}, the key of {named_by}; mend the data or name another key"
-                )
-        value = row.get(text_key)
-        if text_key and (isinstance(value, bool) or not isinstance(value, str | int)):
-            raise OptionError(
-                f"{option} {path}: {place} has the label {value!r}, but {MATH_VERIFY} compares with text or whole "
-                "numbers; write it as text"
-            )
-    if empty:
-        raise OptionError(f"{option} {path}: the file is empty")
+class Data(NamedTuple):
+    """A data set of the options, and how its rows become prompts: what a check of them depends on.
+
+    stamp: of a file, so that it is read again after a change.
+    """
+
+    option: str
+    name: str
+    stamp: tuple[int, int] | None
+    keys: tuple[tuple[str, str], ...]  # of what every row must have, and the options that name them
+    input_key: str
+    label_key: str | None  # of labels that Math-Verify compares with
+    limit: int | None  # rows that are used
+    template: str | None
+    chat: bool
+    model: str | None  # whose chat template the prompts go through; None where it is not here
+    allow_code: bool
 
 
-def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequence[str] = ()) -> None:
+@lru_cache(maxsize=64)  # a comparison asks for the data of every run
+def _check_file(data: Data) -> str:
+    """Everything about a file of prompts, row by row; returns a warning, or nothing.
+
+    Raises:
+        OptionError
+    """
+    shown, path = f"{data.option} {data.name}", Path(data.name)
+    tokenizer = None
+    if data.model:
+        tokenizer = load_tokenizer("--actor.model_name_or_path", data.model, data.allow_code)
+        check_chat_template(NAMES.chat, tokenizer)
+    fill = data.template.format if data.template and not data.chat else None
+    prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
+    rows = (Row(place, row) for place, row in rows_of_file(data.option, path))
+    rows = with_keys(shown, rows, dict(data.keys))
+    labels = Labels()
+    bar = tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None)
+    for number, row in enumerate(bar):
+        if data.limit is not None and number >= data.limit:
+            continue
+        prompting.text(row)
+        if data.label_key:
+            labels.add(row, data.label_key)
+    if not data.label_key:
+        return ""
+    try:
+        share, problem = labels.problem(shown, data.label_key, NAMES, path, LABEL_SECONDS)
+    finally:
+        from .. import rewards
+
+        rewards.shutdown()
+    if share > MOST_BAD_LABELS:
+        raise OptionError(problem)
+    return problem
+
+
+def _check_template(template: str | None) -> None:
+    """OpenRLHF puts a prompt into its template with str.format."""
+    try:
+        if template:
+            template.format("")
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise OptionError(
+            f"{NAMES.template} {template!r}: is no template ({type(error).__name__}: {error}); write {{}} once, where "
+            "the prompt goes, and every other brace twice, as in \\boxed{{{{}}}}"
+        ) from None
+
+
+def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequence[str] = ()) -> list[str]:
+    """Raises OptionError for data that cannot be trained on; returns warnings."""
     keys = {args.data.input_key: "--data.input_key"} | {column: "--eval.split_by" for column in columns}
     if args.data.label_key:
         keys[args.data.label_key] = "--data.label_key"
-    text_key = args.data.label_key if str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) else None
-    for name in names.split(","):
-        path = Path(name.strip().split("@")[0])
+    graded = str(MATH_VERIFY_FILE) in (args.reward.remote_url or []) and not args.train.agent_func_path
+    model = args.actor.model_name_or_path
+    # Prompts with images go through the model's processor instead.
+    renders = args.data.apply_chat_template and not args.data.max_images_per_prompt and model_shape.find(model)[1]
+    if not args.data.apply_chat_template:
+        _check_template(args.data.input_template)
+    warnings = []
+    for name in data_names(names):
+        name, _ = place_and_split(name)
+        path = Path(name)
         for script in (path, path / f"{path.name}.py"):  # what OpenRLHF would load as a script
-            if script.suffix == ".py" and script.is_file():
+            if script.suffix == ".py" and os.path.isfile(script):
                 raise OptionError(
                     f"{option} {path}: {script} is Python code, and data is not run; save it as .jsonl or .parquet"
                 )
-        if path.suffix in READABLE or path.is_absolute() or str(path).startswith("."):
-            if not path.exists():
-                raise OptionError(not_here(option, str(path)))
-            if path.suffix in READABLE:
-                _check_rows(option, path, keys, text_key)
+        if not os.path.exists(path) and (
+            path.suffix in READABLE or path.is_absolute() or name.startswith(".") or name.count("/") > 1
+        ):
+            raise OptionError(not_here(option, name))
+        if data_file(option, name) is None:
+            continue
+        stat = path.stat()
+        data = Data(
+            option=option,
+            name=name,
+            stamp=(stat.st_mtime_ns, stat.st_size),
+            keys=tuple(keys.items()),
+            input_key=args.data.input_key,
+            label_key=args.data.label_key if graded else None,
+            limit=args.data.max_samples if option == PROMPTS else None,
+            template=args.data.input_template,
+            chat=args.data.apply_chat_template,
+            model=model if renders else None,
+            allow_code=args.model.allow_remote_code,
+        )
+        if warning := _check_file(data):
+            warnings.append(warning)
+    return warnings
 
 
 def _check_server(url: str) -> None:
@@ -219,13 +314,14 @@ def _check_model(args: SimpleNamespace) -> None:
             check_memory(args, found, gpu)
 
 
-def _check_prompts(args: SimpleNamespace) -> None:
-    _check_dataset("--data.prompt_dataset", args.data.prompt_dataset, args)
+def _check_prompts(args: SimpleNamespace) -> list[str]:
+    return _check_dataset(PROMPTS, args.data.prompt_dataset, args)
 
 
-def _check_evaluation(args: SimpleNamespace) -> None:
-    if args.eval.dataset:
-        _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())
+def _check_evaluation(args: SimpleNamespace) -> list[str]:
+    if not args.eval.dataset:
+        return []
+    return _check_dataset("--eval.dataset", args.eval.dataset, args, args.eval.split_by or ())
 
 
 def _check_functions(args: SimpleNamespace) -> None:
@@ -291,21 +387,21 @@ _CHECKS = (
 )
 
 
-def check_surroundings(args: SimpleNamespace) -> None:
+def check_surroundings(args: SimpleNamespace) -> list[str]:
     """Raise OptionError, naming the option and the remedy, for a model, dataset, reward file, disk or network that
-    cannot work."""
+    cannot work. Returns warnings of what can, but perhaps should not."""
     _check_gpus(args)
     _check_model(args)
-    for check in _CHECKS[1:]:
-        check(args)
+    return [warning for check in _CHECKS[1:] for warning in check(args) or ()]
 
 
-def problems(args: SimpleNamespace, with_models: bool) -> list[str]:
-    """What check_surroundings would say of this machine, and all of it; of models only whether they can be taken."""
-    found = []
+def problems(args: SimpleNamespace, with_models: bool) -> tuple[list[str], list[str]]:
+    """What check_surroundings would say of this machine, and all of it; of models only whether they can be taken. And
+    its warnings."""
+    found, warnings = [], []
     for check in (*_CHECKS, *([_check_models] if with_models else [])):
         try:
-            check(args)
+            warnings += check(args) or ()
         except OptionError as error:
             found.append(str(error))
-    return found
+    return found, warnings

@@ -33,7 +33,7 @@ class ProfileError(OptionError):
 
 def cache_folder() -> Path:
     """Where things made once are kept: $XDG_CACHE_HOME/lens_openrlhf, by default ~/.cache/lens_openrlhf."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lens_openrlhf"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lens_openrlhf"
 
 
 def _demo(folder: Path) -> None:
@@ -58,7 +58,7 @@ FOLDERS = {"demo": _demo, "smollm2": _smollm2}
 def find(name: str) -> Path:
     """File of a profile: a name in the profiles folder, or a path."""
     path = Path(name) if name.endswith(".args") else FOLDER / f"{name}.args"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.args")))
         raise ProfileError(f"--profile {name}: no such profile; there are: {known}; or give the path of a .args file")
     return path
@@ -99,7 +99,7 @@ def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str
     file = find(name)
     try:
         words = shlex.split(file.read_text(), comments=True)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ProfileError(f"--profile {name}: {file}: cannot be read ({error})") from None
     base = _take(words, OPTION)
     return [*([] if base is None else _chain(base, (*within, name))), (file, words)]
@@ -179,4 +179,10 @@ def make(words: Sequence[str]) -> None:
         if any(folder in Path(word).parents for word in words):
             if problem := cpu.without_sampler():
                 raise ProfileError(problem)  # the preflight would say so after a model had been made
-            made(folder)
+            try:
+                made(folder)
+            except OSError as error:
+                raise ProfileError(
+                    f"--profile: {folder} cannot be made ({error.strerror or error}); name a folder for it in "
+                    "XDG_CACHE_HOME"
+                ) from None

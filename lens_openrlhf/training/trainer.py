@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
+import openrlhf.trainer.ppo_trainer as sync_module
 import openrlhf.trainer.ppo_trainer_async as async_module
 import ray
 import torch
@@ -13,6 +14,7 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
 
 from .checkpoints import resumable
+from .data_sets import blending_datasets
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker, require_scores
 from .options import make_estimator, step_scorer
@@ -21,6 +23,8 @@ from .rollout import LensSamplesGenerator
 from .run_log import RunLog
 from .samples import write_samples
 from .sampling import by_weight, score_steps
+
+sync_module.blending_datasets = blending_datasets  # what prepare_datasets calls, in this process
 
 
 def _plain_class(actor_class):

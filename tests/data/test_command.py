@@ -127,8 +127,7 @@ def test_every_label_is_right_as_its_own_answer_and_evaluate_takes_the_file(caps
     run(capsys, *with_numina(sources, tmp_path / "set"))
     for name in ("train", "test"):
         data = str(tmp_path / "set" / f"{name}.parquet")
-        rows, _ = prompts.load(data, None)
-        prompts.check_keys(data, rows, "prompt", "label")
+        rows, _ = prompts.load(data, None, {"prompt": "--input_key", "label": "--label_key"})
         prompts.check_labels(data, rows, "label")
         for row in rows:
             assert verify_answer(rf"\boxed{{{row.values['label']}}}", row.values["label"]).correct

@@ -178,6 +178,6 @@ def test_data_that_cannot_work(tmp_path, sources):
     (tmp_path / "broken.parquet").write_text("no parquet")
     refused("dapo", tmp_path / "broken.parquet", "--dapo .*broken.parquet: cannot be read")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "p", "reward_model": \n{')
-    refused("dapo", tmp_path / "broken.jsonl", "--dapo .*broken.jsonl: cannot be read")
+    refused("dapo", tmp_path / "broken.jsonl", "--dapo .*broken.jsonl: line 1 is not JSON")
     (tmp_path / "nothing").mkdir()
     refused("dapo", tmp_path / "nothing", "--dapo .*nothing: cannot be read")

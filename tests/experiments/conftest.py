@@ -17,7 +17,7 @@ def content(tmp_path):
     """A sound spec as YAML has it; tests spoil a copy."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text('{"model_type": "qwen2"}')
     for name in ("train", "heldout"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "label": "2"}) + "\n")
     return {

@@ -242,8 +242,8 @@ def test_seeds_may_have_models_and_data_of_their_own(sound):
     ("options", "words"),
     [
         ({"actor.model_name_or_path": "./absent-{seed}"}, ["--actor.model_name_or_path ./absent-1", "no such folder"]),
-        ({"data.prompt_dataset": "./absent.jsonl"}, ["--data.prompt_dataset absent.jsonl", "no such file"]),
-        ({"eval.dataset": "./absent.jsonl"}, ["--eval.dataset absent.jsonl", "no such file"]),
+        ({"data.prompt_dataset": "./absent.jsonl"}, ["--data.prompt_dataset ./absent.jsonl", "no such file"]),
+        ({"eval.dataset": "./absent.jsonl"}, ["--eval.dataset ./absent.jsonl", "no such file"]),
         ({"data.label_key": "answer"}, ["line 1", "'answer'"]),
         ({"reward.remote_url": "./absent.py"}, ["--reward.remote_url ./absent.py", "no such file"]),
     ],

@@ -39,6 +39,12 @@ def test_the_level_is_what_a_worker_found(mode):
     assert level == mode or (mode == "auto" and level == "kernel"), "libseccomp2 is missing here, or seccomp"
 
 
+def test_libraries_that_would_start_threads_are_quiet(mode, capfd):
+    """OpenBLAS says what it could not start, on the terminal, when a label makes SymPy import NumPy."""
+    assert run("import sys; sys.modules.pop('numpy', None); import numpy; numpy.eye(99) @ numpy.eye(99)") is None
+    assert "pthread_create" not in capfd.readouterr().err
+
+
 def test_no_network(mode):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)

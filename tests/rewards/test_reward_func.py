@@ -147,6 +147,7 @@ def test_public_names():
     assert set(lens_openrlhf.rewards.__all__) == {
         "Verdict",
         "check_labels",
+        "label_text",
         "reward_func",
         "shutdown",
         "validate_label",

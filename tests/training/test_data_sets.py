@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from openrlhf.datasets import PromptDataset
-from openrlhf.datasets.utils import blending_datasets
 
 from lens_openrlhf.data import command
 from lens_openrlhf.data.problems import Problem
-from lens_openrlhf.training.preflight import _check_rows
+from lens_openrlhf.training.data_sets import blending_datasets
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -20,8 +19,8 @@ def test_prompts_and_labels_arrive_as_they_are(tmp_path, chat):
         Problem(r"What is $\frac{1}{2} + {n}$?", r"\frac{3}{2}", "MATH", 2, "Algebra"),
         Problem("b", "7", "DAPO"),
     ]
-    file = tmp_path / "math+dapo" / "train.parquet"
-    file.parent.mkdir()
+    file = tmp_path / "me@corp, [old]" / "math+dapo" / "train.parquet"  # OpenRLHF alone could not take it
+    file.parent.mkdir(parents=True)
     command.write(file, problems, command.TEMPLATE, is_test=False)
     rows = pq.read_table(file).to_pylist()
 
@@ -36,4 +35,3 @@ def test_prompts_and_labels_arrive_as_they_are(tmp_path, chat):
     mark = "<user>" if chat else ""
     assert dataset.prompts == [mark + row["prompt"] for row in rows] and dataset.labels == [r"\frac{3}{2}", "7"]
     assert rows[0]["prompt"] == problems[0].text + command.TEMPLATE.removeprefix("{problem}")
-    _check_rows("--data.prompt_dataset", file, {"prompt": "--data.input_key", "label": "--data.label_key"}, "label")

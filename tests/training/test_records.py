@@ -69,6 +69,18 @@ def test_console_shows_each_step_once(tmp_path):
     assert any("Pass@1 0.250" in line for line in lines) and any("Pass@2 1.000" in line for line in lines)
 
 
+def test_the_console_says_when_answers_cannot_be_graded_and_when_more_cannot(tmp_path):
+    terminal = io.StringIO()
+    with Console(tmp_path, terminal, quiet=True):  # where the workers' own output is shown, too
+        log = RunLog(tmp_path)
+        for step, (errors, timeouts) in enumerate([(0, 0), (0.01, 0), (0.02, 0), (0.5, 0.1), (0.5, 0.1), (0.4, 0)], 1):
+            log.step(step, {"verifier/error": errors, "verifier/timeout": timeouts})
+    first, second = terminal.getvalue().splitlines()
+    assert "1.0% of the answers of step 2 could not be graded and count as wrong (1.0% errors)" in first
+    assert "60.0% of the answers of step 4" in second and "(50.0% errors, 10.0% over the time limit)" in second
+    assert f"lens-openrlhf grade {tmp_path} --wrong" in second
+
+
 def test_what_is_not_measured_is_not_shown():
     assert step_line({"step": 3, "policy_loss": None}) == "step    3"
 
