@@ -1,9 +1,9 @@
 r"""Answers to grade: for a label, right ones in other writings, and wrong ones near it.
 
-A writing changes nothing that a marker looks at: where the answer stands (a box, tags, behind a thought) and how it is
-set (`\dfrac`, thousands, `x=`). A neighbour changes one thing that decides: a digit, a sign, a letter, an order, a part,
-or which answer is the final one. Whatever changes the formula itself is kept only if `values` finds the new formula equal
-(or unequal) by a route of its own; the count of those that it cannot decide is kept, too.
+A writing changes nothing that a marker looks at: where the answer stands (a box, tags, behind a thought), how it is
+set (`\dfrac`, thousands, `x=`). A neighbour changes one thing that decides: a digit, a sign, a letter, an order, a
+part, or which answer is the final one. What changes the formula itself is kept only if `values` finds the new formula
+equal (or unequal) by a route of its own; those that it cannot decide are counted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ _SCIENTIFIC = re.compile(r"(-?\d(?:\.\d+)?)e([+-]?)0*(\d+)|(-?\d(?:\.\d+)?) ?\\t
 _CHOICE = re.compile(r"\(?([A-E])\)?")
 _WORD = re.compile(r"(?:\\text\{ ?)?([A-Z][a-z]{2,20}|yes|no|true|false|even|odd)(?: ?\})?")
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[^\x00-\x7f]")
+# What is not changed: words, units, and names of LaTeX; and numbers in scientific notation have changes of their own.
+_MASKED = re.compile(
+    r"\\(?:text|mathrm|operatorname|begin|end|mbox)\s?\{[^{}]*\}(?:\^\{?\d\}?)?|\\[a-zA-Z]+|(?<=\d)e(?=[-+]?\d)"
+    r"|(?<![a-zA-Z\\])(?:[a-z]{3,}|cm|mm|km|kg|ft|in)(?![a-zA-Z])(?:\s?\^\s?\{?\s?\d\s?\}?)?"
+)
 _WORDS = ("Tuesday", "Marianne", "blue", "no", "triangle")
 
 
@@ -100,9 +105,10 @@ def writings(text: str, chance: random.Random) -> Written:
         yield "word in \\text!", rf"\text{{{match[1]}}}"
         yield "word in \\textbf!", rf"\textbf{{{match[1]}}}"
         return
-    yield from _settings(text)
     yield from _numbers(text)
-    yield from _orders(text)
+    if not _SCIENTIFIC.fullmatch(text):
+        yield from _settings(text)
+        yield from _orders(text)
     free = next((letter for letter in "xyaz" if letter not in text), None)
     if free and not re.search(r"[=<>,;]|\\(?:le|ge|ne|in|cup|text|pm)|\(", text):
         yield "x= in front!", f"{free}={text}"
@@ -118,8 +124,16 @@ def _settings(text: str) -> Written:
     yield "exponent without braces", re.sub(r"\^\{(\w)\}(?!\w)", r"^\1", text)
     yield "spaces around signs", re.sub(r"(?<=[\w}])([-+=])(?=[\w\\])(?![^{]*\})", r" \1 ", text)
     yield "no spaces", re.sub(r"(?<![a-zA-Z]) +| +(?![a-zA-Z])", "", text) if r"\text" not in text else text
-    yield "thin spaces", re.sub(r",\s*", r",\\,", text) if "," in text and not _GROUPED.fullmatch(text) else text
-    yield r"\left and \right", re.sub(r"\)", r"\\right)", re.sub(r"\(", r"\\left(", text)) if r"\left" not in text and text.count("(") == text.count(")") else text
+    yield (
+        "thin spaces",
+        re.sub(r"(?<!\\),\s*", r",\\,", text) if not re.search(r"\d,\d{3}(?!\d)|[a-z]{3}", text) else text,
+    )
+    yield (
+        r"\left and \right",
+        re.sub(r"\)", r"\\right)", re.sub(r"\(", r"\\left(", text))
+        if r"\left" not in text and text.count("(") == text.count(")")
+        else text,
+    )
     yield r"without \left and \right", re.sub(r"\\(?:left|right)(?=[()\[\]|])", "", text)
     yield r"\cdot", re.sub(r"(?<=\d)(?=\\sqrt|\\pi)", r" \\cdot ", text)
     yield "+infinity", re.sub(r"(?<![-+])\\infty", r"+\\infty", text)
@@ -138,7 +152,13 @@ def _numbers(text: str) -> Written:
         yield "plain text!", rf"\text{{{text}}}"
         sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
         if len(digits) > 3:
-            for name, mark in (("comma", ","), ("thin space", r"\,"), ("braced comma", "{,}"), ("space", " "), (r",\!", r",\!")):
+            for name, mark in (
+                ("comma", ","),
+                ("thin space", r"\,"),
+                ("braced comma", "{,}"),
+                ("space", " "),
+                (r",\!", r",\!"),
+            ):
                 yield f"thousands with {name}!", sign + f"{int(digits):,}".replace(",", mark)
     if _GROUPED.fullmatch(text):
         yield "no thousands mark!", text.replace(",", "")
@@ -150,7 +170,10 @@ def _numbers(text: str) -> Written:
         if len(text.partition(".")[2]) <= 2:
             exact = Fraction(text)
             if exact.denominator > 1:
-                yield "fraction for a decimal", rf"{'-' if exact < 0 else ''}\frac{{{abs(exact.numerator)}}}{{{exact.denominator}}}"
+                yield (
+                    "fraction for a decimal",
+                    rf"{'-' if exact < 0 else ''}\frac{{{abs(exact.numerator)}}}{{{exact.denominator}}}",
+                )
     if match := _FRACTION.fullmatch(text):
         sign, above, below = match[1] or match[4] or "", match[2] or match[5], match[3] or match[6]
         yield "a/b", f"{sign}{above}/{below}"
@@ -234,8 +257,14 @@ def _places(text: str, prose: bool) -> Written:
 
 def _places_beside(text: str, wrong: str) -> Written:
     """Right: what is not the final answer is beside it."""
-    yield "another answer in the thoughts", rf"<think>Perhaps \boxed{{{wrong}}}? No.</think>The answer is $\boxed{{{text}}}$."
-    yield "an answer before the final one", rf"First I found $\boxed{{{wrong}}}$, but I forgot a case, so it is $\boxed{{{text}}}$."
+    yield (
+        "another answer in the thoughts",
+        rf"<think>Perhaps \boxed{{{wrong}}}? No.</think>The answer is $\boxed{{{text}}}$.",
+    )
+    yield (
+        "an answer before the final one",
+        rf"First I found $\boxed{{{wrong}}}$, but I forgot a case, so it is $\boxed{{{text}}}$.",
+    )
     yield "another answer before the tags", f"We could have ${wrong}$. <answer>${text}$</answer>"
 
 
@@ -255,8 +284,7 @@ def neighbours(text: str, chance: random.Random) -> Written:
             if word.lower() != match[1].lower():
                 yield "another word!", rf"\text{{{word}}}"
         return
-    # In a word or a name of LaTeX nothing is changed.
-    masked = re.sub(r"\\(?:text|mathrm|operatorname|begin|end|mbox)\s?\{[^{}]*\}|\\[a-zA-Z]+", lambda m: "\0" * len(m[0]), text)
+    masked = _MASKED.sub(lambda m: "\0" * len(m[0]), text)
     yield from _changed(text, masked, chance)
     yield from _dropped(text, masked, chance)
     for form in re.finditer(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", text):
@@ -267,7 +295,11 @@ def neighbours(text: str, chance: random.Random) -> Written:
             yield "order", match[1] + ", ".join(parts[::-1]) + match[3]
             yield "a part less", match[1] + ", ".join(parts[:-1]) + match[3]
             yield "a part more", match[1] + ", ".join([*parts, "97"]) + match[3]
-    elif not _GROUPED.fullmatch(text) and len(parts := re.split(r"[,;]\s*", text)) > 1 and not re.search(r"[()\[\]{}]", text.replace(r"\frac{", "")):
+    elif (
+        not _GROUPED.fullmatch(text)
+        and len(parts := re.split(r"[,;]\s*", text)) > 1
+        and not re.search(r"[()\[\]{}]", text.replace(r"\frac{", ""))
+    ):
         yield "a part less", ", ".join(parts[:-1])
         yield "a part more", ", ".join([*parts, "97"])
     if _INTEGER.fullmatch(text) or _GROUPED.fullmatch(text):
@@ -289,12 +321,19 @@ def _changed(text: str, masked: str, chance: random.Random) -> Written:
     signs = [place for place, char in enumerate(masked) if char in "+-"]
     for place in chance.sample(signs, min(2, len(signs))):
         yield "sign", text[:place] + ("-" if text[place] == "+" else "+") + text[place + 1 :]
-    if text and text[0] not in "+-([{" and not re.match(r"\\(?:pm|\{|left|text)|[a-zA-Z]\s*(?:=|<|>|\\[lg]e)|.*[=<>]", text):
+    if (
+        text
+        and text[0] not in "+-([{"
+        and not re.match(r"\\(?:pm|\{|left|text)|[a-zA-Z]\s*(?:=|<|>|\\[lg]e)|.*[=<>]", text)
+    ):
         yield "sign in front", f"-{text}"
     for place in [place for place, char in enumerate(masked) if char in "<>"][:1]:
         yield "relation", text[:place] + ("<" if text[place] == ">" else ">") + text[place + 1 :]
     if match := re.search(r"\\(le|ge)(q?)(?![a-z])", text):
-        yield "relation", rf"{text[: match.start()]}\{'ge' if match[1] == 'le' else 'le'}{match[2]}{text[match.end() :]}"
+        yield (
+            "relation",
+            rf"{text[: match.start()]}\{'ge' if match[1] == 'le' else 'le'}{match[2]}{text[match.end() :]}",
+        )
         yield "strict", f"{text[: match.start()]}{'<' if match[1] == 'le' else '>'}{text[match.end() :]}"
     if match := re.search(r"[\[\]]", text):
         if re.search(r"\\infty|\\cup", text) or re.fullmatch(r"(?:\\left)?[(\[].*,.*[)\]]", text):
@@ -304,7 +343,9 @@ def _changed(text: str, masked: str, chance: random.Random) -> Written:
     letters = [
         place
         for place, char in enumerate(masked)
-        if char.isalpha() and not re.match(r"[cC]\s*$", text[place:]) and not re.match(r"\s*\w(?:\(\w\))?\s*=", text[: place + 1] + "=")
+        if char.isalpha()
+        and not re.match(r"[cC]\s*$", text[place:])
+        and not re.match(r"\s*\w(?:\(\w\))?\s*=", text[: place + 1] + "=")
     ]
     used = {char.lower() for char in masked if char.isalpha()}
     for place in chance.sample(letters, min(2, len(letters))):

@@ -1,7 +1,7 @@
-"""One grader in a process of its own: `python graders.py NAME DIR` reads cases and writes verdicts, a line of JSON each.
+"""One grader in a process of its own: `python graders.py NAME DIR` reads cases, writes verdicts, one JSON a line.
 
-A line is `{"label": …}`, answered with whether the label is refused, or `{"label": …, "response": …}`, answered with
-whether the response is right, and the seconds the call took. What a grader raises is its answer `error`. The file stands
+A line is `{"label": …}`, answered with why the label is refused, or `{"label": …, "response": …}`, answered with
+whether the response is right, and the seconds that took. What a grader raises is its answer `error`. The file stands
 alone, as it may run in an environment without this project; DIR holds the code of the grader, if it is not installed.
 """
 

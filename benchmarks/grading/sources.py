@@ -1,4 +1,4 @@
-"""Where labels and graders come from that are not in this repository: clones of public ones, and an older commit of this.
+"""Labels and graders that are not in this work tree: from clones of public repositories, and an older commit.
 
 Nothing of them is kept: what a grader needs is written into a temporary folder for as long as it runs. A clone may be
 one with a work tree or a bare one.
@@ -49,7 +49,9 @@ def _boxed(row: dict) -> str | None:
 
 # The label of a row, by set: of `evaluation/data/*/test.jsonl` in QwenLM/Qwen2.5-Math.
 PUBLIC_SETS: dict[str, Callable[[dict], Any]] = {
-    **dict.fromkeys(("aime24", "amc23", "cmath", "gaokao2024_I", "gaokao2024_II", "gaokao2023en"), lambda row: row["answer"]),
+    **dict.fromkeys(
+        ("aime24", "amc23", "cmath", "gaokao2024_I", "gaokao2024_II", "gaokao2023en"), lambda row: row["answer"]
+    ),
     **dict.fromkeys(("carp_en", "college_math", "gaokao_math_cloze"), lambda row: row["answer"]),
     **dict.fromkeys(("gaokao2024_mix", "cn_middle_school"), lambda row: row["choice_answer"] or row["answer"]),
     "aqua": lambda row: row["correct"],
@@ -100,15 +102,25 @@ def _copy(clone: Path, folder: Path, files: dict[str, str]) -> None:
 def qwen(clone: Path, folder: Path) -> None:
     """Its utils.py, of which the functions used need nothing, asks for a data set's examples."""
     latex = "evaluation/latex2sympy/"
-    modules = {name: latex + name for name in ("latex2sympy2.py", "gen/PSParser.py", "gen/PSLexer.py", "gen/PSListener.py")}
-    own = {"grader.py": "evaluation/grader.py", "parser_of_qwen.py": "evaluation/parser.py", "utils.py": "", "gen/__init__.py": ""}
+    modules = {
+        name: latex + name for name in ("latex2sympy2.py", "gen/PSParser.py", "gen/PSLexer.py", "gen/PSListener.py")
+    }
+    own = {
+        "grader.py": "evaluation/grader.py",
+        "parser_of_qwen.py": "evaluation/parser.py",
+        "utils.py": "",
+        "gen/__init__.py": "",
+    }
     _copy(clone, folder, modules | own)
 
 
 def verl(clone: Path, folder: Path) -> None:
     """Two of its reward functions, without the package around them, which asks for all of verl."""
     scores = "verl/utils/reward_score/"
-    files = [scores + name for name in ("math_reward.py", "prime_math/__init__.py", "prime_math/grader.py", "prime_math/math_normalize.py")]
+    files = [
+        scores + name
+        for name in ("math_reward.py", "prime_math/__init__.py", "prime_math/grader.py", "prime_math/math_normalize.py")
+    ]
     empty = dict.fromkeys(("verl/__init__.py", "verl/utils/__init__.py", scores + "__init__.py"), "")
     _copy(clone, folder, {name: name for name in [*files, "verl/utils/py_functional.py"]} | empty)
     (folder / "verl/utils/metric.py").write_text("Metric = None\n")

@@ -1,7 +1,7 @@
 r"""The value of a formula, by a route of its own: neither Math-Verify nor its parser has a part in it.
 
-A formula is evaluated in numbers, with random values for its variables; lists, points, intervals, sets and relations are
-compared part by part. It reads plain mathematics only, and says so where it does not: `read` gives None. What cannot
+A formula is evaluated in numbers, with random values for its variables; lists, points, intervals, sets and relations
+are compared part by part. It reads plain mathematics only, and says so where it does not: `read` gives None. What cannot
 be read is never taken for equal or for unequal.
 """
 
@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 POINTS = 3
@@ -26,8 +26,20 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{"arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan, "lg": lambda x: cmath.log(x) / math.log(10)},
     **{"cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x)},
 }
-_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega Omega Delta".split())
-_RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\leq": "<=", r"\ge": ">=", r"\geq": ">=", r"\ne": "!=", r"\neq": "!="}
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega Omega Delta".split()
+)
+_RELATIONS = {
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    r"\le": "<=",
+    r"\leq": "<=",
+    r"\ge": ">=",
+    r"\geq": ">=",
+    r"\ne": "!=",
+    r"\neq": "!=",
+}
 _OPEN, _CLOSE = ("(", "[", "{", r"\{"), (")", "]", "}", r"\}")
 
 
@@ -35,7 +47,7 @@ class Unreadable(ValueError):
     """Not the plain mathematics that is read here."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _variable(name: str, point: int) -> complex:
     return complex(random.Random(f"{name} {point}").uniform(0.6, 2.9), 0)
 
@@ -94,7 +106,9 @@ class _Reader:
 
     def begins(self) -> bool:
         part = self.next()
-        return bool(part) and (part in ("(", "[", "{") or part[0].isalnum() or part[0] == "." or (part[0] == "\\" and part[1:].isalpha()))
+        return bool(part) and (
+            part in ("(", "[", "{") or part[0].isalnum() or part[0] == "." or (part[0] == "\\" and part[1:].isalpha())
+        )
 
     def power(self) -> complex:
         value = self.base()
@@ -172,7 +186,9 @@ class _Reader:
             if inside.imag == 0 and inside.real < 0 and degree == 3:
                 return complex(-((-inside.real) ** (1 / 3)))
             return inside ** (1 / degree)
-        if name in ("mathrm", "text", "operatorname", "mathbf") and self.parts[self.place + 2 : self.place + 3] == ["}"]:
+        if name in ("mathrm", "text", "operatorname", "mathbf") and self.parts[self.place + 2 : self.place + 3] == [
+            "}"
+        ]:
             self.take("{")
             value = self.letter(self.take())
             self.take("}")
