@@ -195,7 +195,7 @@ def main() -> None:
         except sources.Absent as error:
             print(f"absent: {name} ({error})")
     print(
-        f"left out, as it could not be checked what they are: {undecided.total()} answers {dict(undecided.most_common(5))}"
+        f"left out, as they could not be checked: {undecided.total()} answers, by rule {dict(undecided.most_common(5))}"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Marks]] = {}

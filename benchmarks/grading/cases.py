@@ -62,7 +62,9 @@ def make(label: str, seed: int = 0, undecided: Counter | None = None) -> list[Ca
     cases = [Case(label, rf"The answer is $\boxed{{{other}}}$.", True, rule) for rule, other in rights]
     cases += [Case(label, rf"The answer is $\boxed{{{other}}}$.", False, rule) for rule, other in wrongs]
     cases += [Case(label, response, True, rule) for rule, response in _places(text, prose)]
-    for _, wrong in wrongs[:1] if len(wrongs) < 2 else [chance.choice(wrongs)]:
+    # A part beside the whole is no other answer.
+    others = [other for rule, other in wrongs if rule != "a part less"]
+    for wrong in others and [chance.choice(others)]:
         cases += [Case(label, response, True, rule) for rule, response in _places_beside(text, wrong)]
         cases += [Case(label, response, False, rule) for rule, response in _wrong_places(text, wrong)]
     cases = list({(case.response): case for case in reversed(cases)}.values())[::-1]
@@ -110,7 +112,8 @@ def writings(text: str, chance: random.Random) -> Written:
         yield from _settings(text)
         yield from _orders(text)
     free = next((letter for letter in "xyaz" if letter not in text), None)
-    if free and not re.search(r"[=<>,;]|\\(?:le|ge|ne|in|cup|text|pm)|\(", text):
+    words = not text[:1].isdigit() and re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", text)
+    if free and not words and not re.search(r"[=<>,;]|\\(?:le|ge|ne|in|cup|text|pm)|\(", text):
         yield "x= in front!", f"{free}={text}"
         yield "x = in front!", f"{free} = {text}"
 

@@ -1,8 +1,8 @@
 r"""The value of a formula, by a route of its own: neither Math-Verify nor its parser has a part in it.
 
 A formula is evaluated in numbers, with random values for its variables; lists, points, intervals, sets and relations
-are compared part by part. It reads plain mathematics only, and says so where it does not: `read` gives None. What cannot
-be read is never taken for equal or for unequal.
+are compared part by part. It reads plain mathematics only, and `read` gives None for the rest, which is never taken for
+equal or for unequal.
 """
 
 from __future__ import annotations
