@@ -26,7 +26,12 @@ _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 _SCIENTIFIC = re.compile(r"(-?\d(?:\.\d+)?)e([+-]?)0*(\d+)|(-?\d(?:\.\d+)?) ?\\times ?10\^\{?(-?)(\d+)\}?")
 _CHOICE = re.compile(r"\(?([A-E])\)?")
 _WORD = re.compile(r"(?:\\text\{ ?)?([A-Z][a-z]{2,20}|yes|no|true|false|even|odd)(?: ?\})?")
-_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[^\x00-\x7f]")
+_PROSE = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[^\x00-\x7f]"
+    r"|(?<![A-Za-z\\])(?:a|and|are|at|by|for|from|if|in|is|mod|of|or|otherwise|the|to|when|where|with)(?![A-Za-z])\s?\S"
+)
+# Constants that may have any value, so that a sign or a name is nothing.
+_FREE = r"[cCkK](?:_|\s*$|\s*[+-]|\s*e)"
 # What is not changed: words, units, and names of LaTeX; and numbers in scientific notation have changes of their own.
 _MASKED = re.compile(
     r"\\(?:text|mathrm|operatorname|begin|end|mbox)\s?\{[^{}]*\}(?:\^\{?\d\}?)?|\\[a-zA-Z]+|(?<=\d)e(?=[-+]?\d)"
@@ -46,7 +51,8 @@ class Case(NamedTuple):
 
 def body(label: str) -> str:
     """The label without the dollars of its formulas."""
-    return label.replace("$", "").strip() if label.count("$") % 2 == 0 and r"\$" not in label else label.strip()
+    text = label.replace("$", "") if label.count("$") % 2 == 0 and r"\$" not in label else label
+    return re.sub(r"(?<=[\w}$)])\.$", "", text.strip())
 
 
 def make(label: str, seed: int = 0, undecided: Counter | None = None) -> list[Case]:
@@ -292,7 +298,7 @@ def neighbours(text: str, chance: random.Random) -> Written:
     yield from _dropped(text, masked, chance)
     for form in re.finditer(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", text):
         yield "fraction upside down", rf"{text[: form.start()]}\frac{{{form[2]}}}{{{form[1]}}}{text[form.end() :]}"
-    if match := re.fullmatch(r"(?:\\left)?([(\[])(.*?)(?:\\right)?([)\]])", text):
+    if match := re.fullmatch(r"(?:\\left)?([(\[])([^()\[\]]*?)(?:\\right)?([)\]])", text):
         parts = _parts(match[2], ",")
         if len(parts) > 1:
             yield "order", match[1] + ", ".join(parts[::-1]) + match[3]
@@ -317,18 +323,14 @@ def neighbours(text: str, chance: random.Random) -> Written:
 
 def _changed(text: str, masked: str, chance: random.Random) -> Written:
     """A digit, a sign, a relation, a letter or a function."""
-    digits = [place for place, char in enumerate(masked) if char.isdigit()]
+    digits = [m.start() for m in re.finditer(r"(?<![cCkK]_)(?<![cCkK]_\{)(?<![cCkK]_ \{)\d", masked)]
     for place in chance.sample(digits, min(4, len(digits))):
         other = chance.choice([digit for digit in "123456789" if digit != text[place]])
         yield "digit", text[:place] + other + text[place + 1 :]
-    signs = [place for place, char in enumerate(masked) if char in "+-"]
+    signs = [match.start() for match in re.finditer(rf"[-+](?!\s*{_FREE})", masked)]
     for place in chance.sample(signs, min(2, len(signs))):
         yield "sign", text[:place] + ("-" if text[place] == "+" else "+") + text[place + 1 :]
-    if (
-        text
-        and text[0] not in "+-([{"
-        and not re.match(r"\\(?:pm|\{|left|text)|[a-zA-Z]\s*(?:=|<|>|\\[lg]e)|.*[=<>]", text)
-    ):
+    if text and text[0] not in "+-([{" and not re.match(rf"\\(?:pm|\{{|left|text)|{_FREE}|.*[=<>]|.*\\[lg]e", text):
         yield "sign in front", f"-{text}"
     for place in [place for place, char in enumerate(masked) if char in "<>"][:1]:
         yield "relation", text[:place] + ("<" if text[place] == ">" else ">") + text[place + 1 :]
@@ -347,7 +349,7 @@ def _changed(text: str, masked: str, chance: random.Random) -> Written:
         place
         for place, char in enumerate(masked)
         if char.isalpha()
-        and not re.match(r"[cC]\s*$", text[place:])
+        and not re.match(_FREE, text[place:])
         and not re.match(r"\s*\w(?:\(\w\))?\s*=", text[: place + 1] + "=")
     ]
     used = {char.lower() for char in masked if char.isalpha()}
@@ -378,8 +380,9 @@ def _dropped(text: str, masked: str, chance: random.Random) -> Written:
 def _wrong_places(text: str, wrong: str) -> Written:
     """Wrong: the right answer stands there, but not as the final one."""
     yield "the other box is the last", rf"It could be $\boxed{{{text}}}$, but the answer is $\boxed{{{wrong}}}$."
-    yield "two guesses", rf"\boxed{{{text}}} or \boxed{{{wrong}}}"
-    yield "two guesses, turned", rf"\boxed{{{wrong}}}, \boxed{{{text}}}"
+    if not re.search("[,;]", text):  # of a list, both together may be the whole
+        yield "two guesses", rf"\boxed{{{text}}} or \boxed{{{wrong}}}"
+        yield "two guesses, turned", rf"\boxed{{{wrong}}}, \boxed{{{text}}}"
     yield "right in the thoughts alone", rf"<think>So \boxed{{{text}}}.</think>The answer is $\boxed{{{wrong}}}$."
     yield "right before the tags alone", f"I first thought ${text}$. <answer>${wrong}$</answer>"
     yield "thoughts without end", rf"<think>Perhaps \boxed{{{text}}}, or perhaps"
