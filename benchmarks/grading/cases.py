@@ -68,6 +68,8 @@ def make(label: str, seed: int = 0, undecided: Counter | None = None) -> list[Ca
     cases = [Case(label, rf"The answer is $\boxed{{{other}}}$.", True, rule) for rule, other in rights]
     cases += [Case(label, rf"The answer is $\boxed{{{other}}}$.", False, rule) for rule, other in wrongs]
     cases += [Case(label, response, True, rule) for rule, response in _places(text, prose)]
+    if "97" not in text:
+        wrongs.append(("another answer", "97"))
     # A part beside the whole is no other answer.
     others = [other for rule, other in wrongs if rule != "a part less"]
     for wrong in others and [chance.choice(others)]:
