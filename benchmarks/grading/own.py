@@ -188,7 +188,7 @@ OWN = (
         ("C. 12", "(C) 12", r"\text{C}", r"\textbf{(C)}", "(C)", "C)", "The answer is (C)."),
         ("D. 12", "12", "B", "(A) 12", "BC"),
     ),
-    Own("choice with its text", "C. 12", ("C", "12", "(C) 12"), ("D", "13", "(D) 12")),
+    Own("choice with its text", "C. 12", ("C", "12", "(C) 12"), ("D", "13", "(D) 12", r"\boxed{C. 12} or \boxed{97}")),
     Own("order of letters", "ABCD", ("ABCD", r"\text{ABCD}"), ("CABD", "ABDC", "ABC", "ABCDE", "DCBA")),
     Own("several choices", "ACD", ("ACD", "A, C, D", r"\text{ACD}"), ("ABD", "AC", "ABCD")),
     Own("words", "Monday", (r"\text{Monday}", "Monday.", r"\textbf{Monday}"), ("Tuesday", r"\text{Sunday}")),
@@ -211,7 +211,7 @@ OWN = (
     Own("currency in the label", r"\$32,348", ("32348", r"\$32{,}348", r"32\,348"), ("32", "348", r"\$32,384")),
     Own("units", "20 $cm^{2}$", ("20", r"20\text{ cm}^2", r"20\ \mathrm{cm}^{2}"), ("2", "22", r"200\text{ cm}^2")),
     Own("units", r"15\text{ m/s}", ("15", "15 m/s", r"15\ \mathrm{m/s}"), ("51", r"1.5\text{ m/s}", "-15")),
-    Own("units", "6 hours", ("6", r"6\text{ h}", r"6\text{ hours}"), ("9", "60")),
+    Own("units", "6 hours", ("6", "x=6 hours", r"6\text{ h}", r"6\text{ hours}"), ("9", "60")),
     Own(
         "million",
         "2500000",
@@ -271,6 +271,112 @@ OWN = (
         (r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}", "1234"),
     ),
     Own("circled", r"\textcircled{1}\textcircled{3}", ("①③", r"\textcircled{1}\textcircled{3}"), ("①②", "①", "①③④")),
+    # What stands around a number, and what makes it another answer.
+    Own(
+        "around a number",
+        "5",
+        (
+            *("n=5", "f(2)=5", "|AB|=5", "(5)", "{5}", "+5", "2+3=5", "5.00", r"5\quad", r"\text{Area}=5", r"x\,=\,5"),
+            *(
+                r"\mathbf{5}",
+                r"\boldsymbol{5}",
+                r"\large 5",
+                r"\color{red}{5}",
+                r"\underline{5}",
+                r"\(5\)",
+                r"5\text{.}",
+            ),
+            *(r"\text{5 apples}", r"5 \text{ (apples)}", r"5\text{ square units}", r"5~\text{km/h}", r"5\text{-sided}"),
+            *(r"5\ \mathrm{m/s^2}", r"5\,\Omega", r"5\,\mu\text{m}", r"\begin{aligned}x&=5\end{aligned}"),
+        ),
+        (
+            *(
+                "5x",
+                "x=5,y=6",
+                r"5 \text{ or } 6",
+                "5, 6",
+                "56",
+                r"5\pm 1",
+                "x>5",
+                r"x \neq 5",
+                r"\pm 5",
+                r"\text{not }5",
+            ),
+            *(
+                "5i",
+                "5e",
+                r"\vec{5}",
+                r"\sqrt{5}",
+                "5^2",
+                "1/5",
+                r"5\pi",
+                r"5\frac12",
+                r"5\text{ or more}",
+                r"5\text{ dozen}",
+            ),
+            *(r"\geq 5", "[5,5]", "6=5", "5=6", "5,5,5", "(5,0)", r"\log 5", "5 5", r"5 \text{ times } 2"),
+        ),
+    ),
+    Own(
+        "no box, more",
+        "7",
+        (
+            *(
+                "Final Answer: 7",
+                "Answer: **7**",
+                "The answer is **7**.",
+                "The answer is:\n\n$$7$$",
+                "The answer is 7 apples.",
+            ),
+            *(
+                "<answer>\n7\n</answer>",
+                "<answer>The answer is 7</answer>",
+                "<answer>**7**</answer>",
+                "\\boxed{7}. Check: 3+4=7.",
+            ),
+            *(
+                "The final answer is $x = 7$.",
+                "<|begin_of_box|>7<|end_of_box|> is the answer",
+                r"The answer is \boxed 7",
+            ),
+        ),
+        (
+            *(
+                "The answer is 7.\n\nWait, the answer is 8.",
+                "The answer is 7x.",
+                "The answer is 7 + 1.",
+                "The answer is 7/2",
+            ),
+            *("The answer is 7 or 8.", "The answer is between 7 and 8.", "The answer is not 7.", "The answer is 7, 8"),
+            *("<answer></answer>7", "<answer>8</answer>7", "The answer is 17", "There is no answer in 7 steps."),
+        ),
+    ),
+    Own(
+        "relations",
+        "x>3",
+        (r"\{x \mid x > 3\}", r"(3,\infty)", r"x \in (3, \infty)", "3<x"),
+        (r"x\geq 3", "3", "x<3", r"[3,\infty)"),
+    ),
+    Own(
+        "relations",
+        r"(3,\infty)",
+        ("x>3", r"\{x|x>3\}", r"x\in(3,+\infty)"),
+        (r"x\ge3", "x<3", r"(-\infty,3)", "3", "(3,8)"),
+    ),
+    Own(
+        "lists",
+        "1, 2",
+        (r"\{1, 2\}", r"x = 1 \text{ or } x = 2", "x=1, x=2", r"1 \text{ and } 2", "2, 1", r"x_1=1, x_2=2"),
+        ("1", "2", "1,2,3", "1,3", "12", "x=1", r"1\text{ or }3"),
+    ),
+    Own("points and sets", "(3,4)", ("(3, 4)", r"\left(3,4\right)"), ("[3,4]", r"\{3,4\}", "7", "34", "(3,4,0)")),
+    Own("large", "123456789012345678", ("123,456,789,012,345,678",), ("123456789012345679", "123456789012345670")),
+    Own("large", "2^{100}", (r"4^{50}",), ("2^{100}+1", "2^{101}", "2^{99}")),
+    Own("irrational", r"\sqrt{2}", ("√2", "2^{1/2}"), ("1.41", "1.4142", "2", r"\pm\sqrt2")),
+    Own("names", r"\triangle ABC", (r"\triangle ABC",), (r"\triangle ABD", "ABD")),
+    Own("names", r"\overrightarrow{AB}", (r"\overrightarrow{AB}",), (r"\overrightarrow{AC}", "AC")),
+    Own("words", r"\text{No solution}", ("No solution", r"\text{no solution}"), (r"\text{One solution}", "0")),
+    Own("logarithm", r"\ln 2", (r"\ln(2)", r"\ln{2}", r"\log_e 2"), (r"\ln 3", r"\log_{10} 2", "2")),
     # Formulas.
     Own("polynomials", "(x+2)(x-3)", ("x^2-x-6", "(x-3)(x+2)"), ("(x-2)(x+3)", "x^2+x-6", "(x+2)(x-4)")),
     Own(
@@ -293,7 +399,7 @@ OWN = (
     Own("subscripts", "x_1+2x_2", ("2x_2+x_1", "x_{1}+2x_{2}"), ("x_2+2x_1", "x_1+2x_3", "x_1")),
 )
 BY_HAND = "by hand"
-_RESPONSE = re.compile(r"boxed|fbox|<answer|<think|nswer")
+_RESPONSE = re.compile(r"\\f?boxed|<answer|<think|begin_of_box|nswer")
 
 
 def own_cases(seed: int = 0) -> list[tuple[str, Case]]:

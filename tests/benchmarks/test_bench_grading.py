@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -15,33 +15,41 @@ from benchmarks.grading.process import Grader
 from benchmarks.grading.values import read, same
 from lens_openrlhf.rewards import grading, label_check
 
-# What the grader has wrong, and nothing else: label and answer. One that is mended has to leave this list.
+# What the grader has wrong of them, by label, and nothing else. What is mended has to leave this list.
 WRONG = {
-    (r"6.02 \times 10^{23}", r"60.2 \times 10^{22}"),  # equal but for rounding
-    ("4g", "4 g"),  # a letter that stands apart is a unit
-    ("20 $cm^{2}$", "x=20 cm^{2}"),
-    ("20 $cm^{2}$", "x = 20 cm^{2}"),
-    ("6 hours", "x=6 hours"),
-    ("C. 12", "97, C. 12"),  # of two answers one is read, if the label's letter stands before a text
-    ("C. 12", "C. 12, 97"),
-    ("6 hours", "x = 6 hours"),
+    r"6.02 \times 10^{23}": {r"60.2 \times 10^{22}"},  # equal but for rounding
+    "4g": {"4 g"},  # a letter that stands apart is a unit
+    "6 hours": {"x=6 hours"},
+    "C. 12": {"C. 12, 97"},  # of a list that is no list of formulas, one part is read
+    "5": {
+        *(r"\geq 5", "6=5", "[5,5]", "5,5,5"),  # right by it; the others are wrong by it
+        *(r"\color{red}{5}", r"\underline{5}", r"5\text{.}", r"\text{5 apples}", r"5 \text{ (apples)}"),
+        *(r"5\ \mathrm{m/s^2}", r"5\,\Omega", r"5\,\mu\text{m}"),
+    },
+    "7": {
+        *("7 or 8.", "between 7 and 8.", "not 7.", "There is no answer in 7 steps."),  # right by it
+        "<|begin_of_box|>7<|end_of_box|> is the answer",
+    },
+    "x>3": {r"\{x \mid x > 3\}"},
+    r"(3,\infty)": {"x>3", r"\{x|x>3\}"},
+    "(3,4)": {r"\{3,4\}"},  # right by it
+    r"\ln 2": {r"\log_e 2"},
 }
 
 
 def test_own_labels_are_graded_as_a_marker_would():
     group = bench_grading.own_group(answers=1, seed=0)
     assert [found for label in group.cases if (found := label_check.examine(label))] == []
-    known, sides = {label for label, _ in WRONG}, Counter()
-    found = []
+    wrong, sides = defaultdict(set), Counter()
     for label, cases in group.cases.items():
-        for case in [*cases, *(make(label) if label in known else ())]:
-            right = grading.grade(grading.response_end(case.response), label)[0] == "correct"
+        for case in cases:
+            response = grading.response_end(case.response)
             sides[case.right] += 1
-            if right != case.right:
-                found.append((label, case.response))
-    assert min(sides.values()) > 400
-    answers = {(label, grading.answer.find(response).text) for label, response in found}
-    assert answers == WRONG
+            if (grading.grade(response, label)[0] == "correct") != case.right:
+                found = grading.answer.find(response)
+                wrong[label].add(found.text.strip() if found else response)
+    assert min(sides.values()) > 300
+    assert wrong == WRONG
 
 
 def test_every_label_has_right_and_wrong_answers():
