@@ -3,10 +3,10 @@
     make bench-grading ARGS="--qwen CLONE --verl CLONE --open-instruct CLONE"
 
 Labels are those of `benchmarks/grading/own.py` and, with --qwen, of the public sets in a clone of QwenLM/Qwen2.5-Math
-(`evaluation/data/*/test.jsonl`). For every label there are right answers in several
-writings and wrong ones near it (`grading/cases.py`), the same for every grader: this project's, as it is and as it was
-at an older commit, Math-Verify alone, and the ones in the clones. Each runs in a process of its own, with a time limit
-for a call; what fails is no mark, and counted. Every verdict that is not what it should be goes to --out.
+(`evaluation/data/*/test.jsonl`). For every label there are right answers in several writings and wrong ones near it
+(`grading/cases.py`), the same for every grader: this project's, as it is and as it was at an older commit, Math-Verify
+alone, and the ones in the clones. Each runs in a process of its own, with a time limit for a call; what fails is no
+mark, and counted. Every verdict that is not what it should be goes to --out.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ _MASKED = re.compile(
     r"\\(?:text|mathrm|operatorname|begin|end|mbox)\s?\{[^{}]*\}(?:\^\{?\d\}?)?|\\[a-zA-Z]+|(?<=\d)e(?=[-+]?\d)"
     r"|(?<![a-zA-Z\\])(?:[a-z]{3,}|cm|mm|km|kg|ft|in)(?![a-zA-Z])(?:\s?\^\s?\{?\s?\d\s?\}?)?"
 )
+_PARTS = ("a part less", "a part of the union less", "one of two signs")
 _WORDS = ("Tuesday", "Marianne", "blue", "no", "triangle")
 
 
@@ -65,13 +66,13 @@ def make(label: str, seed: int = 0, undecided: Counter | None = None) -> list[Ca
     if not prose:
         rights += dict.fromkeys(_checked(text, writings(text, chance), True, undecided))
         wrongs += dict.fromkeys(_checked(text, neighbours(text, chance), False, undecided))
+    if "97" not in text:
+        wrongs.append(("another answer", "97"))
     cases = [Case(label, rf"The answer is $\boxed{{{other}}}$.", True, rule) for rule, other in rights]
     cases += [Case(label, rf"The answer is $\boxed{{{other}}}$.", False, rule) for rule, other in wrongs]
     cases += [Case(label, response, True, rule) for rule, response in _places(text, prose)]
-    if "97" not in text:
-        wrongs.append(("another answer", "97"))
     # A part beside the whole is no other answer.
-    others = [other for rule, other in wrongs if rule != "a part less"]
+    others = [other for rule, other in wrongs if rule not in _PARTS]
     for wrong in others and [chance.choice(others)]:
         cases += [Case(label, response, True, rule) for rule, response in _places_beside(text, wrong)]
         cases += [Case(label, response, False, rule) for rule, response in _wrong_places(text, wrong)]
@@ -298,6 +299,7 @@ def neighbours(text: str, chance: random.Random) -> Written:
     masked = _MASKED.sub(lambda m: "\0" * len(m[0]), text)
     yield from _changed(text, masked, chance)
     yield from _dropped(text, masked, chance)
+    yield from _rearranged(text, masked)
     for form in re.finditer(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", text):
         yield "fraction upside down", rf"{text[: form.start()]}\frac{{{form[2]}}}{{{form[1]}}}{text[form.end() :]}"
     if match := re.fullmatch(r"(?:\\left)?([(\[])([^()\[\]]*?)(?:\\right)?([)\]])", text):
@@ -361,6 +363,27 @@ def _changed(text: str, masked: str, chance: random.Random) -> Written:
     for name, other in (("sin", "cos"), ("cos", "sin"), ("tan", "cot"), ("ln", "sin")):
         if rf"\{name}" in text:
             yield "function", re.sub(rf"\\{name}(?![a-z])", rf"\\{other}", text, count=1)
+
+
+def _rearranged(text: str, masked: str) -> Written:
+    """Brackets, bars, one of two signs, the index of a root, a base or a part of a union gone; variables exchanged."""
+    yield "brackets dropped", re.sub(r"(?<![a-zA-Z])\(([^(),]*)\)", r"\1", text, count=1)
+    yield "bars dropped", re.sub(r"(?:\\left)?\|([^|]*?)(?:\\right)?\|", r"\1", text, count=1)
+    yield "factorial dropped", text.replace("!", "", 1)
+    yield "index of the root dropped", re.sub(r"\\sqrt\[\d+\]", r"\\sqrt", text, count=1)
+    yield "base dropped", re.sub(r"\\log\s*_\s*(?:\{[^{}]*\}|\d)", r"\\log", text, count=1)
+    if re.search(r"\\pm\s*(?:\d|\\sqrt|\\frac)", text):
+        yield "one of two signs!", re.sub(r"\\pm", "+", text, count=1)
+        yield "one of two signs!", re.sub(r"\\pm", "-", text, count=1)
+    if r"\cup" in text:
+        yield "a part of the union less", text.rpartition(r"\cup")[0].strip()
+    letters = [char for char in dict.fromkeys(masked) if char.isalpha() and char not in "cCkKei"]
+    if len(letters) > 1:
+        exchanged = dict(zip(letters[:2], letters[1::-1], strict=True))
+        yield (
+            "variables exchanged",
+            "".join(exchanged.get(char, char) if masked[place] == char else char for place, char in enumerate(text)),
+        )
 
 
 def _dropped(text: str, masked: str, chance: random.Random) -> Written:

@@ -221,6 +221,8 @@ def _numbers(parts: list[str]) -> tuple:
         return ("infinity", 1)
     if parts == ["-", r"\infty"]:
         return ("infinity", -1)
+    if r"\pm" in parts:
+        return ("set", tuple(_numbers([sign if part == r"\pm" else part for part in parts]) for sign in "+-"))
     values = []
     for point in range(POINTS):
         reader = _Reader(list(parts), point)
