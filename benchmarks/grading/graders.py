@@ -51,13 +51,18 @@ def lens() -> tuple[Grade, Refuse]:
     return lambda response, label: rewards.verify_answer(response, label).correct, rewards.validate_label
 
 
+def undelimited(label: str) -> str:
+    """The label as the sets have it that the cloned graders are made for: without dollars, as Qwen2.5-Math does it."""
+    return label.replace("$", "").strip()
+
+
 def qwen() -> tuple[Grade, Refuse]:
     """Qwen2.5-Math's evaluation: its extraction, its normalisation of both, its comparison."""
     grader, parser = importlib.import_module("grader"), importlib.import_module("parser_of_qwen")
 
     def grade(response: str, label: str) -> bool:
         given = parser.extract_answer(response, "math")
-        return grader.math_equal(given, parser.strip_string(label.replace("$", "").strip()))
+        return grader.math_equal(given, parser.strip_string(undelimited(label)))
 
     return grade, lambda label: None
 
@@ -65,13 +70,13 @@ def qwen() -> tuple[Grade, Refuse]:
 def verl_math() -> tuple[Grade, Refuse]:
     """verl's math_reward, for MATH."""
     score = importlib.import_module("verl.utils.reward_score.math_reward").compute_score
-    return lambda response, label: score(response, label) == 1.0, lambda label: None
+    return lambda response, label: score(response, undelimited(label)) == 1.0, lambda label: None
 
 
 def verl_prime() -> tuple[Grade, Refuse]:
     """verl's prime_math."""
     score = importlib.import_module("verl.utils.reward_score.prime_math").compute_score
-    return lambda response, label: bool(score(response, label)[0]), lambda label: None
+    return lambda response, label: bool(score(response, undelimited(label))[0]), lambda label: None
 
 
 def open_instruct() -> tuple[Grade, Refuse]:
@@ -94,7 +99,8 @@ def open_instruct() -> tuple[Grade, Refuse]:
         return found or [tools.normalize_final_answer(response), response]
 
     def grade(response: str, label: str) -> bool:
-        return any(tools.is_equiv(text, label) or tools.hendrycks_is_equiv(text, label) for text in answers(response))
+        gold = undelimited(label)
+        return any(tools.is_equiv(text, gold) or tools.hendrycks_is_equiv(text, gold) for text in answers(response))
 
     return grade, lambda label: None
 

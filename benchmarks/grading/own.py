@@ -399,7 +399,7 @@ OWN = (
     Own("subscripts", "x_1+2x_2", ("2x_2+x_1", "x_{1}+2x_{2}"), ("x_2+2x_1", "x_1+2x_3", "x_1")),
 )
 BY_HAND = "by hand"
-_RESPONSE = re.compile(r"\\f?boxed|<answer|<think|begin_of_box|nswer")
+_RESPONSE = re.compile(r"\\(?:boxed|fbox)|<answer|<think|begin_of_box|nswer")
 
 
 def own_cases(seed: int = 0) -> list[tuple[str, Case]]:
