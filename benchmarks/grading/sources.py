@@ -71,7 +71,11 @@ PUBLIC_SETS: dict[str, Callable[[dict], Any]] = {
 
 def public_labels(clone: Path, name: str) -> list[str]:
     """The distinct labels of a public set in their order. Raises Absent."""
-    rows = map(json.loads, filter(None, git_show(clone, f"evaluation/data/{name}/test.jsonl").splitlines()))
+    path = f"evaluation/data/{name}/test.jsonl"
+    try:
+        rows = [json.loads(line) for line in git_show(clone, path).split("\n") if line.strip()]
+    except json.JSONDecodeError as error:
+        raise Absent(f"{path} in {clone} is not JSON lines") from error
     labels = []
     for row in rows:
         label = PUBLIC_SETS[name](row)
