@@ -10,6 +10,7 @@
 #   make bench    the operator against what else computes the same
 #   make gpu-check  on a machine with a GPU: whether all of this runs there, and how fast (docs/gpu.md)
 #   make bench-step  the share of a training step that LENS takes
+#   make bench-grading  right answers graded wrong and wrong ones graded right, by this and other graders (docs/grading.md)
 #   make bench-scale  what a step costs beside the model, at 100 to 1,000,000 samples and 8 to 4,096 ranks
 #   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
@@ -38,7 +39,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-step bench-scale gpu-check soak mutants \
+.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-grading bench-step bench-scale gpu-check soak mutants \
   machine-code fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
@@ -66,6 +67,16 @@ bench: setup
 
 bench-step: setup
 	@$(RUN) python benchmarks/bench_step.py $(ARGS)
+
+# The cloned graders want a SymPy of their own: the versions that they pin.
+GRADERS := $(VENV)-graders
+bench-grading: setup $(GRADERS)/.graders
+	@$(RUN) python benchmarks/bench_grading.py --python "$(GRADERS)/bin/python" $(ARGS)
+
+$(GRADERS)/.graders: requirements/graders.txt
+	@test -x $(GRADERS)/bin/python || $(PYTHON) -m venv $(GRADERS)
+	@$(GRADERS)/bin/python -m pip --disable-pip-version-check install -qq -r requirements/graders.txt
+	@touch $@
 
 bench-scale: setup
 	@$(RUN) python -m benchmarks.bench_scale $(ARGS)
