@@ -56,10 +56,13 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def check_model(option: str, name: str, allow_code: bool = False, code_option: str = CODE_OPTION) -> None:
+def check_model(
+    option: str, name: str, allow_code: bool = False, code_option: str = CODE_OPTION, quick: bool = False
+) -> None:
     """A folder must hold a model. Anything else is a hub name, which is checked to be one, or in the cache.
 
-    A model that brings code of its own is refused unless `allow_code`; `code_option` is what the user can give.
+    A model that brings code of its own is refused unless `allow_code`; `code_option` is what the user can give. With
+    `quick` transformers, whose import takes seconds, is not asked whether it knows a folder's config.
 
     Raises:
         OptionError
@@ -67,8 +70,8 @@ def check_model(option: str, name: str, allow_code: bool = False, code_option: s
     if not allow_code:
         _check_no_code(option, name, code_option)
     folder = _model_folder(option, name)
-    if folder is not None and allow_code:
-        return  # its config may be code, which runs where the model does
+    if folder is not None and (allow_code or quick):
+        return  # with code its config may be some, which runs where the model does
     from transformers import AutoConfig
 
     try:

@@ -7,7 +7,7 @@ Math-Verify looks for an answer everywhere. Here it is looked for where a marker
 - The last box is the answer. Boxes with nothing but commas, "and" or "or" between them are one answer together, so
   that none of them can be the one that was guessed right. `\fbox` is a box.
 - A box that the end of the response cuts off is an answer that was not finished, whatever was boxed before it.
-- Without a box the answer may follow "answer is" or "answer:" at the end of a line.
+- Without a box the answer may follow "answer is" or "answer:" at the end of a line; "not 7" and "at least 7" are none.
 - Behind the letter of a choice its text may stand: `(C) 12`, `C. the cat`.
 
 Everything is one pass over the text, or bounded.
@@ -40,6 +40,16 @@ _THINKING = re.compile(r"<(?P<end>/?)think(?:ing)?>")
 _ANSWER_TAG = re.compile(r"<(?P<end>/?)answer>")
 # "the answer is X." and "Answer: X" at the end of a line, bold or not.
 _ANSWER_PHRASE = re.compile(r"(?i:\banswer(?: is|:| is:)\**:?)[ \t]*(?P<answer>[^\n]{1,200})$", re.MULTILINE)
+
+
+# Behind such a phrase: no value, or a choice of them, although there are numbers.
+_NO_VALUE = re.compile(
+    r"(?i)[\s*$]*(?:not|between|neither|either|(?:more|less|greater|fewer) than|at (?:least|most)|unknown|unclear)\b"
+    r".*\d"
+)
+_OR = re.compile(r"(?i)\s*\S+\s+or\s+\S+\s*")
+# GLM's tokens around its final answer.
+_BOX_TOKENS = re.compile(r"<\|(begin|end)_of_box\|>")
 
 
 class Box(NamedTuple):
@@ -144,7 +154,7 @@ def find(response: str) -> Answer | None:
     Args:
         response: without special tokens at its end, as from :func:`lens_openrlhf.rewards.grading.response_end`.
     """
-    text = after_thinking(response)
+    text = _BOX_TOKENS.sub(lambda token: "}" if token[1] == "end" else r"\boxed{", after_thinking(response))
     tagged = in_answer_tags(text)
     text = text if tagged is None else tagged
     closed, cut_off = boxes(text)
@@ -160,4 +170,9 @@ def find(response: str) -> Answer | None:
     if tagged is not None and "\n" not in tagged.strip() and not _ANSWER_PHRASE.search(tagged):
         return Answer(tagged, True)
     phrases = list(_ANSWER_PHRASE.finditer(text))
-    return Answer(phrases[-1]["answer"] if phrases else text, False, among=text)
+    if not phrases:
+        return Answer(text, False, among=text)
+    said = phrases[-1]["answer"]
+    if _NO_VALUE.match(said):
+        return None
+    return Answer(said, _OR.fullmatch(said) is not None, among=text)

@@ -15,9 +15,11 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Eq, FiniteSet, Float, Interval, Rational, Tuple
+from sympy import Eq, FiniteSet, Float, Interval, Rational, Set, Tuple
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import And
 
-from lens_openrlhf.rewards import answer, notation, units
+from lens_openrlhf.rewards import answer, kinds, notation, units
 
 Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 
@@ -30,6 +32,8 @@ MAX_UNBOXED_CHARS = 4_000
 MAX_DETAIL_CHARS = 200
 # Below this, six decimals are less than four digits; numbers that differ by more of their size are apart.
 TINY, SAME_DIGITS = Float("0.01"), Float("2e-4")
+# 1/3 = 0.33 is a value with its rounding.
+ROUNDED = Float("0.02")
 
 # Without Math-Verify's units, which are letters too: it reads 2+3d as 5. notation.py takes units away.
 _LATEX = LatexExtractionConfig(
@@ -43,7 +47,7 @@ _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=
 _NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
 # Math-Verify reads "1/2." as a half but "1/2<|im_end|>" as one, so these must go before it looks.
 _SPECIAL_TOKEN_AT_END = re.compile(
-    r"(?:<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>"
+    r"(?:<\|(?!end_of_box)[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>"
     r"|</?s>|<(?:pad|eos|bos|unk|end_of_turn|start_of_turn)>|\[PAD\]|\[EOS\])\Z"
 )
 _LONGEST_SPECIAL_TOKEN = 44
@@ -107,10 +111,14 @@ def read(response: str, label: str) -> Reading:
     found = answer.find(response)
     compared = (found.text if found and found.alone else _text(whole), _text(whole), _text(gold))
     detail = _comparison(whole, label)
-    if found and found.alone and not found.parts and (apart := _units_apart(found.text, label)):
+    only = found is not None and found.alone and not found.parts
+    if only and (apart := _units_apart(found.text, label)):
         return Reading("wrong", f"{detail}: {apart}", *compared)
+    together = not parts or answer.choice(label.strip()) is None
     try:
-        right = equal(gold, whole) or (bool(parts) and all(equal(gold, part) for part in parts))
+        right = (together and equal(gold, whole)) or (bool(parts) and all(equal(gold, part) for part in parts))
+        if right and only and (apart := _kinds_apart(found.text, label, gold)):
+            return Reading("wrong", f"{detail}: {apart}", *compared)
     except Exception as error:
         return Reading("error", f"comparison failed: {describe(error)}, {detail}", *compared)
     return Reading("correct" if right else "wrong", detail, *compared)
@@ -131,8 +139,21 @@ def _units_apart(given: str, label: str) -> str | None:
     return f"in {first}, not {second}"
 
 
+def _kinds_apart(given: str, label: str, gold: Sequence) -> str | None:
+    """Why an answer that is equal for Math-Verify is none; it looks at the last side of a chain of equalities alone."""
+    boxed = answer.last_boxed(label)
+    label = label if boxed is None else boxed
+    if reason := kinds.apart(given, label, gold[0]):
+        return reason
+    for side in kinds.computed(given, label):
+        first, second = (_numbers(form[0]) for form in (_parse(box(side), (_LATEX,)), gold) if form)
+        if first and second and abs(first[0] - second[0]) > ROUNDED * abs(second[0]):
+            return f"{short(side)} is something else"
+    return None
+
+
 def equal(gold: Sequence, given: Sequence) -> bool:
-    """Whether a form of the answer equals one of the label: by Math-Verify, but for tiny numbers.
+    """Whether a form of the answer equals one of the label: by Math-Verify, but for tiny and for large numbers.
 
     Raises:
         Exception: what Math-Verify raises, where no forms are equal.
@@ -140,15 +161,29 @@ def equal(gold: Sequence, given: Sequence) -> bool:
     failure = None
     for gold_form, form in product(gold, given):
         try:
+            if isinstance(gold_form, Set) and isinstance(form, Relational | And):
+                gold_form, form = form, gold_form  # it knows x > 3 to be an interval, but not the other way round
             if verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
                 return gold_form == form or not (
                     _tiny_and_apart(gold_form, form) or _decimals_apart(gold[-1], given[-1])
                 )
+            if _large_and_equal(gold_form, form):
+                return True
         except Exception as error:
             failure = error
     if failure is not None:
         raise failure
     return False
+
+
+def _large_and_equal(gold: Any, given: Any) -> bool:
+    """Whether numbers beyond a million are equal but for rounding in the last of some 15 digits."""
+    if not (getattr(gold, "is_number", False) and getattr(given, "is_number", False)):
+        return False
+    if not (gold.has(Float) or given.has(Float)):
+        return False
+    first, second = _numbers(gold), _numbers(given)
+    return bool(first and second) and 1e6 < abs(first[0]) and abs(first[0] - second[0]) < 1e-10 * abs(first[0])
 
 
 def _tiny_and_apart(gold: Any, given: Any) -> bool:

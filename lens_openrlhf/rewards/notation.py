@@ -147,6 +147,10 @@ ANYWHERE: tuple[Rule, ...] = (
     _replace(r"\^\s*(-\s*\d+|\d{2,})", r"^{\1}"),
     _replace(r"\\varnothing|\\O(?![A-Za-z])", r"\\emptyset"),
     _replace(r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    _replace(r"\\log_\s?(?:e(?![A-Za-z])|\{\s?e\s?\})", r"\\ln "),
+    # Colours and lines say nothing; a line break in a matrix may have a height.
+    _replace(r"\\(?:text)?color\s?\{\s?[A-Za-z]{1,20}\s?\}\s?|\\underline\s?(?=\{)", ""),
+    _replace(r"\\\\\[-?\d{1,3}(?:\.\d{1,3})?\s?(?:pt|em|ex|mm|cm)\]", r"\\\\"),
     _replace(r"\\(leq|geq)slant(?![A-Za-z])", r"\\\1"),
     _replace(r"\^?\s?\{?\s?\\degree(?![A-Za-z])\s?\}?", r"^{\\circ}"),
     # \mathbf{5} and \text{5} are numbers, not names.
@@ -216,6 +220,12 @@ _ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。
 _SPACES_BEFORE = re.compile(r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z]))+")
 _LETTERS = re.compile(r"[A-Z]{2,26}")
 _CHAIN = re.compile(r">|\\gt(?![a-z])|\\geq?(?![a-z])")
+_ALL_UPRIGHT = re.compile(r"\\(?:text|mbox)\s?\{\s?(-?\d[^{}$\\]{1,80})\}")  # \text{5 apples}
+_SET_OF_ALL = re.compile(  # \{x | x > 3\} is the relation
+    r"\\\{\s?([a-z])(?:\s?\\in\s?\\mathbb\{R\})?\s?(?:\||:|\\mid(?![a-z]))\s?"
+    r"(?P<relation>(?:[^{}|,;]|\{\d{1,9}\}){0,60}(?:[<>]|\\[lg](?:eq?|t)(?![a-z]))(?:[^{}|,;]|\{\d{1,9}\}){1,60})\\\}"
+)
+_VARIABLE = re.compile(r"[A-Za-z]\s?=\s?(?=[-.\d\\])")
 _PLAIN = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,5})?")  # most answers: nothing to do
 _BETWEEN_DOLLARS = re.compile(r"\$([^$]*)\$")
 
@@ -256,6 +266,7 @@ def _split_unit(text: str) -> tuple[str, str]:
 
 def _is_unit(text: str) -> bool:
     words = {word.strip(".").lower() for word in re.findall(r"[A-Za-z.]+", text)}
+    text = re.sub(r"\^\s?-?[1-4](?!\d)|\A\s?\(([A-Za-z ]+)\)\s?\Z", r"\1", text)  # m/s^2, (apples)
     return not words & _MEANING and not re.search(r"[\d(=<>]", text)
 
 
@@ -328,7 +339,14 @@ def whole_and_unit(text: str) -> tuple[str, str]:
         return text, ""
     # Dollars around a part, as in `5 $\\pi$`: the rest belongs to it. What is left of them is currency.
     text = _BETWEEN_DOLLARS.sub(r" \1 ", undelimited(text.replace(r"\$", ""))).replace("$", "")
-    text, unit = _split_unit(anywhere(undelimited(text)).strip())
+    text = undelimited(anywhere(undelimited(text)))
+    if found := _ALL_UPRIGHT.fullmatch(text):
+        text = found[1]
+    if found := _SET_OF_ALL.fullmatch(text):
+        text = found["relation"]
+    before = _VARIABLE.match(text)
+    text, unit = _split_unit(text[before.end() :] if before else text)
+    text = (before[0] if before else "") + text
     text = _STOP_IN_TEXT.sub(r"\1}", text)
     if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
         return rf"\text{{{text}}}", unit  # letters in an order, or a word, not their product

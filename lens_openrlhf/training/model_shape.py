@@ -111,11 +111,11 @@ def _config_file(name: str) -> Path | None:
     return None
 
 
-def _as_written(file: Path) -> ModelShape | None:
-    """The shape in a config.json, where a COUNTED architecture's says all of it: what it leaves to defaults only
-    transformers knows, which takes seconds to import."""
+def as_written(name: str) -> ModelShape | None:
+    """The shape in the config.json of a model that is here, where a COUNTED architecture's says all of it: what it
+    leaves to defaults only transformers knows, which takes seconds to import."""
     try:
-        config = json.loads(file.read_bytes())
+        config = json.loads(_config_file(name).read_bytes())
         kind, tied = config["model_type"], config["tie_word_embeddings"]
         sizes = {field: config[key] for field, key in SIZES.items()}
         head_size = config.get("head_dim") or sizes["hidden"] // sizes["heads"]
@@ -131,10 +131,9 @@ def find(name: str) -> tuple[ModelShape | None, bool]:
 
     Nothing is fetched. A model that is not here is looked up in KNOWN; the shape is None where that fails, too.
     """
-    file = _config_file(name)
-    if file and (shape := _as_written(file)):
+    if shape := as_written(name):
         return shape, True
-    if file:
+    if _config_file(name):
         from transformers import AutoConfig
 
         try:

@@ -298,6 +298,13 @@ def check_memory(args: SimpleNamespace, found: Memory, gpu: int) -> None:
 
 
 def _check_models(args: SimpleNamespace) -> None:
+    """Quickly, where all that a plan needs stands in config.json."""
+    for option, name in _models(args):
+        quick = os.path.isdir(name) and model_shape.as_written(name) is not None
+        check_model(option, name, args.model.allow_remote_code, quick=quick)
+
+
+def _load_configs(args: SimpleNamespace) -> None:
     for option, name in _models(args):
         check_model(option, name, args.model.allow_remote_code)
 
@@ -392,7 +399,9 @@ def check_surroundings(args: SimpleNamespace) -> list[str]:
     cannot work. Returns warnings of what can, but perhaps should not."""
     _check_gpus(args)
     _check_model(args)
-    return [warning for check in _CHECKS[1:] for warning in check(args) or ()]
+    warnings = [warning for check in _CHECKS[1:] for warning in check(args) or ()]
+    _load_configs(args)
+    return warnings
 
 
 def problems(args: SimpleNamespace, with_models: bool) -> tuple[list[str], list[str]]:

@@ -17,23 +17,9 @@ from lens_openrlhf.rewards import grading, label_check
 
 # What the grader has wrong of them, by label, and nothing else. What is mended has to leave this list.
 WRONG = {
-    r"6.02 \times 10^{23}": {r"60.2 \times 10^{22}"},  # equal but for rounding
     "4g": {"4 g"},  # a letter that stands apart is a unit
-    "6 hours": {"x=6 hours"},
-    "C. 12": {"C. 12, 97"},  # of a list that is no list of formulas, one part is read
-    "5": {
-        *(r"\geq 5", "6=5", "[5,5]", "5,5,5"),  # right by it; the others are wrong by it
-        *(r"\color{red}{5}", r"\underline{5}", r"5\text{.}", r"\text{5 apples}", r"5 \text{ (apples)}"),
-        *(r"5\ \mathrm{m/s^2}", r"5\,\Omega", r"5\,\mu\text{m}"),
-    },
-    "7": {
-        *("7 or 8.", "between 7 and 8.", "not 7.", "There is no answer in 7 steps."),  # right by it
-        "<|begin_of_box|>7<|end_of_box|> is the answer",
-    },
-    "x>3": {r"\{x \mid x > 3\}"},
-    r"(3,\infty)": {"x>3", r"\{x|x>3\}"},
-    "(3,4)": {r"\{3,4\}"},  # right by it
-    r"\ln 2": {r"\log_e 2"},
+    "5": {r"5\,\Omega", r"5\,\mu\text{m}"},
+    "7": {"There is no answer in 7 steps."},  # right by it: the last number, where nothing says which is the answer
 }
 
 

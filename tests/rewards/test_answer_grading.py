@@ -114,7 +114,7 @@ def test_forms_of_a_label(label):
     assert validate_label(label) is None
 
 
-@pytest.mark.parametrize("label", ["", "  ", r"\boxed{}", r"\frac{1", "{", "#### 5", None, 0.5])
+@pytest.mark.parametrize("label", ["", "  ", r"\boxed{}", r"\frac{1", "{", "#### 5", None, float("nan"), True])
 def test_bad_label_is_an_error_and_named(label, caplog):
     with caplog.at_level(logging.WARNING):
         verdict = verify_answer(r"\boxed{5}", label)

@@ -80,6 +80,31 @@ BOXED = {
         (r"\frac13", ["0.333333"], ["0.33"]),
     ],
     "cases": [(r"\pi(R^2-r^2)", [r"\pi R^2-\pi r^2"], ["0", r"\pi(r^2-R^2)"])],
+    "another kind": [
+        ("5", ["=5", "x_1=5", "5=5", r"\approx 5"], [r"\geq 5", "<5", "[5,5]", "5,5,5", "(5,5)", r"\pm 5", "x=4, y=5"]),
+        ("x>5", ["5<x"], [r"x \geq 5", ">6"]),
+        ("1234", ["1,234"], []),
+        ("(3,4)", [r"\left(3,4\right)", "3,4"], [r"\{3,4\}", r"\left\{3,4\right\}", "(4,3)"]),
+        (r"\{3,4\}", ["3,4", r"\left\{4,3\right\}"], [r"\{3\}"]),
+        ("[3,4]", [], ["(3,4)", r"\{3,4\}"]),
+        ("20", [r"4\cdot 5=20", r"\sqrt{16}\cdot 5=20", "x=20"], [r"4\times 6=20", "6=20"]),
+        ("0.33", [r"\frac13=0.33"], [r"\frac12=0.33"]),
+    ],
+    "intervals": [
+        (r"(3,\infty)", ["x>3", r"\{x|x>3\}"], [r"x\geq 3", "x<3"]),
+        ("x>3", [r"(3,\infty)", r"\{x \mid x>3\}", r"\{x\in\mathbb{R}: x>3\}"], [r"\{x \mid x<3\}"]),
+        ("(-1,3]", [r"-1<x\leq 3"], ["-1<x<3"]),
+        (r"-1<x\leq 3", ["(-1,3]"], ["[-1,3]"]),
+    ],
+    "large": [(r"6.02 \times 10^{23}", [r"60.2 \times 10^{22}"], [r"6.03 \times 10^{23}", r"6.02 \times 10^{22}"])],
+    "around it": [
+        ("5", [r"\color{red}{5}", r"\textcolor{red}{5}", r"\underline{5}"], [r"\color{red}{6}"]),
+        ("5", [r"\text{5 apples}", r"5 \text{ (apples)}", r"5\text{.}"], [r"\text{6 apples}", r"5\text{ (mod 7)}"]),
+        ("10", [r"10\ \mathrm{m/s^2}"], [r"11\ \mathrm{m/s^2}"]),
+        ("6 hours", ["x=6 hours", "t = 6"], ["x=7 hours", "x=6 days"]),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", [r"\begin{pmatrix}1\\[2pt]2\end{pmatrix}"], []),
+        (r"\ln 2", [r"\log_e 2", r"\log_{e} 2"], [r"\log_2 2"]),
+    ],
 }
 
 
@@ -220,6 +245,18 @@ RESPONSES = [
     ("The answer is $5\\pi$.", "5\\pi", True),
     ("foo </think> \\boxed{4}", "4", True),
     ("<think> \\boxed{4}", "4", False),
+    ("The answer is 7 or 8.", "7", False),
+    ("The answer is 7 or 8.", "7, 8", True),
+    ("The answer is between 7 and 8.", "7", False),
+    ("The answer is not 7.", "7", False),
+    ("The answer is at least 7.", "7", False),
+    ("The answer is unknown; see step 7", "7", False),
+    ("The answer is approximately 7.", "7", True),
+    ("The answer is 7, not 8.", "7", True),
+    ("so <|begin_of_box|>7<|end_of_box|> is it", "7", True),
+    ("so <|begin_of_box|>7<|end_of_box|>", "7", True),
+    ("so <|begin_of_box|>7", "7", False),
+    ("\\boxed{97}, \\boxed{C. 12}", "C. 12", False),
 ]
 
 

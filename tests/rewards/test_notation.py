@@ -110,7 +110,7 @@ def test_what_a_rule_mends(label, right, wrong):
         "1,2,345", "1,2", "1 2 3", "3–5", "1.234", "12 34", "0 000", "2bc", "abc", "2e", "2e^{3}", "xe-5", "5!", "n!",
         "0.666...", r"\overline{AB}", r"x_{1}", r"x_\text{max}", "C_1^2", "101_2", "2-1/2", "x 1/2", r"2 \sin x",
         "2 pi", "3x 10", r"\mathbb{R}", r"\text{even}", r"5\text{ more}", r"1 \text{ (mod } 7)", r"a\text{ or }b", "A",
-        "f(x)", r"\begin{pmatrix}1 & 2\\3 & 4\end{pmatrix}", "A<B<C", "1<x<3", "x>3", r"\{x \mid x>2>1\}", "i", "xi",
+        "f(x)", r"\begin{pmatrix}1 & 2\\3 & 4\end{pmatrix}", "A<B<C", "1<x<3", "x>3", r"\{x \mid x \in A\}", "i", "xi",
         r"\sin x", r"\text{A}", "5m", "5h", "C_{n}^{k}", r"\vec{i}", "a.b", "10^{12}",
     ],
 )  # fmt: skip

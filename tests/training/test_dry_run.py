@@ -242,7 +242,7 @@ def test_a_config_is_read_as_transformers_reads_it(tmp_path, kind, without):
     file = tmp_path / "config.json"
     file.write_text(json.dumps(written))
     assert model_shape.find(str(tmp_path)) == (model_shape.of_config(AutoConfig.from_pretrained(tmp_path)), True)
-    assert (model_shape._as_written(file) is None) == (without is not None)
+    assert (model_shape.as_written(str(tmp_path)) is None) == (without is not None)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_config_is_read_as_transformers_reads_it(tmp_path, kind, without):
 def test_a_config_that_says_no_sizes_is_left_to_transformers(tmp_path, written):
     file = tmp_path / "config.json"
     file.write_text(written)
-    assert model_shape._as_written(file) is None
+    assert model_shape.as_written(str(tmp_path)) is None
 
 
 def test_memory_by_hand():
