@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 from .inputs import READABLE, OptionError, rows_of_file
 from .process import ended, printable
@@ -21,7 +23,8 @@ LABELS = ("label", "ground_truth", "gold", "target", "solution", "reference")
 SHOWN_CHARS = 60
 DESCRIPTION = """\
 Grades answers that are already there, of any framework, and says of each what was read as its answer, what Math-Verify
-got to compare, and why the verdict is what it is. Labels that cannot be graded by are named (docs/grading.md).
+got to compare, and why the verdict is what it is. Labels that cannot be graded by are named (docs/grading.md); of a
+file without answers, such as one of prompts, they alone are shown.
 """
 EPILOG = "exit status: 0 all labels can be graded by; 1 some cannot, or an answer is an error or over the time limit"
 
@@ -91,13 +94,22 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
             yield (f"{file.name} {place}" if path.is_dir() else place), row
 
 
-def _column(rows: Sequence[tuple[str, dict]], option: str, given: str | None, usual: Sequence[str]) -> str:
-    columns = dict.fromkeys(name for _, row in rows for name in row)
+def _column(columns: Iterable[str], option: str, given: str | None, usual: Sequence[str]) -> str:
     found = [name for name in ([given] if given else usual) if name in columns]
     if not found:
-        sought = repr(given) if given else f"none of {', '.join(usual)}"
-        raise OptionError(f"--{option}: {sought} is no column; there are: {', '.join(columns) or 'none'}")
+        sought = f"there is no column {given!r}" if given else f"name the column; it is none of {', '.join(usual)}"
+        raise OptionError(f"--{option}: {sought}; there are: {', '.join(columns) or 'none'}")
     return found[0]
+
+
+def _columns(rows: Sequence[tuple[str, dict]], answer_key: str | None, label_key: str | None) -> tuple[str | None, str]:
+    """Of the answers, None where there are none, and of the labels."""
+    columns = dict.fromkeys(name for _, row in rows for name in row)
+    label_key = _column(columns, "label_key", label_key, LABELS)
+    answers = [name for name in ANSWERS if name in columns and name != label_key]
+    if answer_key is None and not answers:
+        return None, label_key
+    return _column(columns, "answer_key", answer_key, answers), label_key
 
 
 def _answer_text(value: Any) -> Any:
@@ -107,17 +119,25 @@ def _answer_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _label(value: Any) -> Any:
-    # A column of numbers in a CSV file, or one with gaps in pandas, holds whole numbers as floats.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _text_of(label: Any) -> tuple[str, tuple[str, str] | None]:
+    """A label as text, and the kind and the reason where it is none."""
+    from .rewards import label_text
+
+    try:
+        return label_text(label), None
+    except TypeError as error:
+        return str(label), ("a label that is no text", str(error))
 
 
-def graded(place: str, answer: Any, label: Any, bad: tuple[str, str] | None) -> dict[str, str]:
+def graded(place: str, answer: Any, label: str, bad: tuple[str, str] | None) -> dict[str, str]:
     """What came of one answer; `bad` is the kind of label and why it is refused, if it is."""
     from .rewards.pool import explain_answer
 
-    row = {"place": place, "label": str(label), **explain_answer(answer, label)._asdict()}
-    return row if bad is None else row | dict(zip(("kind", "refused"), bad, strict=True))
+    return {"place": place, "label": label, **explain_answer(answer, label)._asdict(), **_refused(bad)}
+
+
+def _refused(bad: tuple[str, str] | None) -> dict[str, str]:
+    return {} if bad is None else dict(zip(("kind", "refused"), bad, strict=True))
 
 
 def _line(row: dict[str, str]) -> str:
@@ -137,56 +157,72 @@ def _line(row: dict[str, str]) -> str:
     return f"{row['place']}: {row['outcome']}; {'; '.join(parts)}"
 
 
+def _count(rows: Sequence, name: str) -> str:
+    return f"{len(rows):,} {name}" + "s" * (len(rows) != 1)
+
+
 def _summary(rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    outcomes = Counter(row["outcome"] for row in rows)
-    yield f"{len(rows):,} answers: " + ", ".join(f"{count:,} {name}" for name, count in outcomes.most_common())
+    outcomes = Counter(row["outcome"] for row in rows if "outcome" in row)
+    if outcomes:
+        yield f"{_count(rows, 'answer')}: " + ", ".join(f"{count:,} {name}" for name, count in outcomes.most_common())
+    labels = {row["label"] for row in rows}
     refused = {row["label"]: row["kind"] for row in rows if "kind" in row}
     if refused:
         kinds = Counter(refused.values())
-        yield f"{len(refused):,} of {len({row['label'] for row in rows}):,} labels cannot be graded by: " + ", ".join(
+        yield f"{len(refused):,} of {len(labels):,} labels cannot be graded by: " + ", ".join(
             f"{count:,} {kind}" for kind, count in kinds.most_common()
         )
+    elif not outcomes:
+        yield f"{_count(rows, 'row')} without answers: all labels can be graded by"
+
+
+def _all_rows(arguments: argparse.Namespace) -> tuple[list[tuple[str, Any, Any]], bool]:
+    """Place, answer and label of every row, and whether there are answers."""
+    if arguments.file is None:
+        answer = sys.stdin.read() if arguments.answer == "-" else arguments.answer
+        return [("answer", answer, arguments.label)], True
+    found = list(islice(_rows(arguments.file), arguments.max_rows))
+    if not found:
+        raise OptionError(f"FILE {arguments.file}: there is no row in it")
+    answer_key, label_key = _columns(found, arguments.answer_key, arguments.label_key)
+    return [(at, _answer_text(row.get(answer_key)), row.get(label_key)) for at, row in found], answer_key is not None
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from .process import interrupt_once
+    from .prompts import check_verifier
     from .rewards.labels import as_found, examine
     from .rewards.pool import Settings
 
     interrupt_once()
-    try:
-        workers = Settings.from_env().workers
-    except ValueError as error:
-        raise OptionError(str(error)) from None
-    if arguments.file is None:
-        answer = sys.stdin.read() if arguments.answer == "-" else arguments.answer
-        triples = [("answer", answer, arguments.label)]
-    else:
-        found = list(islice(_rows(arguments.file), arguments.max_rows))
-        if not found:
-            raise OptionError(f"FILE {arguments.file}: there is no row in it")
-        answer_key = _column(found, "answer_key", arguments.answer_key, ANSWERS)
-        label_key = _column(found, "label_key", arguments.label_key, LABELS)
-        triples = [(place, _answer_text(row.get(answer_key)), _label(row.get(label_key))) for place, row in found]
-    labels = dict.fromkeys(label for _, _, label in triples if type(label) in (str, int))
-    bad = dict(as_found(examine, labels))
+    check_verifier()
+    triples, answered = _all_rows(arguments)
+    texts = [_text_of(label) for _, _, label in triples]
+    distinct = dict.fromkeys(text for text, no_text in texts if no_text is None)
+    found = tqdm(as_found(examine, distinct), "checking labels", len(distinct), leave=False, unit="label", disable=None)
+    bad = dict(found)
+    reasons = [no_text or bad[text] for text, no_text in texts]
     rows = []
-    with ThreadPoolExecutor(2 * workers) as threads:
-        reasons = [
-            bad[label] if type(label) in (str, int) else ("a label that is no text", f"{label!r} is no text")
-            for _, _, label in triples
-        ]
-        jobs = threads.map(graded, *zip(*triples, strict=True), reasons)
-        for row in jobs:
-            rows.append(row)
-            if not arguments.quiet and not (arguments.wrong and row["outcome"] == "correct" and "refused" not in row):
-                print(printable(_line(row)))
+    if answered:
+        with ThreadPoolExecutor(2 * Settings.from_env().workers) as threads:
+            columns = ([at for at, _, _ in triples], [answer for _, answer, _ in triples], [text for text, _ in texts])
+            for row in threads.map(graded, *columns, reasons):
+                rows.append(row)
+                if not arguments.quiet and not (
+                    arguments.wrong and row["outcome"] == "correct" and "refused" not in row
+                ):
+                    print(printable(_line(row)))
+    else:
+        for (at, _, _), (text, _), reason in zip(triples, texts, reasons, strict=True):
+            rows.append({"place": at, "label": text, **_refused(reason)})
+            if reason and not arguments.quiet:
+                print(printable(f"{at}: {rows[-1]['refused']}"))
     if arguments.file is not None:
         print(printable("\n".join(_summary(rows))))
     if arguments.out is not None:
         with open(arguments.out, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    failed = any("refused" in row or row["outcome"] in ("error", "timeout") for row in rows)
+    failed = any("refused" in row or row.get("outcome") in ("error", "timeout") for row in rows)
     return 1 if failed else 0
 
 

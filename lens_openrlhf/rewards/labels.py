@@ -37,21 +37,14 @@ def examine(label: str | int) -> Refusal | None:
         )
 
 
-def check_labels(labels: Iterable[Label], progress: Callable[[int, int], None] | None = None) -> dict[Label, str]:
-    """Which of `labels` answers cannot be graded by, and why: a line for each, as `validate_label`'s.
+def check_labels(labels: Iterable[Label]) -> dict[Label, str]:
+    """Which of `labels` answers cannot be graded by, and why: a line for each, as `validate_label`'s, in their order.
 
-    Args:
-        labels: each distinct one is checked once, in the worker processes; about 3 ms of a worker a label.
-        progress: called with the labels that are done and all distinct ones, as the verdicts come.
+    Each distinct one is checked once, in the worker processes; about 3 ms of a worker a label.
     """
-    distinct = list(dict.fromkeys(labels))
-    bad = {}
-    for done, (label, why) in enumerate(as_found(validate_label, distinct), 1):
-        if why is not None:
-            bad[label] = why
-        if progress is not None:
-            progress(done, len(distinct))
-    return {label: bad[label] for label in distinct if label in bad}
+    distinct = dict.fromkeys(labels)
+    found = dict(as_found(validate_label, distinct))
+    return {label: found[label] for label in distinct if found[label] is not None}
 
 
 def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:

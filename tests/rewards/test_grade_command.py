@@ -40,7 +40,23 @@ def test_file_row_by_row(tmp_path, capsys):
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert written[0]["answer"] == "5." and written[0]["answer_written"] == "5" and "refused" in written[2]
     assert main([str(file), "--max_rows", "1", "--quiet"]) == 0
-    assert capsys.readouterr().out == "1 answers: 1 correct\n"
+    assert capsys.readouterr().out == "1 answer: 1 correct\n"
+
+
+def test_labels_of_a_file_without_answers(tmp_path, capsys):
+    """As files of prompts are; there the labels may be in a column called answer."""
+    file = tmp_path / "prompts.jsonl"
+    labels = ["5", "2e-3", None, 0.5, 5]
+    file.write_text("".join(json.dumps({"prompt": "how many?", "answer": label}) + "\n" for label in labels))
+    assert main([str(file), "--label_key", "answer", "-o", str(tmp_path / "out.jsonl")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("line 2: the label '2e-3' has two readings")
+    assert lines[1] == "line 3: the label None is not text"
+    assert lines[2].startswith("2 of 4 labels cannot be graded by: ") and len(lines) == 3
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert ["refused" in row for row in written] == [False, True, True, False, False]
+    assert main([str(file), "--label_key", "answer", "--max_rows", "1"]) == 0
+    assert capsys.readouterr().out == "1 row without answers: all labels can be graded by\n"
 
 
 @pytest.mark.parametrize(
@@ -49,8 +65,8 @@ def test_file_row_by_row(tmp_path, capsys):
         ([], "name a FILE"),
         (["no.jsonl"], "no such file"),
         (["{file}", "--label", "3"], "--label: goes without FILE"),
-        (["{file}", "--answer_key", "z"], "--answer_key: 'z' is no column; there are: a, b"),
-        (["{file}"], "--answer_key: none of response"),
+        (["{file}", "--answer_key", "z"], "--label_key: name the column; it is none of label"),
+        (["{file}", "--answer_key", "z", "--label_key", "b"], "--answer_key: there is no column 'z'; there are: a, b"),
         (["{file}", "--max_rows", "0"], "--max_rows 0"),
         (["{file}", "-o", "x.csv"], "-o x.csv"),
     ],
