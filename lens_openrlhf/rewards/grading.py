@@ -273,7 +273,7 @@ def parse_answers(response: str, label: str = "") -> list[list]:
     text, alone = found.text, found.alone
     if not alone:
         end = notation.undelimited(text)
-        alone = notation.FORMULA.fullmatch(text.strip()) is not None or _NUMBER.fullmatch(end) is not None
+        alone = notation.FORMULA.fullmatch(text.strip().rstrip(".")) is not None or _NUMBER.fullmatch(end) is not None
         alone = alone or (chosen and answer.choice(end) is not None)
     if not alone:
         return [_forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]

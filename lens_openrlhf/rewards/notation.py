@@ -214,6 +214,7 @@ _POINT_WITHOUT_DIGITS = re.compile(r"(?<=\d)\.(?=\s?[-+*/^)])")  # 1./3
 # Two readings, 2·10^-3 and 2e - 3.
 _AMBIGUOUS = re.compile(r"(?<![\w.\\}])(?!1e)\d{1,20}e[+-]\d(?![\w.])")
 _STOP_IN_TEXT = re.compile(r"(\\text\s?\{[^{}]{0,200}[a-z]{3})\.\}\Z")
+_OMEGA, _MU = (re.compile(rf"(?<=\d)(?:\s|\\[,;! ]|~){{1,4}}\\{name}\s?\Z") for name in ("Omega", "mu"))
 _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:text|mathrm)\{\s?[CF]\s?\})$")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
 _ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])\Z")
@@ -261,6 +262,9 @@ def _split_unit(text: str) -> tuple[str, str]:
         if not _is_value(rest):
             break
         text = rest
+    # \Omega alone, or \mu before what is a unit already.
+    symbol = _OMEGA.search(text) if text == full else _MU.search(text)
+    text = text[: symbol.start()] if symbol else text
     return text, full[len(text) :]
 
 

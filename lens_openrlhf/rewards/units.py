@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _NAMES = {
+    "um": "micrometer micrometre",
     "mm": "millimeter millimetre",
     "cm": "centimeter centimetre",
     "dm": "decimeter decimetre",
@@ -45,7 +46,7 @@ _POWER = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?\s*\Z")
 
 def named(text: str) -> tuple[str, int] | None:
     """The unit and its power that a text names, as it stands behind a value; None where it is none that is known."""
-    text = re.sub(r"\\(?:text|mbox|mathrm|textrm|rm|textit|operatorname)\b|\\[,;:! ]|~", " ", text)
+    text = re.sub(r"\\(?:text|mbox|mathrm|textrm|rm|textit|operatorname)\b|\\[,;:! ]|~", " ", text).replace(r"\mu", "u")
     power = 1
     if found := _POWER.search(text):
         power, text = int(found[1]), text[: found.start()]

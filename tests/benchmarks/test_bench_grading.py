@@ -18,7 +18,6 @@ from lens_openrlhf.rewards import grading, label_check
 # What the grader has wrong of them, by label, and nothing else. What is mended has to leave this list.
 WRONG = {
     "4g": {"4 g"},  # a letter that stands apart is a unit
-    "5": {r"5\,\Omega", r"5\,\mu\text{m}"},
     "7": {"There is no answer in 7 steps."},  # right by it: the last number, where nothing says which is the answer
 }
 

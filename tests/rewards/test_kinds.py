@@ -100,7 +100,12 @@ BOXED = {
     "around it": [
         ("5", [r"\color{red}{5}", r"\textcolor{red}{5}", r"\underline{5}"], [r"\color{red}{6}"]),
         ("5", [r"\text{5 apples}", r"5 \text{ (apples)}", r"5\text{.}"], [r"\text{6 apples}", r"5\text{ (mod 7)}"]),
-        ("10", [r"10\ \mathrm{m/s^2}"], [r"11\ \mathrm{m/s^2}"]),
+        (
+            "10",
+            [r"10\ \mathrm{m/s^2}", r"10\,\Omega", r"10\,\mu\text{m}"],
+            [r"11\ \mathrm{m/s^2}", r"10\mu", r"11\,\Omega"],
+        ),
+        (r"10\text{ m}", [r"10\,\text{m}"], [r"10\,\mu\text{m}"]),
         ("6 hours", ["x=6 hours", "t = 6"], ["x=7 hours", "x=6 days"]),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", [r"\begin{pmatrix}1\\[2pt]2\end{pmatrix}"], []),
         (r"\ln 2", [r"\log_e 2", r"\log_{e} 2"], [r"\log_2 2"]),
@@ -256,6 +261,7 @@ RESPONSES = [
     ("so <|begin_of_box|>7<|end_of_box|> is it", "7", True),
     ("so <|begin_of_box|>7<|end_of_box|>", "7", True),
     ("so <|begin_of_box|>7", "7", False),
+    (r"The final answer is \(7-\sqrt{5 \mathrm{i}}\).", r"7-\sqrt{5 \mathrm{i}}", True),
     ("\\boxed{97}, \\boxed{C. 12}", "C. 12", False),
 ]
 
