@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
@@ -16,6 +19,7 @@ from lens_openrlhf.experiments import state
 from lens_openrlhf.inputs import READABLE, OptionError, data_file, rows_of_file
 from lens_openrlhf.training import launch, options, preflight
 
+from .e2e.conftest import small_disk
 from .experiments.folders import write_comparison
 
 ROW = {"prompt": "1 + 1 =", "label": "2"}
@@ -171,6 +175,66 @@ def test_data_of_training(model, place):
                 preflight._check_dataset("--data.prompt_dataset", name, args)
             message = str(refusal.value)
             assert message.startswith(f"--data.prompt_dataset {name}: ") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--actor.model_name_or_path", "./absent"], ["--actor.model_name_or_path", "absent", "no such folder"]),
+        (["--actor.model_name_or_path", "no-such-user/no-such-model"], ["no-such-user/no-such-model", "network"]),
+        (["--data.prompt_dataset", "cut.jsonl"], ["line 2", "'label'", "--data.label_key"]),
+        (["--data.prompt_dataset", "cut.parquet"], ["cut.parquet", "row 2", "'label'", "--data.label_key"]),
+        (["--data.prompt_dataset", "labels.jsonl"], ["1 of 2 labels (line 2)", "two readings", "lens-openrlhf grade "]),
+        (["--reward.remote_url", "http://localhost:9/x"], ["http://localhost:9/x", "server cannot be reached"]),
+        (["--reward.remote_url", "http://localhost:99999999"], ["http://localhost:99999999", "http://host:port/path"]),
+        (["--reward.remote_url", "math_verify"], ["--reward.remote_url math_verify", "expected math-verify"]),
+        (["--logger.run_dir", "old"], ["--logger.run_dir", "holds a run already", "--ckpt.load_enable"]),
+    ],
+)
+def test_what_training_needs(more, told, model, run):
+    """Refused before anything starts, in a run as in a dry run."""
+    lines("good.jsonl", ROW)
+    lines("cut.jsonl", ROW, {"prompt": "1 + 1 ="})
+    lines("labels.jsonl", ROW, {**ROW, "label": "2e-3"})
+    lines("old/metrics.jsonl", {"step": 1})
+    pandas.DataFrame([ROW, {**ROW, "label": None}]).to_parquet("cut.parquet")
+    status, said = run("train", *training(model, "good.jsonl", *more))
+    assert status == 2 and said.startswith("error: ")
+    assert all(words in said for words in told), said
+    assert not Path("run").exists() and not Path("old/config.json").exists()
+
+
+def test_a_full_disk(model, run):
+    lines("good.jsonl", ROW)
+    with small_disk(Path("full"), "1m"):
+        status, said = run("train", *training(model, "good.jsonl", "--logger.run_dir", "full/run"))
+    assert status == 2 and "--logger.run_dir" in said and "MiB are free" in said
+
+
+# In a network of its own, where the two ports that there are have been taken.
+TAKE_ALL_PORTS = """
+import socket, subprocess, sys
+with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
+    file.write("61000 61001")
+held = []
+try:
+    while True:
+        held.append(socket.socket())
+        held[-1].bind(("", 0))
+except OSError:
+    sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
+def test_no_free_port(model):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        pytest.skip("a network name space of its own needs root")
+    lines("good.jsonl", ROW)
+    command = [sys.executable, "-m", "lens_openrlhf.cli", "train", *training(model, "good.jsonl")]
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", TAKE_ALL_PORTS, *command], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "no network port is free" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("option", ["--eval.dataset", "--reward.remote_url", "--train.agent_func_path"])
