@@ -51,7 +51,13 @@ train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 
 test: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
+ifdef ARGS
 	@$(RUN) python -m pytest $(ARGS)
+else
+# Two at a time; training runs one after the other, as anything beside one slows it several times.
+	@$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not long"
+	@$(RUN) python -m pytest -m "e2e and not long"
+endif
 
 test-long: setup
 	@$(RUN) python -m pytest -m long $(ARGS)

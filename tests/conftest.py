@@ -22,6 +22,15 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+# Whole files go to the workers of pytest-xdist. These take longest and go first, so that none is left over at the end.
+LONGEST = ("test_sanitizers.py", "test_fuzz.py", "test_gpu_check.py", "test_kernels.py", "test_hostile.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_report_header(config):
     if not _gpu_alone(config):
         return None

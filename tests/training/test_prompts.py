@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.inputs import OptionError
+from lens_openrlhf.rewards import pool
 from lens_openrlhf.training import launch, options, preflight
 
 ROW = {"prompt": "1 + 1 =", "label": "2"}
@@ -130,7 +131,7 @@ def test_a_few_bad_labels_are_told_and_more_are_refused(model):
 def test_verdicts_are_kept_for_the_next_start(model, monkeypatch):
     name, rows = model(), [ROW, {**ROW, "label": r"\frac{1}{2}"}]
     assert checked(name, rows) == []
-    monkeypatch.setattr(preflight.rewards.pool, "run_in_worker", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(pool, "run_in_worker", lambda *_: pytest.fail("checked again"))
     preflight._check_file.cache_clear()
     assert checked(name, rows) == []
 
