@@ -28,10 +28,11 @@ _BETWEEN = re.compile(
 _MAX_BETWEEN = 60
 _STYLE = r"(?:\\(?:text(?:bf|rm|it)?|math(?:bf|rm)|mbox)\s*\{\s*|\*\*)?"
 _END_OF_STYLE = r"(?:\s*\}|\*\*)?"
-_LETTER = re.compile(rf"{_STYLE}\(?(?P<letter>[A-J])\)?{_END_OF_STYLE}")
+_LETTER = re.compile(rf"{_STYLE}(?:(?:Option|Choice|Answer:?)\s)?\(?(?P<letter>[A-J])\)?{_END_OF_STYLE}")
 _CHOICE = re.compile(
-    rf"{_STYLE}(?:\((?P<bracketed>[A-J])\){_END_OF_STYLE}[.:]?(?:\s|\\[ ,;]|\\q?quad)+"
-    rf"|(?P<pointed>[A-J])(?:[.:)]{_END_OF_STYLE}|{_END_OF_STYLE}[.:)])(?:\s|\\[ ,;]|\\q?quad)*)"
+    rf"{_STYLE}(?:\((?P<bracketed>[A-J])\){_END_OF_STYLE}[.:]?(?:[\s~]|\\[ ,;]|\\q?quad)+"
+    rf"|(?P<pointed>[A-J])(?:[.)]{_END_OF_STYLE}|:{_END_OF_STYLE}(?=[\s~\\])|{_END_OF_STYLE}(?:[.)]|:(?=[\s~\\])))"
+    rf"(?:[\s~]|\\[ ,;]|\\q?quad)*)"
     r"(?P<rest>(?!\\cup|\\cap|[-+*/=<>^_,]).+)",
     re.DOTALL,
 )
@@ -48,6 +49,7 @@ _NO_VALUE = re.compile(
     r".*\d"
 )
 _OR = re.compile(r"(?i)\s*\S+\s+or\s+\S+\s*")
+_END_OF_BOLD = re.compile(r"\*\*(?=[\s.]*$)")
 # GLM's tokens around its final answer.
 _BOX_TOKENS = re.compile(r"<\|(begin|end)_of_box\|>")
 
@@ -87,6 +89,7 @@ def choice(text: str) -> Choice | None:
 
 def letters(text: str, like: str) -> str:
     """`text` as `like` is written, if both are two or more capital letters: ACD, or A, C, D."""
+    text = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text) if _LETTERS.fullmatch(like.strip()) else text
     if not (_LETTERS.fullmatch(like.strip()) and _LETTERS.fullmatch(text.strip())):
         return text
     return (", " if "," in like else "").join(re.findall("[A-Z]", text))
@@ -173,6 +176,8 @@ def find(response: str) -> Answer | None:
     if not phrases:
         return Answer(text, False, among=text)
     said = phrases[-1]["answer"]
+    if said.count("**") % 2:  # **Answer: 5**
+        said = _END_OF_BOLD.sub("", said)
     if _NO_VALUE.match(said):
         return None
     return Answer(said, _OR.fullmatch(said) is not None, among=text)

@@ -43,8 +43,14 @@ _LATEX_OR_NUMBER = (_LATEX, ExprExtractionConfig())
 
 _DECIMAL = re.compile(r"-?\d{1,200}\.\d{7,200}")
 _AND_OR = re.compile(r"\b(?:and|or)\b")
-_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s+[A-Za-z]{2,}|[a-z]{3,}\s*[:=]")
-_NUMBER = re.compile(r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:\s?[A-Za-z]{1,20}){0,3}")
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,40}\s{1,9}[A-Za-z]{2}|(?<![a-z])[a-z]{3,40}\s{0,9}[:=]")
+_NUMBER = re.compile(
+    r"[-+]?[\d.][\d.,\s/eE^+*x×·°%'{}\\-]*(?:(?<!,)(?<!,\s)\s?[A-Za-z]{1,20}(?:\s?[A-Za-z]{1,20}){0,2})?"
+)
+MAX_NUMBER_CHARS = 200
+_IN_LIST = r"(?:[^A-Za-z()\[\]\\]|\\[a-z]{1,10}){1,100}"
+_LIST = re.compile(rf"(?:\\left)?[\[(]{_IN_LIST},{_IN_LIST}[\])]")
+_WORD = re.compile(r"[A-Za-z]{2,20}")
 # Math-Verify reads "1/2." as a half but "1/2<|im_end|>" as one, so these must go before it looks.
 _SPECIAL_TOKEN_AT_END = re.compile(
     r"(?:<\|(?!end_of_box)[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>"
@@ -165,7 +171,9 @@ def equal(gold: Sequence, given: Sequence) -> bool:
                 gold_form, form = form, gold_form  # it knows x > 3 to be an interval, but not the other way round
             if verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
                 return gold_form == form or not (
-                    _tiny_and_apart(gold_form, form) or _decimals_apart(gold[-1], given[-1])
+                    _tiny_and_apart(gold_form, form)
+                    or _decimals_apart(gold[-1], given[-1])
+                    or _exact_and_apart(gold_form, form)
                 )
             if _large_and_equal(gold_form, form):
                 return True
@@ -193,6 +201,14 @@ def _tiny_and_apart(gold: Any, given: Any) -> bool:
         return False
     sizes = ((abs(a - b), max(abs(a), abs(b))) for a, b in zip(first, second, strict=True))
     return any(0 < size < TINY and difference > SAME_DIGITS * size for difference, size in sizes)
+
+
+def _exact_and_apart(gold: Any, given: Any) -> bool:
+    """Whether numbers without a decimal in them differ, by however little."""
+    if not all(getattr(form, "is_number", False) and not form.has(Float) for form in (gold, given)):
+        return False
+    difference, size = abs((gold.doit() - given.doit()).evalf(8)), abs(gold.doit().evalf(8))
+    return bool(difference.is_Float and size.is_Float) and difference > Float("1e-60") * size
 
 
 def _decimals_apart(gold: Any, given: Any) -> bool:
@@ -273,11 +289,18 @@ def parse_answers(response: str, label: str = "") -> list[list]:
     text, alone = found.text, found.alone
     if not alone:
         end = notation.undelimited(text)
-        alone = notation.FORMULA.fullmatch(text.strip().rstrip(".")) is not None or _NUMBER.fullmatch(end) is not None
+        alone = notation.FORMULA.fullmatch(text.strip().rstrip(".")) is not None or _is_short(end)
         alone = alone or (chosen and answer.choice(end) is not None)
+        alone = alone or (_WORD.fullmatch(label.strip()) is not None and _WORD.fullmatch(end) is not None)
     if not alone:
-        return [_forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]
+        said = _forms_in_prose(f"The answer is {text}") if text is not found.among else []
+        return [said or _forms_in_prose(found.among[-MAX_UNBOXED_CHARS:])]
     return [_forms(part, chosen, label) for part in (answer.letters(text, label), *found.parts)]
+
+
+def _is_short(text: str) -> bool:
+    """Whether a text is a number with its unit, or one list of values."""
+    return len(text) <= MAX_NUMBER_CHARS and bool(_NUMBER.fullmatch(text) or _LIST.fullmatch(text))
 
 
 def _as_read(text: str, label: str) -> str:

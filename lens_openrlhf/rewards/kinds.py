@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sympy import Expr
+from sympy import Expr, Interval, Union
 
 from lens_openrlhf.rewards import notation
 
 _NUMBER = r"[-+]?\s?(?:[\d.]+|\\[dt]?frac\s?\{\d+\}\s?\{\d+\}|\d+\s?/\s?\d+)"
-_OPEN_RELATION = re.compile(r"[<>]|\\(?:geq?|leq?|gt|lt|neq?|ngtr|nless)(?![a-z])")
+_OPEN_RELATION = re.compile(r"[<>]|\\(?:geq?|leq?|gt|lt|neq?|sim)(?![a-z])")
+_INEQUALITY = re.compile(r"[<>]|\\(?:geq?|leq?|gt|lt)(?![a-z])")
+_ARROW = re.compile(r"\\(?:(?:long)?(?:right|left)?arrow|Rightarrow|implies|iff|to|mapsto)(?![a-z])|->|=>")
 _SEVERAL = re.compile(rf"[\[(]?\s*{_NUMBER}(?:\s*,\s*{_NUMBER})+\s*[\])]?")
-_ORDERED = re.compile(r"[\[(].*,.*[\])]", re.DOTALL)
+_ORDERED = re.compile(r"[\[(][^()\[\]]*,[^()\[\]]*[\])]")
 _SET = re.compile(r"\\\{.*,.*\\\}", re.DOTALL)
 # What can be computed without a letter: the sides of 2+3=5.
 _ARITHMETIC = re.compile(r"(?:[\d\s.+*/^(){}-]|\\(?:[dt]?frac|sqrt|cdot|times|div|pi)(?![a-z]))+")
@@ -31,6 +33,10 @@ def apart(given: str, label: str, gold: Any) -> str | None:
     given, label = _bare(given), _bare(label)
     if _OPEN_RELATION.match(given) and not _OPEN_RELATION.match(label):
         return "a relation, not a value"
+    if _INEQUALITY.search(given) and not _INEQUALITY.search(label) and not isinstance(gold, Interval | Union):
+        return "an inequality, not a value"
+    if _ARROW.search(given) and not _ARROW.search(label):
+        return "a step, not a value"
     if isinstance(gold, Expr) and _SEVERAL.fullmatch(given) and "," not in label:
         return "several values, not one"
     if _SET.fullmatch(given) and _ORDERED.fullmatch(label):

@@ -10,6 +10,7 @@ A rule looks at a bounded surrounding of each character, so that a text takes ti
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -32,7 +33,7 @@ _SYMBOLS = str.maketrans(
         **{"∞": r"\infty ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^{\circ}"},
         **{"π": r"\pi ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ", "λ": r"\lambda "},
         **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
-        **{"′": "'", "’": "'", "％": r"\%"},
+        **{"′": "'", "’": "'", "％": r"\%", "⁄": "/", "✓": "", "✔": ""},
     }
 )
 _PLAIN_SYMBOLS = {char: form for char, form in _SYMBOLS.items() if form in ("-", " ", "")}
@@ -62,11 +63,27 @@ def _symbols(text: str) -> str:
 
 
 _GAP = r"(?:\\[,;:!>]|\{,\}|,(?:\\!)?|(?<=\d)\\ |[ ~'_]|\\thinspace\s?)"
-
-
-_joined_thousands = _replace(
-    rf"(?<![\d.,\\])[1-9]\d{{0,2}}(?:{_GAP}\d{{3}})+(?!\d|{_GAP}\d)", lambda m: re.sub(r"\D", "", m[0])
+_THOUSANDS = re.compile(
+    rf"\\[()\[\]]|(?P<open>\\\{{|[(\[])|(?P<close>\\\}}|[)\]])"
+    rf"|(?<![\d.,\\])[1-9]\d{{0,2}}(?:{_GAP}\d{{3}})+(?!\d|{_GAP}\d)"
 )
+
+
+def _joined_thousands(text: str) -> str:
+    """12,000 as 12000; but within brackets, and behind what is no sign, a comma alone is between two numbers."""
+    depth = 0
+
+    def joined(match: re.Match) -> str:
+        nonlocal depth
+        depth += bool(match["open"]) - bool(match["close"])
+        token = match[0]
+        listed = depth > 0 or re.search(r"[A-Za-z}]\s?\Z", text[max(0, match.start() - 2) : match.start()])
+        if not token[0].isdigit() or (listed and re.search(r"\d,\d", token)):
+            return token
+        return re.sub(r"\D", "", token)
+
+    return _THOUSANDS.sub(joined, text)
+
 
 _MAX_PERIOD = 40
 
@@ -125,8 +142,6 @@ ANYWHERE: tuple[Rule, ...] = (
         r"(?=\s?(?:[A-Za-z]|\\(?:pi|sqrt)(?![a-z])))",
         _mixed,
     ),
-    # (1,234) is a pair.
-    _replace(r"([(\[])(\d{1,3}),(\d{3})(?=[)\]])", r"\1\2, \3"),
     # Marks between thousands: 12\,000, 12{,}000, 12 000, 12'000. Groups of three and no leading zero.
     _joined_thousands,
     _replace(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,6}(?![\d.,])", lambda m: m[0].replace(".", "")),
@@ -151,8 +166,16 @@ ANYWHERE: tuple[Rule, ...] = (
     # Colours and lines say nothing; a line break in a matrix may have a height.
     _replace(r"\\(?:text)?color\s?\{\s?[A-Za-z]{1,20}\s?\}\s?|\\underline\s?(?=\{)", ""),
     _replace(r"\\\\\[-?\d{1,3}(?:\.\d{1,3})?\s?(?:pt|em|ex|mm|cm)\]", r"\\\\"),
+    _replace(r"\\mathbb\s?([A-Z])(?![A-Za-z])", r"\\mathbb{\1}"),
+    _replace(r"\\sqrt\s?\[(\d{1,2})\]\s?(\d|[a-z](?![a-z]))", r"\\sqrt[\1]{\2}"),
+    _replace(r"\s?\\checkmark(?![a-z])|\b(?:USD|EUR|Rs\.?)\s?(?=\d)", ""),
     _replace(r"\\(leq|geq)slant(?![A-Za-z])", r"\\\1"),
     _replace(r"\^?\s?\{?\s?\\degree(?![A-Za-z])\s?\}?", r"^{\\circ}"),
+    # \cos 20^\circ: Math-Verify drops the degrees, and takes 20 radians.
+    _replace(
+        r"\\(sin|cos|tan|cot|sec|csc)\s?(?:\(|\\left\()?\s?(\d{1,4})\s?\^\s?\{?\s?\\circ\s?\}?(?:\s?(?:\)|\\right\)))?",
+        r"\\\1{\\frac{\2\\pi}{180}}",
+    ),
     # \mathbf{5} and \text{5} are numbers, not names.
     _replace(r"\\(?:math(?:bf|rm|it)|text(?:bf|rm|it)?|boldsymbol|bm|mbox)\s?\{([-+\d.,\s/]{1,50})\}", r"\1"),
     # 2 million: a power of ten, not a unit.
@@ -202,12 +225,17 @@ _MEANING = frozenset(
     "is are was if when where for or and not no nor but else odd even mod modulo am pm a.m p.m noon midnight more less "
     "greater smaller larger than least most up down left right north south east west above below increase decrease "
     "gain loss profit bc ad bce ce to from between only all any each with without dozen hundred thousand million "
-    "billion trillion base pi percent plus minus over squared cubed".split()
+    "billion trillion base pi percent plus minus over squared cubed half halves third thirds fourths fifth fifths "
+    "sixths sevenths eighths ninths tenth tenths hundredths thousandths one two three four five six seven eight nine "
+    "ten eleven twelve twenty thirty forty fifty alpha beta gamma delta theta lambda mu omega phi psi sigma tau "
+    "factorial choose root roots remainder".split()
 )
 _ORDINAL = re.compile(r"(?<=\d)\s?(?:\^\s?\{?\s?)?(?:\\(?:text|mathrm|textrm)\s?\{\s?)?(?:st|nd|rd|th)\s?\}{0,2}\Z")
 _NAME = re.compile(
     r"(?:[A-Z][a-z]{2,20}|[a-z]{2,20}\s[a-z]{2,20}|yes|no|true|false|none|odd|even|never|always)(?:\s[a-zA-Z]{1,20}){0,10}"
 )
+_WORD_ALONE = re.compile(r"(?=[a-z]{0,19}[aeiou])[a-z]{4,20}")
+_NO_WORDS = _FUNCTIONS | frozenset("infty infinity alpha beta gamma delta theta lambda omega sigma".split())
 # The numbers of statements, as \textcircled{1} or as one character.
 _CIRCLED = re.compile(r"(?:(?:\\textcircled\s?\{?\d{1,2}\}?|[①-⑳])[\s,、]{0,3}){1,20}")
 _POINT_WITHOUT_DIGITS = re.compile(r"(?<=\d)\.(?=\s?[-+*/^)])")  # 1./3
@@ -219,12 +247,20 @@ _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:te
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
 _ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])\Z")
 _SPACES_BEFORE = re.compile(r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z]))+")
-_LETTERS = re.compile(r"[A-Z]{2,26}")
+_LETTERS = re.compile(r"[A-Z](?:[A-Z]{1,25}|(?:\s?:\s?[A-Z]){1,9})")
 _CHAIN = re.compile(r">|\\gt(?![a-z])|\\geq?(?![a-z])")
 _ALL_UPRIGHT = re.compile(r"\\(?:text|mbox)\s?\{\s?(-?\d[^{}$\\]{1,80})\}")  # \text{5 apples}
+_RELATION = r"(?:<|>|\\[lg](?:eq?|t)(?![a-z]))"
+_IN_RELATION = r"(?:[^{}|,;]|\{\d{1,9}\}|\\text\{ ?or ?\})"
 _SET_OF_ALL = re.compile(  # \{x | x > 3\} is the relation
-    r"\\\{\s?([a-z])(?:\s?\\in\s?\\mathbb\{R\})?\s?(?:\||:|\\mid(?![a-z]))\s?"
-    r"(?P<relation>(?:[^{}|,;]|\{\d{1,9}\}){0,60}(?:[<>]|\\[lg](?:eq?|t)(?![a-z]))(?:[^{}|,;]|\{\d{1,9}\}){1,60})\\\}"
+    rf"\\\{{\s?([a-z])(?:\s?\\in\s?\\mathbb\{{R\}})?\s?(?:\||:|\\mid(?![a-z]))\s?"
+    rf"(?P<relation>{_IN_RELATION}{{0,60}}{_RELATION}{_IN_RELATION}{{1,60}})\\\}}"
+)
+_RATIO = re.compile(r"\d{1,9}(?:\s?:\s?\d{1,9}){2,9}")
+_OR = re.compile(
+    rf"(?P<name>[a-z])\s?(?P<first>{_RELATION})\s?(?P<a>[^<>=,;|]{{1,40}}?)\s?"
+    r"(?:\\(?:text|mbox|mathrm)\s?\{\s?or\s?\}|\\ or\\ |\bor\b)\s?"
+    rf"(?P=name)\s?(?P<second>{_RELATION})\s?(?P<b>[^<>=,;|]{{1,40}})"
 )
 _VARIABLE = re.compile(r"[A-Za-z]\s?=\s?(?=[-.\d\\])")
 _PLAIN = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,5})?")  # most answers: nothing to do
@@ -297,6 +333,31 @@ def _upwards(text: str) -> str:
     return "".join(parts)
 
 
+def _ratio(text: str) -> str:
+    """2:4:6 as the point (1, 2, 3), where Math-Verify divides; a ratio of two is a fraction."""
+    if not _RATIO.fullmatch(text):
+        return text
+    terms = [int(term) for term in text.split(":")]
+    divisor = math.gcd(*terms)
+    return f"({', '.join(str(term // divisor) for term in terms)})"
+
+
+def _union(text: str) -> str:
+    """x<1 or x>2 as a union of intervals."""
+    found = _OR.fullmatch(text)
+    if not found:
+        return text
+    parts = []
+    for sign, end in ((found["first"], found["a"]), (found["second"], found["b"])):
+        closed = sign[0] == "\\" and "e" in sign
+        below, above = ("", "]" if closed else ")"), ("[" if closed else "(", "")
+        if sign[0] == "<" or sign.startswith(r"\l"):
+            parts.append(rf"(-\infty,{end}{below[1]}")
+        else:
+            parts.append(rf"{above[0]}{end},\infty)")
+    return r"\cup".join(parts)
+
+
 def ambiguous(text: str) -> str | None:
     """The part of a label that has two readings, None where there is none."""
     found = _AMBIGUOUS.search(text)
@@ -348,11 +409,12 @@ def whole_and_unit(text: str) -> tuple[str, str]:
         text = found[1]
     if found := _SET_OF_ALL.fullmatch(text):
         text = found["relation"]
+    text = _union(_ratio(text))
     before = _VARIABLE.match(text)
     text, unit = _split_unit(text[before.end() :] if before else text)
     text = (before[0] if before else "") + text
     text = _STOP_IN_TEXT.sub(r"\1}", text)
-    if _LETTERS.fullmatch(text) or _NAME.fullmatch(text):
+    if _LETTERS.fullmatch(text) or _NAME.fullmatch(text) or (_WORD_ALONE.fullmatch(text) and text not in _NO_WORDS):
         return rf"\text{{{text}}}", unit  # letters in an order, or a word, not their product
     if _CIRCLED.fullmatch(text):
         numbers = re.findall(r"\d{1,2}|[①-⑳]", text)

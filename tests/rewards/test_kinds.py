@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from lens_openrlhf.rewards.grading import box, grade, response_end
+from lens_openrlhf.rewards.grading import box, grade, is_prose, response_end
 
 # label, right answers, wrong answers: by kind.
 BOXED = {
@@ -263,6 +265,90 @@ RESPONSES = [
     ("so <|begin_of_box|>7", "7", False),
     (r"The final answer is \(7-\sqrt{5 \mathrm{i}}\).", r"7-\sqrt{5 \mathrm{i}}", True),
     ("\\boxed{97}, \\boxed{C. 12}", "C. 12", False),
+    ("\\boxed{(-100, 100)}", "(-100,100)", True),
+    ("\\boxed{-100<x<100}", "(-100,100)", True),
+    ("\\boxed{[-200, 200]}", "[-200,200]", True),
+    ("\\boxed{(10, 100)}", "\\left(10,100\\right)", True),
+    ("\\boxed{(5, 120, 169)}", "(5,120,169)", True),
+    ("\\boxed{(3, 120^\\circ)}", "(3,120^\\circ)", True),
+    ("\\boxed{\\{10, 100\\}}", "\\{10,100\\}", True),
+    ("\\boxed{(\\frac{1}{2}, 100)}", "(\\frac12,100)", True),
+    ("\\boxed{(10, 100.5)}", "(10,100.5)", True),
+    ("\\boxed{-10100}", "(-10,100)", False),
+    ("\\boxed{100200300}", "(100,200,300)", False),
+    ("\\boxed{10100}", "\\{10,100\\}", False),
+    ("\\boxed{1234}", "1,234", True),
+    ("\\boxed{1234}", "\\(1,234\\)", True),
+    ("\\boxed{1234}", "$1,234$", True),
+    ("\\boxed{12345678}", "12,345,678", True),
+    ("\\boxed{1234.5}", "1,234.5", True),
+    ("\\boxed{\\{(1,2),(4,3)\\}}", "(1,2),(4,3)", True),
+    ("\\boxed{1:3:2}", "1:2:3", False),
+    ("\\boxed{1:6}", "1:2:3", False),
+    ("\\boxed{1/6}", "1:2:3", False),
+    ("\\boxed{3:2:1}", "6:4:1", False),
+    ("\\boxed{2:4:6}", "1:2:3", True),
+    ("\\boxed{\\frac12}", "1:2", True),
+    ("\\boxed{1 : 2 : 3}", "1:2:3", True),
+    ("**Answer: 5**", "5", True),
+    ("**Final Answer: 42**", "42", True),
+    ("**The answer is 42.**", "42", True),
+    ("**Answer: 3/4**", "3/4", True),
+    ("**Answer: B**", "B", True),
+    ("The answer is (1, 2).", "(1,2)", True),
+    ("The answer is [1, 2).", "[1,2)", True),
+    ("The answer is yes.", "Yes", True),
+    ("Answer: Yes", "Yes", True),
+    ("The answer is 5, as required.", "5", True),
+    ("The answer is yes.", "No", False),
+    ("\\boxed{3 halves}", "3", False),
+    ("\\boxed{5 factorial}", "5", False),
+    ("\\boxed{5\\text{ thirds}}", "5", False),
+    ("\\boxed{5 theta}", "5", False),
+    ("\\boxed{5 feet six inches}", "5", False),
+    ("\\boxed{5 feet}", "5", True),
+    ("\\boxed{2<x<3}", "2,3", False),
+    ("\\boxed{3<x<5}", "3,5", False),
+    ("\\boxed{A}", "A:B=2:3", False),
+    ("\\boxed{A:C:B}", "A:B:C", False),
+    ("\\boxed{A: 12}", "A", True),
+    ("\\boxed{A. 12}", "A", True),
+    ("\\boxed{A:\\ 12}", "A", True),
+    ("\\boxed{x<-2 \\text{ or } x>3}", "(-\\infty,-2)\\cup(3,\\infty)", True),
+    ("\\boxed{x\\le -1 \\text{ or } x\\ge 1}", "(-\\infty,-1]\\cup[1,\\infty)", True),
+    ("\\boxed{\\{x \\mid x<1 \\text{ or } x>2\\}}", "(-\\infty,1)\\cup(2,\\infty)", True),
+    ("\\boxed{x<-2 \\text{ or } x>4}", "(-\\infty,-2)\\cup(3,\\infty)", False),
+    ("\\boxed{(-\\infty,-2)\\cup(3,\\infty)}", "x<-2 \\text{ or } x>3", True),
+    ("\\boxed{x>3 or x<-2}", "x<-2 or x>3", True),
+    ("\\boxed{2-\\frac{1}{2^{99}}}", "2+\\frac{1}{2^{100}}", False),
+    ("\\boxed{1-\\frac{1}{2^{31}}}", "1-\\frac{1}{2^{30}}", False),
+    ("\\boxed{\\frac{2^{30}-1}{2^{30}}}", "1-\\frac{1}{2^{30}}", True),
+    ("\\boxed{2\\sqrt3}", "\\sqrt{12}", True),
+    ("\\boxed{1+\\sqrt2}", "\\sqrt{3+2\\sqrt2}", True),
+    ("\\boxed{0.333333}", "\\frac13", True),
+    ("\\boxed{\\frac18}", "\\cos 20^\\circ \\cos 40^\\circ \\cos 80^\\circ", True),
+    ("\\boxed{east}", "seat", False),
+    ("\\boxed{triangle}", "triangle", True),
+    ("\\boxed{\\text{triangle}}", "triangle", True),
+    ("\\boxed{angle}", "glean", False),
+    ("\\boxed{East}", "east", True),
+    ("\\boxed{abcd}", "abcd", True),
+    ("\\boxed{\\mathbb{R}}", "\\mathbb R", True),
+    ("\\boxed{\\sqrt[3]{2}}", "\\sqrt[3]2", True),
+    ("\\boxed{\\text{A, C, D}}", "ACD", True),
+    ("\\boxed{\\text{Option B}}", "B", True),
+    ("\\boxed{\\text{(B)}~12}", "B", True),
+    ("\\boxed{42 \\checkmark}", "42", True),
+    ("\\boxed{USD 5}", "5", True),
+    ("\\boxed{1⁄2}", "1/2", True),
+    ("\\boxed{7 \\Rightarrow 5}", "5", False),
+    ("\\boxed{7 \\to 5}", "5", False),
+    ("\\boxed{\\sim 5}", "5", False),
+    ("\\boxed{5\\text{ N}}", "5\\text{ J}", False),
+    ("\\boxed{5\\text{ J}}", "5\\text{ J}", True),
+    ("\\boxed{0.766}", "\\cos 40^\\circ", False),
+    ("\\boxed{\\cos 40^{\\circ}}", "\\cos 40^\\circ", True),
+    ("\\boxed{\\frac12}", "\\cos 60^\\circ", True),
 ]
 
 
@@ -283,3 +369,11 @@ def test_an_answer_in_a_box(answer, label, right):
 @pytest.mark.parametrize(("response", "label", "right"), RESPONSES)
 def test_a_response(response, label, right):
     assert (grade(response_end(response), label)[0] == "correct") is right
+
+
+@pytest.mark.parametrize("text", ["1" + "x" * 19_000 + "!", "1" + "e" * 19_000 + "!", "(1," * 6_000, "1:2:" * 4_000])
+def test_long_texts_take_time_in_their_length(text):
+    start = time.process_time()
+    grade(text, "5")
+    is_prose(text + " $5$")
+    assert time.process_time() - start < 1  # a hundredth of it; quadratic it was 4 s
