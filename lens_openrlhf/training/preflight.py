@@ -133,14 +133,28 @@ def _check_file(data: Data) -> str:
 
 def _check_template(template: str | None) -> None:
     """OpenRLHF puts a prompt into its template with str.format."""
+    if not template:
+        return
+    prompt = "[prompt]"
     try:
-        if template:
-            template.format("")
+        times = template.format(prompt).count(prompt) - template.count(prompt)
+        problem = "" if times == 1 else f"holds the prompt {times} times"
     except (ValueError, LookupError, AttributeError, TypeError) as error:
+        problem = f"is no template ({type(error).__name__}: {error})"
+    if problem:
         raise OptionError(
-            f"{NAMES.template} {template!r}: is no template ({type(error).__name__}: {error}); write {{}} once, where "
-            "the prompt goes, and every other brace twice, as in \\boxed{{{{}}}}"
-        ) from None
+            f"{NAMES.template} {template!r}: {problem}; write {{}} once, where the prompt goes, and every other brace "
+            "twice, as in \\boxed{{}}"
+        )
+
+
+def _no_label_key(name: str, file: Path | None) -> OptionError:
+    """OpenRLHF takes no key for empty labels, by which no answer can be graded."""
+    _, row = next(rows_of_file(PROMPTS, file), ("", {})) if file else ("", {})
+    return OptionError(
+        f"--data.label_key is missing: Math-Verify compares answers with labels; name their column in {PROMPTS} {name}"
+        + (f" (there are: {', '.join(map(str, row))})" if row else "")
+    )
 
 
 def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequence[str] = ()) -> list[str]:
@@ -167,7 +181,10 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
             path.suffix in READABLE or path.is_absolute() or name.startswith(".") or name.count("/") > 1
         ):
             raise OptionError(not_here(option, name))
-        if data_file(option, name) is None:
+        file = data_file(option, name)
+        if graded and not args.data.label_key and option == PROMPTS:
+            raise _no_label_key(name, file)
+        if file is None:
             continue
         stat = path.stat()
         data = Data(
