@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from lens_openrlhf.data import labels
-from lens_openrlhf.rewards import label_check, verify_answer
+from lens_openrlhf.rewards import label_check, pool, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 
@@ -52,11 +54,30 @@ def test_another_limit_is_another_cache(tmp_path, monkeypatch):
     assert labels.cache_file(tmp_path) != before
 
 
-def test_verifier_that_dies_is_no_verdict_to_keep(tmp_path, monkeypatch):
-    def lost(*args):
-        raise labels.pool.WorkerLost("killed")
+@pytest.mark.parametrize("name", sorted(path.name for path in labels.GRADER.glob("*.py")))
+def test_other_code_of_the_grader_is_another_cache(name, tmp_path, monkeypatch):
+    copy = shutil.copytree(labels.GRADER, tmp_path / "rewards")
+    before = labels.cache_file(tmp_path)
+    monkeypatch.setattr(labels, "GRADER", copy)
+    assert labels.cache_file(tmp_path) == before
+    with open(copy / name, "a") as module:
+        module.write("# changed")
+    assert labels.cache_file(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (pool.WorkerLost, label_check.FATAL),
+        (pool.TimeLimit, label_check.SLOW),
+        (pool.MemoryLimit, label_check.LARGE),
+    ],
+)
+def test_what_may_have_come_from_outside_is_no_verdict_to_keep(error, kind, tmp_path, monkeypatch):
+    def failed(*args):
+        raise error("by chance")
 
     with monkeypatch.context() as patch:
-        patch.setattr(labels.pool, "run_in_worker", lost)
-        assert labels.check(["34"], tmp_path) == {"34": label_check.FATAL}
+        patch.setattr(pool, "run_in_worker", failed)
+        assert labels.check(["34"], tmp_path) == {"34": kind}
     assert labels.check(["34"], tmp_path) == {"34": None}
