@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import pytest
 
 from lens_openrlhf.data import labels
-from lens_openrlhf.rewards import label_check, pool, verify_answer
+from lens_openrlhf.rewards import label_check, pool, shutdown, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 
@@ -46,6 +47,18 @@ def test_verdicts_are_kept_even_if_the_run_ends_early(tmp_path, monkeypatch):
     assert labels.check("abcde", tmp_path) == dict.fromkeys("abcde")
     assert checked[6:] == ["c", "d", "e"]
     assert labels.check("abcde", tmp_path) == dict.fromkeys("abcde") and len(checked) == 9
+
+
+def test_no_worker_is_left_where_the_time_is_over(tmp_path):
+    """Of the threads that still wait for a worker none may start new ones behind `shutdown`."""
+    many = [rf"\frac{{{number}}}{{7}}" for number in range(1000)]
+    before = set(threading.enumerate())
+    assert 0 < len(labels.check(many, tmp_path, 0.5)) < len(many)
+    shutdown()
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(10)
+    assert pool._pool is None
 
 
 def test_another_limit_is_another_cache(tmp_path, monkeypatch):
