@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -108,13 +109,11 @@ def _check_file(data: Data) -> str:
         check_chat_template(NAMES.chat, tokenizer)
     fill = data.template.format if data.template and not data.chat else None
     prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
-    rows = (Row(place, row) for place, row in rows_of_file(data.option, path))
-    rows = with_keys(shown, rows, dict(data.keys))
+    rows = (Row(place, row) for place, row in rows_of_file(data.option, path, dict(data.keys)))
+    rows = with_keys(shown, islice(rows, data.limit), dict(data.keys))
     labels = Labels()
     bar = tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None)
-    for number, row in enumerate(bar):
-        if data.limit is not None and number >= data.limit:
-            continue
+    for row in bar:
         prompting.text(row)
         if data.label_key:
             labels.add(row, data.label_key)

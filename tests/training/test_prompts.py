@@ -155,6 +155,7 @@ def test_a_few_bad_labels_are_told_and_more_are_refused(model):
         checked(name, [*good, *[{**ROW, "label": "???"}] * 7])
     assert shown in str(refusal.value) and "--reward.remote_url FILE.py" in str(refusal.value)
     # The rows that are not used are not looked at.
+    assert checked(name, [*good, {"prompt": "no label"}], "--data.max_samples", "400") == []
     assert checked(name, [*good, *[{**ROW, "label": "???"}] * 7], "--data.max_samples", "400") == []
     Path("reward.py").touch()
     assert checked(name, [{**ROW, "label": "???"}], "--reward.remote_url", "reward.py") == []
