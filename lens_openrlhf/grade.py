@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from .inputs import READABLE, OptionError, rows_of_file
+from .inputs import READABLE, OptionError, parquet_columns, rows_of_file
 from .process import ended, printable
 
-# Columns that are looked for where no option names one.
-ANSWERS = ("response", "answer", "completion", "output", "prediction", "generated_text")
-LABELS = ("label", "ground_truth", "gold", "target", "solution", "reference")
+# Columns that are looked for where no option names one, the surest first: `answer` is what a model wrote, or the gold
+# answer beside a worked solution, as MATH has it, or where nothing else can be the label.
+ANSWERS = ("response", "completion", "output", "prediction", "generated_text", "answer")
+LABELS = ("label", "ground_truth", "gold", "target", "reference", "answer", "solution")
 SHOWN_CHARS = 60
 DESCRIPTION = """\
 Grades answers that are already there, of any framework, and says of each what was read as its answer, what Math-Verify
@@ -54,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--max_rows", type=int, metavar="N", help="the first rows only")
     group.add_argument("--wrong", action="store_true", help="show the rows that are not correct alone")
     group.add_argument("--quiet", action="store_true", help="show the summary alone")
-    group.add_argument("-o", "--out", type=Path, metavar="FILE", help="all rows as .jsonl, texts uncut")
+    group.add_argument("-o", "--out", type=Path, metavar="FILE", help="all rows as a new .jsonl, texts uncut")
     return parser
 
 
@@ -66,6 +68,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: --help.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.out is not None:
+        _check_out(arguments.out, arguments.file)
     if arguments.file is None:
         if arguments.answer is None or arguments.label is None:
             raise OptionError("name a FILE, or give --answer and --label; see lens-openrlhf grade --help")
@@ -77,24 +81,38 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise OptionError(f"FILE {arguments.file}: no such file or folder")
     if arguments.max_rows is not None and arguments.max_rows < 1:
         raise OptionError(f"--max_rows {arguments.max_rows}: at least 1 is needed")
-    if arguments.out is not None and (arguments.out.suffix != ".jsonl" or arguments.out == arguments.file):
-        raise OptionError(f"-o {arguments.out}: expected the name of another file, which ends in .jsonl")
     return arguments
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """Where each row is, and the row."""
+def _check_out(out: Path, file: Path | None) -> None:
+    """A new file, in a folder that is there: it is written when all is graded."""
+    if out.suffix != ".jsonl":
+        raise OptionError(f"-o {out}: expected a name that ends in .jsonl")
+    if not (os.path.isdir(out.parent) and os.access(out.parent, os.W_OK)):
+        raise OptionError(f"-o {out}: {out.parent} is no folder that can be written to; make it, or name another")
+    if os.path.lexists(out):
+        read = file is not None and os.path.exists(out) and os.path.exists(file) and os.path.samefile(out, file)
+        raise OptionError(f"-o {out}: is {'the file that is read' if read else 'there already'}; name another")
+
+
+def _files(path: Path) -> list[Path]:
     files = sorted(path.glob("samples/*.parquet")) if path.is_dir() else [path]
     if not files:
         raise OptionError(f"FILE {path}: a folder without samples/*.parquet; name a run, an evaluation or a file")
     for file in files:
         if file.suffix not in READABLE:
             raise OptionError(f"FILE {file}: expected a {', '.join(READABLE)} file")
-        for place, row in rows_of_file("FILE", file):
+    return files
+
+
+def _rows(path: Path, files: Sequence[Path], wanted: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Where each row is, and the row; of .parquet no columns but `wanted` need be in it."""
+    for file in files:
+        for place, row in rows_of_file("FILE", file, wanted):
             yield (f"{file.name} {place}" if path.is_dir() else place), row
 
 
-def _column(columns: Iterable[str], option: str, given: str | None, usual: Sequence[str]) -> str:
+def _column(columns: Collection[str], option: str, given: str | None, usual: Sequence[str]) -> str:
     found = [name for name in ([given] if given else usual) if name in columns]
     if not found:
         sought = f"there is no column {given!r}" if given else f"name the column; it is none of {', '.join(usual)}"
@@ -102,10 +120,9 @@ def _column(columns: Iterable[str], option: str, given: str | None, usual: Seque
     return found[0]
 
 
-def _columns(rows: Sequence[tuple[str, dict]], answer_key: str | None, label_key: str | None) -> tuple[str | None, str]:
+def _columns(columns: Collection[str], answer_key: str | None, label_key: str | None) -> tuple[str | None, str]:
     """Of the answers, None where there are none, and of the labels."""
-    columns = dict.fromkeys(name for _, row in rows for name in row)
-    label_key = _column(columns, "label_key", label_key, LABELS)
+    label_key = _column(columns, "label_key", label_key, [name for name in LABELS if name != answer_key])
     answers = [name for name in ANSWERS if name in columns and name != label_key]
     if answer_key is None and not answers:
         return None, label_key
@@ -150,10 +167,10 @@ def _line(row: dict[str, str]) -> str:
         parts.append(f"compared {short(row['answer_written'])} with {short(row['label_written'])}")
     if "refused" in row:
         parts.append(f"refused: {row['refused']}")
+    elif row.get("reason"):
+        parts.append(row["reason"])
     elif row["outcome"] not in ("correct", "wrong") or not row["detail"].startswith("answer "):
         parts.append(row["detail"])
-    elif ": in " in row["detail"]:
-        parts.append("in other units")
     return f"{row['place']}: {row['outcome']}; {'; '.join(parts)}"
 
 
@@ -181,10 +198,13 @@ def _all_rows(arguments: argparse.Namespace) -> tuple[list[tuple[str, Any, Any]]
     if arguments.file is None:
         answer = sys.stdin.read() if arguments.answer == "-" else arguments.answer
         return [("answer", answer, arguments.label)], True
-    found = list(islice(_rows(arguments.file), arguments.max_rows))
+    files, given = _files(arguments.file), (arguments.answer_key, arguments.label_key)
+    names = parquet_columns("FILE", files[0])
+    keys = _columns(names, *given) if names else ()
+    found = list(islice(_rows(arguments.file, files, [key for key in keys if key]), arguments.max_rows))
     if not found:
         raise OptionError(f"FILE {arguments.file}: there is no row in it")
-    answer_key, label_key = _columns(found, arguments.answer_key, arguments.label_key)
+    answer_key, label_key = keys or _columns(dict.fromkeys(name for _, row in found for name in row), *given)
     return [(at, _answer_text(row.get(answer_key)), row.get(label_key)) for at, row in found], answer_key is not None
 
 
@@ -220,7 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         print(printable("\n".join(_summary(rows))))
     if arguments.out is not None:
-        with open(arguments.out, "w") as file:
+        with open(arguments.out, "x") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     failed = any("refused" in row or row.get("outcome") in ("error", "timeout") for row in rows)
     return 1 if failed else 0

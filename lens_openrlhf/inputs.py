@@ -8,7 +8,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -260,8 +260,23 @@ def tables(shown: str, path: Path, columns: Sequence[str] | None = None) -> Iter
         yield from rows.with_format("arrow").iter(batch_size=BATCH)
 
 
-def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
-    """Where each row of a local file is, for messages, and the row.
+def parquet_columns(option: str, path: Path) -> list[str]:
+    """The names of a .parquet file's columns; none of another file's.
+
+    Raises:
+        OptionError: a file that cannot be read.
+    """
+    if path.suffix != ".parquet":
+        return []
+    import pyarrow.parquet as pq
+
+    with readable(f"{option} {path}", "parquet"):
+        return pq.read_schema(path).names
+
+
+def rows_of_file(option: str, path: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
+    """Where each row of a local file is, for messages, and the row; of a .parquet file that has all columns of
+    `wanted`, these alone.
 
     Raises:
         OptionError: a file that cannot be read, with the place.
@@ -270,7 +285,8 @@ def rows_of_file(option: str, path: Path) -> Iterator[tuple[str, dict]]:
         yield from json_rows(f"{option} {path}", path)
         return
     number = 0
-    for table in tables(f"{option} {path}", path):
+    columns = list(wanted) if wanted and set(wanted) <= set(parquet_columns(option, path)) else None
+    for table in tables(f"{option} {path}", path, columns):
         for row in table.to_pylist():
             number += 1
             yield f"row {number}", row
@@ -291,8 +307,9 @@ def json_rows(shown: str, path: Path) -> Iterator[tuple[str, dict]]:
                 if error.msg != "Extra data":
                     raise OptionError(f"{shown}: line {error.lineno} is not JSON ({error.msg})") from None
             else:
+                halves = _may_have_halves(content)
                 for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-                    yield f"row {number}", _checked(f"{shown}: row {number}", row)
+                    yield f"row {number}", _checked(f"{shown}: row {number}", row, halves)
                 return
         for number, line in enumerate(file, 1):
             if not line.strip():  # as the last one often is; OpenRLHF leaves them out, too
@@ -301,15 +318,20 @@ def json_rows(shown: str, path: Path) -> Iterator[tuple[str, dict]]:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise OptionError(f"{shown}: line {number} is not JSON ({getattr(error, 'msg', error)})") from None
-            yield f"line {number}", _checked(f"{shown}: line {number}", row, b"\\u" in line)
+            yield f"line {number}", _checked(f"{shown}: line {number}", row, _may_have_halves(line))
 
 
-def _checked(place: str, row: Any, escapes: bool = True) -> dict:
-    """A row of JSON, which must be an object, of texts; `escapes` says whether something in it was escaped."""
+def _may_have_halves(text: bytes) -> bool:
+    """Whether JSON may hold half of a character (U+D800 to U+DFFF): most does not, and looking for them takes long."""
+    return b"\\ud" in text or b"\\uD" in text or b"\xed" in text
+
+
+def _checked(place: str, row: Any, halves: bool) -> dict:
+    """A row of JSON, which must be an object, of texts; `halves` says whether halves of characters may be in it."""
     if not isinstance(row, dict):
         raise OptionError(f'{place} is no object, such as {{"prompt": …, "label": …}}')
     try:
-        if escapes:
+        if halves:
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start].encode("unicode_escape").decode()

@@ -44,9 +44,10 @@ def with_keys(shown: str, rows: Iterable[Row], keys: Mapping[str, str]) -> Itera
     for row in rows:
         for key, option in keys.items():
             if row.values.get(key) in (None, "", []):
+                there = "" if key in row.values else f" (there are: {', '.join(map(str, row.values)) or 'none'})"
                 raise OptionError(
-                    f"{shown}: {row.place} has no {key!r}, the key of {option}; mend the data or name another key "
-                    f"(there are: {', '.join(map(str, row.values)) or 'none'})"
+                    f"{shown}: {row.place} has no {key!r}, the key of {option}; mend the data or name another key"
+                    + there
                 )
         yield row
     if row is None:

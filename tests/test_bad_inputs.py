@@ -346,6 +346,26 @@ def test_a_home_that_is_not_there(run, monkeypatch):
     assert "there is no home folder" in finding.state and "set HOME" in finding.remedy
 
 
+@pytest.mark.parametrize("half", [rb"\ud83d", rb"\uD83D", rb"\uDc00", rb"\\\udFFF", b"\xed\xa0\xbd"])
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_halves_of_characters_are_found_however_they_are_written(half, ending, place):
+    data = place / f"rows.{ending}"
+    data.write_bytes(b'{"prompt": "' + half + b'"}')
+    with pytest.raises(OptionError, match=r"(line|row) 1 has \\ud[89a-f].., half of a character"):
+        list(rows_of_file("--data", data))
+    texts = ["\N{GRINNING FACE}", "\ud7ff", r"\ud83d as text", "é"]
+    for as_ascii in (True, False):
+        data.write_text(json.dumps({"prompt": texts}, ensure_ascii=as_ascii))
+        assert [row for _, row in rows_of_file("--data", data)] == [{"prompt": texts}]
+
+
+def test_of_parquet_the_wanted_columns_are_read(place):
+    pandas.DataFrame([{**ROW, "solution": "long"}]).to_parquet("rows.parquet")
+    for wanted, found in ((["prompt"], {"prompt"}), ([], {*ROW, "solution"}), (["prompt", "z"], {*ROW, "solution"})):
+        ((place_of_row, row),) = rows_of_file("--data", Path("rows.parquet"), wanted)
+        assert (place_of_row, set(row)) == ("row 1", found)
+
+
 def test_half_of_a_character_is_named_by_line(place):
     data = lines("half.jsonl", ROW)
     data.write_text(data.read_text() + '\n{"prompt": "\\ud83d", "label": "2"}\n\n')

@@ -83,6 +83,7 @@ class Reading(NamedTuple):
         detail: a line for a log that says what was compared or what went wrong.
         answer: what was taken for the answer; empty where there is none.
         answer_written, label_written: what Math-Verify compared.
+        reason: why an answer is wrong whatever Math-Verify finds, such as "in km, not m"; otherwise empty.
     """
 
     outcome: Outcome
@@ -90,6 +91,7 @@ class Reading(NamedTuple):
     answer: str = ""
     answer_written: str = ""
     label_written: str = ""
+    reason: str = ""
 
 
 def grade(response: str, label: str) -> tuple[Outcome, str]:
@@ -119,12 +121,12 @@ def read(response: str, label: str) -> Reading:
     detail = _comparison(whole, label)
     only = found is not None and found.alone and not found.parts
     if only and (apart := _units_apart(found.text, label)):
-        return Reading("wrong", f"{detail}: {apart}", *compared)
+        return Reading("wrong", f"{detail}: {apart}", *compared, apart)
     together = not parts or answer.choice(label.strip()) is None
     try:
         right = (together and equal(gold, whole)) or (bool(parts) and all(equal(gold, part) for part in parts))
         if right and only and (apart := _kinds_apart(found.text, label, gold)):
-            return Reading("wrong", f"{detail}: {apart}", *compared)
+            return Reading("wrong", f"{detail}: {apart}", *compared, apart)
     except Exception as error:
         return Reading("error", f"comparison failed: {describe(error)}, {detail}", *compared)
     return Reading("correct" if right else "wrong", detail, *compared)

@@ -48,7 +48,10 @@ def check_labels(labels: Iterable[Label]) -> dict[Label, str]:
 
 
 def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:
-    """Labels with what `find` gives for them, as it comes; `find` waits for a worker, so many run at once."""
+    """Labels with what `find` gives for them, as it comes; `find` waits for a worker, so many run at once.
+
+    Closing it early waits for those that run.
+    """
     workers = pool.Settings.from_env().workers
     threads = ThreadPoolExecutor(2 * workers)
     todo = iter(labels)
@@ -60,4 +63,5 @@ def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterato
                 yield running.pop(future), future.result()
             running |= {threads.submit(find, label): label for label in islice(todo, len(done))}
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        # Whoever stops early may end the workers next, and a thread that still waits for one would start new ones.
+        threads.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -108,13 +109,11 @@ def _check_file(data: Data) -> str:
         check_chat_template(NAMES.chat, tokenizer)
     fill = data.template.format if data.template and not data.chat else None
     prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
-    rows = (Row(place, row) for place, row in rows_of_file(data.option, path))
-    rows = with_keys(shown, rows, dict(data.keys))
+    rows = (Row(place, row) for place, row in rows_of_file(data.option, path, dict(data.keys)))
+    rows = with_keys(shown, islice(rows, data.limit), dict(data.keys))
     labels = Labels()
     bar = tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None)
-    for number, row in enumerate(bar):
-        if data.limit is not None and number >= data.limit:
-            continue
+    for row in bar:
         prompting.text(row)
         if data.label_key:
             labels.add(row, data.label_key)
@@ -133,14 +132,28 @@ def _check_file(data: Data) -> str:
 
 def _check_template(template: str | None) -> None:
     """OpenRLHF puts a prompt into its template with str.format."""
+    if not template:
+        return
+    prompt = "[prompt]"
     try:
-        if template:
-            template.format("")
+        times = template.format(prompt).count(prompt) - template.count(prompt)
+        problem = "" if times == 1 else f"holds the prompt {times} times"
     except (ValueError, LookupError, AttributeError, TypeError) as error:
+        problem = f"is no template ({type(error).__name__}: {error})"
+    if problem:
         raise OptionError(
-            f"{NAMES.template} {template!r}: is no template ({type(error).__name__}: {error}); write {{}} once, where "
-            "the prompt goes, and every other brace twice, as in \\boxed{{{{}}}}"
-        ) from None
+            f"{NAMES.template} {template!r}: {problem}; write {{}} once, where the prompt goes, and every other brace "
+            "twice, as in \\boxed{{}}"
+        )
+
+
+def _no_label_key(name: str, file: Path | None) -> OptionError:
+    """OpenRLHF takes no key for empty labels, by which no answer can be graded."""
+    _, row = next(rows_of_file(PROMPTS, file), ("", {})) if file else ("", {})
+    return OptionError(
+        f"--data.label_key is missing: Math-Verify compares answers with labels; name their column in {PROMPTS} {name}"
+        + (f" (there are: {', '.join(map(str, row))})" if row else "")
+    )
 
 
 def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequence[str] = ()) -> list[str]:
@@ -167,7 +180,10 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
             path.suffix in READABLE or path.is_absolute() or name.startswith(".") or name.count("/") > 1
         ):
             raise OptionError(not_here(option, name))
-        if data_file(option, name) is None:
+        file = data_file(option, name)
+        if graded and not args.data.label_key and option == PROMPTS:
+            raise _no_label_key(name, file)
+        if file is None:
             continue
         stat = path.stat()
         data = Data(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+
 import pytest
 
 from lens_openrlhf.data import labels
-from lens_openrlhf.rewards import label_check, verify_answer
+from lens_openrlhf.rewards import label_check, pool, shutdown, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 
@@ -46,17 +49,48 @@ def test_verdicts_are_kept_even_if_the_run_ends_early(tmp_path, monkeypatch):
     assert labels.check("abcde", tmp_path) == dict.fromkeys("abcde") and len(checked) == 9
 
 
+def test_no_worker_is_left_where_the_time_is_over(tmp_path):
+    """Of the threads that still wait for a worker none may start new ones behind `shutdown`."""
+    many = [rf"\frac{{{number}}}{{7}}" for number in range(1000)]
+    before = set(threading.enumerate())
+    assert 0 < len(labels.check(many, tmp_path, 0.5)) < len(many)
+    shutdown()
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(10)
+    assert pool._pool is None
+
+
 def test_another_limit_is_another_cache(tmp_path, monkeypatch):
     before = labels.cache_file(tmp_path)
     monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "3")
     assert labels.cache_file(tmp_path) != before
 
 
-def test_verifier_that_dies_is_no_verdict_to_keep(tmp_path, monkeypatch):
-    def lost(*args):
-        raise labels.pool.WorkerLost("killed")
+@pytest.mark.parametrize("name", sorted(path.name for path in labels.GRADER.glob("*.py")))
+def test_other_code_of_the_grader_is_another_cache(name, tmp_path, monkeypatch):
+    copy = shutil.copytree(labels.GRADER, tmp_path / "rewards")
+    before = labels.cache_file(tmp_path)
+    monkeypatch.setattr(labels, "GRADER", copy)
+    assert labels.cache_file(tmp_path) == before
+    with open(copy / name, "a") as module:
+        module.write("# changed")
+    assert labels.cache_file(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (pool.WorkerLost, label_check.FATAL),
+        (pool.TimeLimit, label_check.SLOW),
+        (pool.MemoryLimit, label_check.LARGE),
+    ],
+)
+def test_what_may_have_come_from_outside_is_no_verdict_to_keep(error, kind, tmp_path, monkeypatch):
+    def failed(*args):
+        raise error("by chance")
 
     with monkeypatch.context() as patch:
-        patch.setattr(labels.pool, "run_in_worker", lost)
-        assert labels.check(["34"], tmp_path) == {"34": label_check.FATAL}
+        patch.setattr(pool, "run_in_worker", failed)
+        assert labels.check(["34"], tmp_path) == {"34": kind}
     assert labels.check(["34"], tmp_path) == {"34": None}

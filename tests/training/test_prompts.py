@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.rewards import pool
-from lens_openrlhf.training import launch, options, preflight
+from lens_openrlhf.training import launch, options, preflight, profiles
 
 ROW = {"prompt": "1 + 1 =", "label": "2"}
 CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
@@ -84,6 +84,15 @@ def checked(model: str, rows: list[dict], *more: str) -> list[str]:
             ["--data.input_template", "{} Answer in \\boxed{}."],
             "--data.input_template .*is no template .*every other brace twice",
         ),
+        (
+            None,
+            [ROW],
+            ["--data.input_template", "Answer in \\boxed{{}}."],
+            r"--data.input_template 'Answer .*holds the prompt 0 times; write \{\} once, .* as in \\boxed\{\{\}\}$",
+        ),
+        (None, [ROW], ["--data.input_template", "{0} {0} {{}}"], "holds the prompt 2 times"),
+        (None, [ROW], ["--data.input_template", "{:.3} {{}}"], "holds the prompt 0 times"),
+        (None, [ROW], ["--data.label_key", ""], r"--data.label_key is missing: .*jsonl \(there are: prompt, label\)"),
         (None, [{**ROW, "prompt": 5}], [], "the 'prompt' of line 1 is a int"),
         (None, [ROW, {**ROW, "label": ["3"]}], [], "1 of 2 labels .line 2.; the first: the label .'3'. is not text"),
     ],
@@ -112,6 +121,29 @@ def test_chats_and_templates_that_work(model):
     assert checked(name, [{**ROW, "prompt": CHAT}], "--data.apply_chat_template", "--data.input_template", "{}{}") == []
 
 
+def without_label_key(given: list[str]) -> list[str]:
+    at = given.index("--data.label_key")
+    return given[:at] + given[at + 2 :]
+
+
+@pytest.mark.parametrize("data", ["prompts.jsonl", "somebody/prompts"])
+def test_math_verify_needs_labels(model, data):
+    """OpenRLHF's default is none, and every label empty."""
+    given = without_label_key(words(model(), [ROW], "--data.prompt_dataset", data))
+    with pytest.raises(OptionError, match="--data.label_key is missing: .* name their column in .*" + data):
+        preflight._check_prompts(options.parse(given))
+    for name in ("reward.py", "agent.py"):
+        Path(name).touch()
+    for other in (["--reward.remote_url", "reward.py"], ["--train.agent_func_path", "agent.py"]):
+        assert preflight._check_prompts(options.parse([*given, *other])) == []
+
+
+@pytest.mark.parametrize("profile", sorted(profiles.FOLDER.glob("*.args")), ids=lambda path: path.stem)
+def test_profiles_name_their_labels(profile):
+    words = profiles.expand(["--profile", str(profile)])
+    assert words[words.index("--data.label_key") + 1] == "label"
+
+
 def test_a_few_bad_labels_are_told_and_more_are_refused(model):
     name = model()
     good = [ROW] * 400
@@ -123,6 +155,7 @@ def test_a_few_bad_labels_are_told_and_more_are_refused(model):
         checked(name, [*good, *[{**ROW, "label": "???"}] * 7])
     assert shown in str(refusal.value) and "--reward.remote_url FILE.py" in str(refusal.value)
     # The rows that are not used are not looked at.
+    assert checked(name, [*good, {"prompt": "no label"}], "--data.max_samples", "400") == []
     assert checked(name, [*good, *[{**ROW, "label": "???"}] * 7], "--data.max_samples", "400") == []
     Path("reward.py").touch()
     assert checked(name, [{**ROW, "label": "???"}], "--reward.remote_url", "reward.py") == []
