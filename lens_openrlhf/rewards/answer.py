@@ -16,6 +16,7 @@ Everything is one pass over the text, or bounded.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 # `\\` is a line break, so that in `\\{` the brace opens a group. The exception is for models that write their LaTeX
@@ -151,6 +152,7 @@ def _together(text: str, closed: list[Box]) -> list[str]:
     return list(dict.fromkeys(reversed(contents)))
 
 
+@lru_cache(maxsize=8)
 def find(response: str) -> Answer | None:
     """The answer that a response gives; None where it gives none.
 

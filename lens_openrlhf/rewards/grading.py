@@ -122,7 +122,7 @@ def read(response: str, label: str) -> Reading:
     only = found is not None and found.alone and not found.parts
     if only and (apart := _units_apart(found.text, label)):
         return Reading("wrong", f"{detail}: {apart}", *compared, apart)
-    together = not parts or answer.choice(label.strip()) is None
+    together = not parts or _choice_of(label) is None
     try:
         right = (together and equal(gold, whole)) or (bool(parts) and all(equal(gold, part) for part in parts))
         if right and only and (apart := _kinds_apart(found.text, label, gold)):
@@ -130,6 +130,11 @@ def read(response: str, label: str) -> Reading:
     except Exception as error:
         return Reading("error", f"comparison failed: {describe(error)}, {detail}", *compared)
     return Reading("correct" if right else "wrong", detail, *compared)
+
+
+@lru_cache(maxsize=256)
+def _choice_of(label: str) -> answer.Choice | None:
+    return answer.choice(notation.undelimited(label))
 
 
 @lru_cache(maxsize=256)
@@ -244,7 +249,7 @@ def parse_label(label: str) -> tuple:
     if not label.strip():
         raise BadLabel("the label is empty")
     boxed = answer.find(label) if answer.last_boxed(label) is not None else None
-    choice = answer.choice(label.strip())
+    choice = _choice_of(label)
     if boxed is None and choice is None and is_prose(label):
         return _label_forms(label, notation.prose(label), _LATEX_OR_NUMBER)
     if choice is not None:
@@ -287,7 +292,7 @@ def parse_answers(response: str, label: str = "") -> list[list]:
     found = answer.find(response)
     if found is None:
         return [[]]
-    chosen = answer.choice(label.strip()) is not None
+    chosen = _choice_of(label) is not None
     text, alone = found.text, found.alone
     if not alone:
         end = notation.undelimited(text)

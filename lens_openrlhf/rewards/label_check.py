@@ -77,7 +77,7 @@ def examine(label: str) -> tuple[str, str] | None:
     end = time.process_time() + SECONDS_FOR_NEIGHBOURS
     text = next(form for form in gold if isinstance(form, str))
     boxed = answer.last_boxed(label)
-    if (alone or boxed is not None) and answer.choice(label.strip()) is None:
+    if (alone or boxed is not None) and answer.choice(notation.undelimited(label)) is None:
         text = notation.whole(label if boxed is None else boxed)  # as answers have it, before letters are told apart
     for other in neighbours(text, gold[0]):
         if time.process_time() > end:

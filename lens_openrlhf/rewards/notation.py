@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 
 Rule = Callable[[str], str]
 
@@ -246,7 +247,10 @@ _OMEGA, _MU = (re.compile(rf"(?<=\d)(?:\s|\\[,;! ]|~){{1,4}}\\{name}\s?\Z") for 
 _TEMPERATURE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?\s?(?:[CF]|\\(?:text|mathrm)\{\s?[CF]\s?\})$")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ("“", "”"))
 _ENDS = re.compile(r"(?:\s|\\\\|\\[,;:! ]|~|(?<![.\d])\.|(?<=\d)\.(?!\d)|[,;:。，；])\Z")
-_SPACES_BEFORE = re.compile(r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z]))+")
+_SPACES_BEFORE = re.compile(
+    r"^(?:\s|\\[,;:! ]|~|=|\\displaystyle(?![a-z])"
+    r"|(?i:the\s)?(?i:solution|answer)s?\s(?:is|are)(?:\s?:|\s(?=[$\\\d(\[])))+"
+)
 _LETTERS = re.compile(r"[A-Z](?:[A-Z]{1,25}|(?:\s?:\s?[A-Z]){1,9})")
 _CHAIN = re.compile(r">|\\gt(?![a-z])|\\geq?(?![a-z])")
 _ALL_UPRIGHT = re.compile(r"\\(?:text|mbox)\s?\{\s?(-?\d[^{}$\\]{1,80})\}")  # \text{5 apples}
@@ -398,6 +402,7 @@ def whole(text: str) -> str:
     return whole_and_unit(text)[0]
 
 
+@lru_cache(maxsize=256)  # an answer is asked for several times, a label for each of its answers
 def whole_and_unit(text: str) -> tuple[str, str]:
     """As `whole`, and what was behind the value."""
     if len(text) > MAX_CHARS or _PLAIN.fullmatch(text):

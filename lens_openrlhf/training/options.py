@@ -478,6 +478,9 @@ class LensArgumentParser(argparse.ArgumentParser):
             _fail("--actor.model_name_or_path is missing: a Hugging Face model name or a folder")
         if not values["data.prompt_dataset"]:
             _fail("--data.prompt_dataset is missing: a dataset name, or a .jsonl or .parquet file of prompts")
+        template = values["data.input_template"]
+        if template and "{}" not in template and not values["data.apply_chat_template"]:  # OpenRLHF would leave it out
+            _fail(f"--data.input_template {template!r}: must hold {{}}, the prompt's place")
         told = self._suit_the_machine(values, given)
         if not values["vllm.num_engines"] > 0:
             _fail(

@@ -349,6 +349,13 @@ RESPONSES = [
     ("\\boxed{0.766}", "\\cos 40^\\circ", False),
     ("\\boxed{\\cos 40^{\\circ}}", "\\cos 40^\\circ", True),
     ("\\boxed{\\frac12}", "\\cos 60^\\circ", True),
+    ("\\boxed{Solution is: k=4}", "Solution is: $k=4$.", True),
+    ("\\boxed{4}", "Solution is: $k=4$.", True),
+    ("\\boxed{5}", "Solution is: $k=4$.", False),
+    ("\\boxed{A. \\text{none of the others}}", "$A$", True),
+    ("\\boxed{B. x}", "$A$", False),
+    ("\\boxed{The answer is 5}", "5", True),
+    ("\\boxed{the solution is: 6}", "5", False),
 ]
 
 
