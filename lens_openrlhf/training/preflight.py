@@ -239,10 +239,10 @@ def _check_gpus(args: SimpleNamespace) -> None:
         return
     needed, there = gpus_needed(args), torch.cuda.device_count()
     if needed > there:
+        share = "leave out --train.async_enable" if args.train.async_enable else "share them (--train.colocate_all)"
         raise OptionError(
             f"the options ask for {needed} GPUs and {there} are visible: use fewer (--gpus with a profile, else "
-            "--actor.num_gpus_per_node, --vllm.num_engines), share them (--train.colocate_all), or join a cluster with "
-            "RAY_ADDRESS"
+            f"--actor.num_gpus_per_node, --vllm.num_engines), {share}, or join a cluster with RAY_ADDRESS"
         )
 
 
