@@ -62,8 +62,14 @@ def not_here(option: str, name: str) -> str:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a local file of prompts, without reading more than is needed; None for a file of another format, or none
-    at all."""
+    """Rows of a local file of prompts, without reading more than is needed; None for a file that cannot be read, or
+    none at all."""
+    stat = path.stat()
+    return _count_rows(path, (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)  # a plan asks for them thrice
+def _count_rows(path: Path, stamp: tuple[int, int]) -> int | None:
     if path.suffix == ".jsonl":
         with open(path, "rb") as file:
             return sum(1 for line in file if line.strip())
@@ -72,6 +78,9 @@ def count_rows(path: Path) -> int | None:
 
         with contextlib.suppress(ValueError), ParquetFile(path) as file:  # ArrowInvalid: no parquet
             return file.metadata.num_rows
+    elif path.suffix in READABLE:
+        with contextlib.suppress(OptionError):
+            return sum(1 for _ in rows_of_file(PROMPTS, path))
     return None
 
 
