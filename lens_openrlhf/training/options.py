@@ -597,11 +597,17 @@ class LensArgumentParser(argparse.ArgumentParser):
         """What OpenRLHF finds only when Ray runs and vLLM loads, or not at all."""
         size = {part: values[f"{part}.num_nodes"] * values[f"{part}.num_gpus_per_node"] for part in ("actor", "ref")}
         copies = _copies(values)
-        if size["actor"] < 1 or size["actor"] % copies:
+        actor = (
+            f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
+            f"{values['actor.num_gpus_per_node']}"
+        )
+        if size["actor"] < 1:
+            _fail(f"{actor}: the actor needs a GPU; use at least 1 of each")
+        if size["actor"] % copies:
             _fail(
-                f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
-                f"{values['actor.num_gpus_per_node']}: {size['actor']} GPUs are no multiple of the {copies} that share "
-                "a sequence (--ds.ring_attn_size x --ds.tensor_parallel_size)"
+                f"--ds.ring_attn_size {values['ds.ring_attn_size']} x --ds.tensor_parallel_size "
+                f"{values['ds.tensor_parallel_size']}: the actor's {size['actor']} GPUs are no multiple of the "
+                f"{copies} that share a sequence ({actor}); use smaller ones, or other GPUs"
             )
         engines, parallel = values["vllm.num_engines"], values["vllm.tensor_parallel_size"]
         if values["train.colocate_all"] and not values["train.async_enable"] and engines * parallel != size["actor"]:

@@ -219,6 +219,7 @@ def test_without_cuda_sizes_are_a_cpus_and_said():
         (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024, "data.max_len": 2048}),
         (["--actor.num_gpus_per_node", "2"], {"vllm.num_engines": 2, "ref.num_gpus_per_node": 2}),
         (["--vllm.num_engines", "1"], {"actor.num_gpus_per_node": 1, "train.colocate_all": False}),
+        (["--vllm.num_engines", "2", "--train.colocate_all"], {"actor.num_gpus_per_node": 2}),
         (["--train.async_enable"], {"vllm.num_engines": 1, "train.colocate_all": False}),
     ],
 )
@@ -343,6 +344,8 @@ def test_on_the_cpu_ranks_and_passes_divide_what_is_chosen(more, expected):
             8,
             ["--vllm.tensor_parallel_size 4: does not divide the 6 GPUs"],
         ),
+        (["--ds.ring_attn_size", "4"], 2, ["--ds.ring_attn_size 4 x", "the actor's 2 GPUs are no multiple of the 4"]),
+        (["--actor.num_gpus_per_node", "0"], 2, ["x --actor.num_gpus_per_node 0: ", "at least 1"]),
         (
             ["--rollout.batch_size", "8", "--actor.num_gpus_per_node", "3"],
             0,
