@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..advantages.lazily import torch
-from ..inputs import OptionError
+from ..inputs import OptionError, data_names, place_and_split
 from . import cpu, machine, model_shape, options, preflight
 from .model_shape import ModelShape
 from .plan import (
@@ -37,8 +37,8 @@ LABEL, WIDTH = 12, 100
 def count_prompts(args: SimpleNamespace) -> tuple[int | None, bool]:
     """Training prompts of an episode, and whether that is known; else it is the most, or None where nothing says."""
     counts = []
-    for name in args.data.prompt_dataset.split(","):
-        path = Path(name.strip())
+    for name in data_names(args.data.prompt_dataset):
+        path = Path(place_and_split(name)[0])
         if not path.is_file() or args.data.prompt_probs:
             counts = None
             break

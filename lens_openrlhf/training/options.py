@@ -362,13 +362,14 @@ def _check_cpu(get) -> None:
             raise NeedsCuda(f"--{name} {get(name)}: the CPU runtime uses one machine; use 1")
 
 
-def _sizes_here(values: dict, given: set[str], on_cpu: bool, gpus: int) -> dict[str, object]:
+def _sizes_here(values: dict, given: set[str], on_cpu: bool, there: int | None) -> dict[str, object]:
     """Options that the user left to us, so that the run suits this machine: {option: value}, in the order to be told.
+    What OpenRLHF's defaults can do here stays as it is.
 
     Args:
         values: all options by dotted name; the sizes are put into it.
         given: those that the user gave.
-        gpus: that OpenRLHF's `--actor.num_gpus_per_node` may stand for where it was not given.
+        there: GPUs that are visible; None where others are used, or none.
     """
     chosen = {}
 
@@ -376,34 +377,115 @@ def _sizes_here(values: dict, given: set[str], on_cpu: bool, gpus: int) -> dict[
         if option not in given and values[option] != value:
             chosen[option] = values[option] = value
 
-    together = values["vllm.num_engines"] is None  # nobody said where answers are sampled: where the actor is
-    if on_cpu or together:
-        choose("actor.num_gpus_per_node", 1 if on_cpu else gpus)
+    together = values["vllm.num_engines"] is None
+    if on_cpu or together or "actor.num_gpus_per_node" not in given:
+        _choose_gpus(values, given, on_cpu, there, choose)
+    if on_cpu or together or "actor.num_gpus_per_node" in chosen:
         for other in ("ref", "critic", "reward"):
             if f"{other}.num_gpus_per_node" not in given:
                 values[f"{other}.num_gpus_per_node"] = values["actor.num_gpus_per_node"]
-    if together:
-        actor = values["actor.num_nodes"] * values["actor.num_gpus_per_node"]
-        choose("vllm.num_engines", max(1, actor // values["vllm.tensor_parallel_size"]))
-        if not values["train.async_enable"]:
-            choose("train.colocate_all", True)
-            for option, value in {} if on_cpu else IN_TURNS.items():
-                choose(option, value)
+    _choose_batches(values, given, on_cpu, choose)
+    if "data.max_len" not in given:
+        # With a length of answers in the options a CPU's may leave no room for them.
+        most = CPU_LENGTH if on_cpu and "rollout.max_new_tokens" not in given else values["data.max_len"]
+        choose("data.max_len", min(most, _context(values["actor.model_name_or_path"]) or most))
     if on_cpu:
-        answers, batch = values["rollout.n_samples_per_prompt"], values["train.batch_size"]
-        if answers > 0 and batch > 0:  # what else there is will be refused
-            whole = math.lcm(answers, batch) // answers if "train.batch_size" in given else 1
-            choose("rollout.batch_size", whole * -(-CPU_PROMPTS // whole))
-            if values["rollout.batch_size"] * answers % batch:
-                choose("train.batch_size", values["rollout.batch_size"] * answers)
-        if not values["train.dynamic_batch_enable"]:
-            choose("rollout.micro_batch_size", CPU_MICRO_BATCH)
-            ranks = max(1, values["actor.num_nodes"] * values["actor.num_gpus_per_node"])
-            choose("train.micro_batch_size", math.gcd(CPU_MICRO_BATCH, max(1, values["train.batch_size"] // ranks)))
-        if "rollout.max_new_tokens" not in given:  # else there may be no room for them
-            choose("data.max_len", CPU_LENGTH)
         choose("rollout.max_new_tokens", max(1, min(CPU_NEW_TOKENS, values["data.max_len"] // 2)))
     return chosen
+
+
+def _choose_gpus(values: dict, given: set[str], on_cpu: bool, there: int | None, choose: Callable) -> None:
+    """As many for the actor as its batches allow, on which vLLM takes turns with it; or, with engines whose number was
+    given or that sample beside it, those that are left."""
+    option, engines = "actor.num_gpus_per_node", values["vllm.num_engines"]
+    parallel = values["vllm.tensor_parallel_size"]
+    nodes, most = max(1, values["actor.num_nodes"]), 1 if on_cpu else min(values[option], there or values[option])
+    beside, colocated = values["train.async_enable"], values["train.colocate_all"]
+    # Models that have GPUs of their own, each as many as the actor.
+    critic = values[ESTIMATOR] == "gae"
+    reward = not (values["reward.remote_url"] or values["train.agent_func_path"])
+    reference = values["algo.kl.init_coef"] > 0 and not values["train.colocate_actor_ref"]
+    apart = reference + critic + (reward and not (critic and values["train.colocate_critic_reward"]))
+    models = 1 + (0 if colocated else apart)
+    shared, least = not beside and (engines is None or colocated), 1
+    if engines is None and beside and not on_cpu:
+        total = there or nodes * most
+        most = min(most, total // nodes // (models + 1), (total - parallel) // nodes // models)
+    elif engines is not None:
+        left = None if there is None else (there - engines * parallel) // nodes // models
+        if left is not None and left < 1 and not beside:
+            shared = shared or engines * parallel <= there
+        if shared:
+            most = least = engines * parallel // nodes
+        elif left is not None:
+            most = min(most, left)
+    batch, micro, copies = _fixed_batch(values, given), _micro_batch(values), _copies(values)
+
+    def suits(gpus: int) -> bool:
+        actor = nodes * gpus
+        return not (actor % copies or (shared and actor % parallel) or batch % (actor // copies * micro))
+
+    most, least = max(1, most), max(1, least)
+    choose(option, next((gpus for gpus in range(most, least - 1, -1) if suits(gpus)), most))
+    if engines is None:
+        actor = values["actor.num_nodes"] * values[option]
+        choose("vllm.num_engines", max(1, (actor if shared or not there else there - models * actor) // parallel))
+    if shared and (engines is None or not colocated):
+        choose("train.colocate_all", True)
+        for name, value in {} if on_cpu else IN_TURNS.items():
+            choose(name, value)
+
+
+def _fixed_batch(values: dict, given: set[str]) -> int:
+    """Samples that the ranks must divide, as the user gave them; 0 where they are for us to choose."""
+    if "train.batch_size" in given:
+        return values["train.batch_size"]
+    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+    return samples if "rollout.batch_size" in given else 0
+
+
+def _micro_batch(values: Mapping[str, Any]) -> int:
+    return 1 if values["train.dynamic_batch_enable"] else values["train.micro_batch_size"]
+
+
+def _copies(values: Mapping[str, Any]) -> int:
+    """GPUs that share a sequence."""
+    return values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]
+
+
+def _ranks(values: Mapping[str, Any]) -> int:
+    """Data-parallel ranks."""
+    return values["actor.num_nodes"] * values["actor.num_gpus_per_node"] // _copies(values)
+
+
+def _choose_batches(values: dict, given: set[str], on_cpu: bool, choose: Callable) -> None:
+    """Prompts and an update's samples that the ranks and their micro-batches divide, next to those of the defaults."""
+    answers, batch, ranks = values["rollout.n_samples_per_prompt"], values["train.batch_size"], max(1, _ranks(values))
+    micro = _micro_batch(values)
+    smaller = on_cpu and not values["train.dynamic_batch_enable"]
+    if smaller and "train.micro_batch_size" not in given:
+        micro = math.gcd(CPU_MICRO_BATCH, _fixed_batch(values, given) // ranks)
+    unit, is_given = ranks * micro, "train.batch_size" in given
+    whole = math.lcm(answers, batch if is_given else unit) // answers
+    choose("rollout.batch_size", whole * -(-(CPU_PROMPTS if on_cpu else values["rollout.batch_size"]) // whole))
+    samples = values["rollout.batch_size"] * answers
+    if not is_given:
+        fitting = [n for n in range(unit, max(unit, 2 * batch) + 1, unit) if samples % n == 0]
+        choose("train.batch_size", min(fitting, key=lambda n: abs(n - batch), default=samples))
+    if smaller:
+        choose("rollout.micro_batch_size", max(1, min(CPU_MICRO_BATCH, samples // ranks)))
+        choose("train.micro_batch_size", micro)
+
+
+def _context(model: str) -> int | None:
+    """Tokens that a model takes, prompt and answer together; None where nothing here says so."""
+    from .model_shape import find
+
+    model = os.path.expanduser(model)
+    if model.startswith((".", "/")) and not os.path.isdir(model):  # no name of the hub's; the preflight tells of it
+        return None
+    shape, _ = find(model)
+    return shape.context if shape and shape.context > 0 else None
 
 
 def _as_words(chosen: dict[str, object]) -> str:
@@ -490,7 +572,7 @@ class LensArgumentParser(argparse.ArgumentParser):
         if not values["reward.timeout"] > 0:
             _fail(f"--reward.timeout {values['reward.timeout']:g}: use a number of seconds above 0")
         self._check_devices(values)
-        self._check_batches(values)
+        self._check_batches(values, given)
         self._check_evaluation(values)
         self._name_places(values)
         self._name_run(values, given)
@@ -504,26 +586,40 @@ class LensArgumentParser(argparse.ArgumentParser):
         """Choose what the user did not; returns what is to be said of it once nothing is refused."""
         from .preflight import ray_cluster
 
-        gpus = values["actor.num_gpus_per_node"]
-        if values["vllm.num_engines"] is None and not (self.anywhere or self.on_cpu or ray_cluster()):
-            gpus = min(gpus, torch.cuda.device_count())
-        chosen = _sizes_here(values, given, self.on_cpu, gpus)
-        where = "without CUDA" if self.on_cpu else "with the GPUs of this machine"
+        there = None
+        where = "for machines with CUDA" if self.anywhere else "without CUDA" if self.on_cpu else "on the Ray cluster"
+        if not (self.anywhere or self.on_cpu or ray_cluster()):
+            there, where = torch.cuda.device_count(), "with the GPUs of this machine"
+            if there < 1:
+                _fail("no GPU is visible: see that `nvidia-smi -L` lists one that CUDA_VISIBLE_DEVICES does not hide")
+        chosen = _sizes_here(values, given, self.on_cpu, there)
         return f"{where}, what you do not give is: {_as_words(chosen)}" if chosen else ""
 
     @staticmethod
     def _check_devices(values: dict) -> None:
         """What OpenRLHF finds only when Ray runs and vLLM loads, or not at all."""
         size = {part: values[f"{part}.num_nodes"] * values[f"{part}.num_gpus_per_node"] for part in ("actor", "ref")}
-        copies = values["ds.ring_attn_size"] * values["ds.tensor_parallel_size"]
-        if size["actor"] < 1 or size["actor"] % copies:
+        copies = _copies(values)
+        actor = (
+            f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
+            f"{values['actor.num_gpus_per_node']}"
+        )
+        if size["actor"] < 1:
+            _fail(f"{actor}: the actor needs a GPU; use at least 1 of each")
+        if size["actor"] % copies:
             _fail(
-                f"--actor.num_nodes {values['actor.num_nodes']} x --actor.num_gpus_per_node "
-                f"{values['actor.num_gpus_per_node']}: {size['actor']} GPUs are no multiple of the {copies} that share "
-                "a sequence (--ds.ring_attn_size x --ds.tensor_parallel_size)"
+                f"--ds.ring_attn_size {values['ds.ring_attn_size']} x --ds.tensor_parallel_size "
+                f"{values['ds.tensor_parallel_size']}: the actor's {size['actor']} GPUs are no multiple of the "
+                f"{copies} that share a sequence ({actor}); use smaller ones, or other GPUs"
             )
         engines, parallel = values["vllm.num_engines"], values["vllm.tensor_parallel_size"]
         if values["train.colocate_all"] and not values["train.async_enable"] and engines * parallel != size["actor"]:
+            if size["actor"] % parallel:
+                _fail(
+                    f"--vllm.tensor_parallel_size {parallel}: does not divide the {size['actor']} GPUs that vLLM and "
+                    "the actor share (--actor.num_nodes x --actor.num_gpus_per_node); use a divisor of that, or other "
+                    "GPUs"
+                )
             _fail(
                 f"--vllm.num_engines {engines} x --vllm.tensor_parallel_size {parallel}: with --train.colocate_all "
                 f"vLLM uses the actor's GPUs, all {size['actor']} of them (--actor.num_nodes x "
@@ -550,19 +646,20 @@ class LensArgumentParser(argparse.ArgumentParser):
             )
 
     @staticmethod
-    def _check_batches(values: dict) -> None:
-        ranks = (
-            values["actor.num_nodes"]
-            * values["actor.num_gpus_per_node"]
-            // values["ds.ring_attn_size"]
-            // values["ds.tensor_parallel_size"]
-        )
+    def _check_batches(values: dict, given: set[str]) -> None:
+        ranks = _ranks(values)
         prompts, samples = values["rollout.batch_size"], values["rollout.n_samples_per_prompt"]
         batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
         if prompts * samples % batch:
             _fail(
                 f"--train.batch_size {batch}: does not divide the {prompts * samples} samples of a step "
                 f"(--rollout.batch_size {prompts} x --rollout.n_samples_per_prompt {samples})"
+            )
+        if "train.batch_size" not in given and batch % (_micro_batch(values) * ranks):
+            _fail(
+                f"--rollout.batch_size {prompts} x --rollout.n_samples_per_prompt {samples}: the {prompts * samples} "
+                f"samples of a step are no multiple of {ranks} data-parallel ranks x {_micro_batch(values)} "
+                "(--train.micro_batch_size); use another --rollout.batch_size, or other GPUs"
             )
         if not values["train.dynamic_batch_enable"]:
             if batch % (micro * ranks):

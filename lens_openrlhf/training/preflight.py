@@ -63,8 +63,14 @@ def not_here(option: str, name: str) -> str:
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a local file of prompts, without reading more than is needed; None for a file of another format, or none
-    at all."""
+    """Rows of a local file of prompts, without reading more than is needed; None for a file that cannot be read, or
+    none at all."""
+    stat = path.stat()
+    return _count_rows(path, (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)  # a plan asks for them thrice
+def _count_rows(path: Path, stamp: tuple[int, int]) -> int | None:
     if path.suffix == ".jsonl":
         with open(path, "rb") as file:
             return sum(1 for line in file if line.strip())
@@ -73,6 +79,9 @@ def count_rows(path: Path) -> int | None:
 
         with contextlib.suppress(ValueError), ParquetFile(path) as file:  # ArrowInvalid: no parquet
             return file.metadata.num_rows
+    elif path.suffix in READABLE:
+        with contextlib.suppress(OptionError):
+            return sum(1 for _ in rows_of_file(PROMPTS, path))
     return None
 
 
@@ -255,10 +264,10 @@ def _check_gpus(args: SimpleNamespace) -> None:
         return
     needed, there = gpus_needed(args), torch.cuda.device_count()
     if needed > there:
+        share = "leave out --train.async_enable" if args.train.async_enable else "share them (--train.colocate_all)"
         raise OptionError(
             f"the options ask for {needed} GPUs and {there} are visible: use fewer (--gpus with a profile, else "
-            "--actor.num_gpus_per_node, --vllm.num_engines), share them (--train.colocate_all), or join a cluster with "
-            "RAY_ADDRESS"
+            f"--actor.num_gpus_per_node, --vllm.num_engines), {share}, or join a cluster with RAY_ADDRESS"
         )
 
 

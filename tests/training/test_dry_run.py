@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lens_openrlhf.evaluation.sampling import Sampler
+from lens_openrlhf.inputs import READABLE
 from lens_openrlhf.training import dry_run, launch, model_shape, options, plan, preflight, profiles
 from lens_openrlhf.training.options import OptionError
 from lens_openrlhf.training.profiles import ProfileError
@@ -192,6 +193,41 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     )
     assert "128 samples of an episode's last step" in (shown := planned(capsys, "short.args"))
     assert "use a --data.max_samples of at least 32" in shown
+
+
+def written(path, rows: int) -> str:
+    """A file of prompts in the format of its name."""
+    import pandas
+    from datasets import Dataset
+
+    table = pandas.DataFrame({"prompt": [f"{n} +\n1?" for n in range(rows)], "label": ["2"] * rows})
+    write = {
+        ".json": lambda: table.to_json(path, orient="records"),
+        ".jsonl": lambda: table.to_json(path, orient="records", lines=True),
+        ".csv": lambda: table.to_csv(path, index=False),
+        ".parquet": lambda: table.to_parquet(path),
+        ".arrow": lambda: Dataset.from_pandas(table).save_to_disk(path.parent / "saved"),
+    }
+    write[path.suffix]()
+    if path.suffix == ".arrow":
+        next((path.parent / "saved").glob("*.arrow")).rename(path)
+    return str(path)
+
+
+def test_prompts_of_every_format_are_counted(tmp_path, parse):
+    places = [written(tmp_path / f"my{ending}", 3 + n) for n, ending in enumerate(READABLE)]
+    counts = {place: dry_run.count_prompts(parse("--data.prompt_dataset", place)) for place in places}
+    assert counts == {place: (3 + n, True) for n, place in enumerate(places)}
+    together = "--data.prompt_dataset", ", ".join([*places[:2], f"{places[2]}@train"])
+    assert dry_run.count_prompts(parse(*together)) == (3 + 4 + 5, True)
+    comma = written(tmp_path / "one, two.csv", 9)
+    assert dry_run.count_prompts(parse("--data.prompt_dataset", comma)) == (9, True)
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".arrow", ".parquet"])
+def test_what_cannot_be_read_is_not_counted(ending, tmp_path, parse):
+    (tmp_path / f"my{ending}").write_bytes(b"{\xff\x00" if ending == ".csv" else b"{")
+    assert dry_run.count_prompts(parse("--data.prompt_dataset", str(tmp_path / f"my{ending}"))) == (None, False)
 
 
 def test_parameters_are_those_of_the_real_models():

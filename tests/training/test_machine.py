@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training import cpu, dry_run, launch, machine, model_shape, options, plan
 from lens_openrlhf.training.plan import GIB
 
+FREE_MEMORY = machine.free_memory
 # SmolLM2-135M's dimensions.
 SIZES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
 SIZES |= {"intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192}
@@ -72,6 +75,55 @@ def test_a_step_of_hours_is_warned_of():
     assert line.startswith("a step of 16,384,000 tokens takes 15 h 18 min at best on 2 cores")
     assert all(option in line for option in ("--rollout.batch_size", "--rollout.max_new_tokens"))
     assert checked(*long, prompts=8) == [], "no more than there are"
+
+
+@pytest.mark.parametrize("more", [["--ds.lora.rank", "8"], ["--actor.optim", "muon"]], ids=" ".join)
+def test_hours_are_warned_of_where_memory_is_not_estimated(more):
+    assert checked(*more) == []
+    (line,) = checked(*more, "--rollout.batch_size", "1024", "--rollout.max_new_tokens", "2000")
+    assert f"takes {'12 h 14' if '--ds.lora.rank' in more else '15 h 18'} min at best" in line
+
+
+def write_group(folder, names, most, used, cached):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (most, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    version = "total_" if names is V1 else ""
+    (folder / "memory.stat").write_text(f"anon {used}\ninactive_file 1\n{version}inactive_file {cached}\n")
+
+
+V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "groups", "free"),
+    [
+        (V2, "0::/a/b", {"a/b": ("max", 3, 1), "a": (10, 6, 2)}, 6),
+        (V2, "0::/a/b", {"a/b": (8, 6, 1), "a": (10, 6, 2)}, 3),
+        (V2, "0::/", {".": (9, 5, 0)}, 4),
+        (V2, "0::/host/name", {".": (9, 5, 0)}, 4),
+        (V2, "0::/", {}, 50),
+        (V2, "0::/", {".": (100, 5, 0)}, 50),
+        (V2, "0::/", {".": (9, 12, 1)}, 0),
+        (V1, "9:name=systemd:/\n4:cpu,memory:/a\n0::/", {"memory/a": (10, 6, 2), "memory": (2**63 - 4096, 6, 2)}, 6),
+        (V1, "4:memory:/docker/name\n1:cpu:/", {"memory": (10, 6, 3)}, 7),
+        (V1, "1:cpu:/", {"memory": (10, 6, 3)}, 50),
+        (V1, None, {"memory": (10, 6, 3)}, 50),
+    ],
+)
+def test_what_is_free_is_the_machines_and_the_containers(names, own, groups, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50))
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    if own is not None:
+        (tmp_path / "own").write_text(f"{own}\n")
+    for folder, values in groups.items():
+        write_group(tmp_path / "cgroup" / folder, names, *values)
+    assert FREE_MEMORY() == free
+
+
+def test_this_machine_has_free_memory(monkeypatch):
+    assert 0 < FREE_MEMORY() <= psutil.virtual_memory().total
 
 
 def test_memory_by_hand():

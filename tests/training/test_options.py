@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -218,6 +219,7 @@ def test_without_cuda_sizes_are_a_cpus_and_said():
         (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024, "data.max_len": 2048}),
         (["--actor.num_gpus_per_node", "2"], {"vllm.num_engines": 2, "ref.num_gpus_per_node": 2}),
         (["--vllm.num_engines", "1"], {"actor.num_gpus_per_node": 1, "train.colocate_all": False}),
+        (["--vllm.num_engines", "2", "--train.colocate_all"], {"actor.num_gpus_per_node": 2}),
         (["--train.async_enable"], {"vllm.num_engines": 1, "train.colocate_all": False}),
     ],
 )
@@ -242,8 +244,174 @@ def test_with_cuda_a_run_takes_the_gpus_there_are(there, used):
     assert (values["rollout.batch_size"], values["train.batch_size"]) == (1024, 128), "OpenRLHF's own"
     values, (line,) = sized("--actor.num_gpus_per_node", "2", "--vllm.tensor_parallel_size", "2", gpus=there)
     assert values["vllm.num_engines"] == 1 and "--actor.num_gpus" not in line
-    values, said = sized("--vllm.num_engines", "1", gpus=there)
-    assert values["actor.num_gpus_per_node"] == 8 and not said, "the preflight refuses it where there are fewer"
+
+
+def asked(values: dict) -> int:
+    """GPUs that a command which trains the actor alone asks Ray for."""
+    actor, engines = values["actor.num_gpus_per_node"], values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
+    return actor if values["train.colocate_all"] and not values["train.async_enable"] else actor + engines
+
+
+@pytest.mark.parametrize("there", [1, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--rollout.batch_size", "8"], ["--train.batch_size", "96"], ["--rollout.n_samples_per_prompt", "5"]]
+    + [["--train.micro_batch_size", "3"], ["--vllm.num_engines", "1"], ["--train.dynamic_batch_enable"]],
+    ids=" ".join,
+)
+def test_any_number_of_gpus_works(there, more):
+    values, (line,) = sized("--ds.zero_stage", "3", *more, gpus=there)
+    assert asked(values) <= there and "with the GPUs of this machine" in line
+    if "--rollout.batch_size" in more:  # of 64 samples
+        assert values["train.batch_size"] == 64 and asked(values) == {3: 2}.get(there, there if there < 5 else 4)
+    elif "--train.batch_size" in more:
+        assert asked(values) == {5: 4, 7: 6}.get(there, there), "the most that divide 96"
+    else:
+        assert asked(values) == there
+        answers = values["rollout.n_samples_per_prompt"]
+        prompts, batch = values["rollout.batch_size"], values["train.batch_size"]
+        assert 1024 <= prompts < 1024 + 60 and abs(batch - 128) <= 64 and prompts * answers % batch == 0
+
+
+def test_batches_of_three_gpus():
+    # 1,026 x 8 is 72 x 114, and no multiple of 3 nearer to 128 divides it.
+    values, (line,) = sized(gpus=3)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (3, 3)
+    assert "--rollout.batch_size 1026 --train.batch_size 114" in line
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "actor", "engines", "shared"),
+    [
+        (8, ["--train.async_enable"], 4, 4, False),
+        (7, ["--train.async_enable"], 3, 4, False),
+        (2, ["--train.async_enable"], 1, 1, False),
+        (16, ["--train.async_enable"], 8, 8, False),
+        (8, ["--train.async_enable", "--actor.num_gpus_per_node", "2"], 2, 6, False),
+        (8, ["--train.async_enable", "--vllm.num_engines", "2"], 6, 2, False),
+        (8, ["--train.async_enable", "--vllm.tensor_parallel_size", "4"], 4, 1, False),
+        (1, ["--vllm.num_engines", "1"], 1, 1, True),
+        (2, ["--vllm.num_engines", "2"], 2, 2, True),
+        (4, ["--vllm.num_engines", "1"], 3, 1, False),
+        (4, ["--vllm.num_engines", "2", "--train.colocate_all"], 2, 2, True),
+        (6, ["--vllm.tensor_parallel_size", "4"], 4, 1, True),
+    ],
+)
+def test_gpus_are_split_between_actor_and_engines(there, more, actor, engines, shared):
+    values, (line,) = sized(*more, gpus=there)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (actor, engines)
+    assert (values["train.colocate_all"], asked(values) <= there) == (shared, True)
+    assert values["ref.num_gpus_per_node"] == actor
+    assert shared is False or "--train.colocate_all" in more or values["vllm.enable_sleep"]
+
+
+def test_other_models_get_gpus_as_well():
+    both = ["--algo.advantage.estimator", "gae", "--vllm.num_engines", "2"]  # with a reference model and a critic
+    assert sized(*both, gpus=8)[0]["actor.num_gpus_per_node"] == 2
+    assert sized(*both, "--train.colocate_actor_ref", gpus=8)[0]["actor.num_gpus_per_node"] == 3
+
+
+def test_openrlhfs_command_stays_what_it_is_where_its_gpus_are_there():
+    values, said = sized("--vllm.num_engines", "8", gpus=16)
+    assert values["actor.num_gpus_per_node"] == 8 and not values["train.colocate_all"] and not said
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--actor.num_gpus_per_node", "3"], (9, 72, 4)),
+        (["--train.micro_batch_size", "3"], (9, 72, 3)),
+        (["--actor.num_gpus_per_node", "5", "--train.micro_batch_size", "3"], (15, 120, 3)),
+        (["--actor.num_gpus_per_node", "3", "--rollout.batch_size", "9"], (9, 72, 4)),
+        (["--actor.num_gpus_per_node", "3", "--rollout.batch_size", "3"], (3, 24, 4)),
+        (["--actor.num_gpus_per_node", "6", "--rollout.batch_size", "3"], (3, 24, 4)),
+        (["--actor.num_gpus_per_node", "8", "--rollout.batch_size", "1"], (1, 8, 1)),
+        (["--actor.num_gpus_per_node", "2", "--train.dynamic_batch_enable", "--ds.zero_stage", "3"], (8, 64, 1)),
+    ],
+)
+def test_on_the_cpu_ranks_and_passes_divide_what_is_chosen(more, expected):
+    values, _ = sized(*more)
+    names = ("rollout.batch_size", "train.batch_size", "train.micro_batch_size")
+    assert tuple(values[name] for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus", "names"),
+    [
+        (["--vllm.tensor_parallel_size", "2"], 1, ["--vllm.tensor_parallel_size 2: does not divide the 1 GPUs"]),
+        (
+            ["--vllm.tensor_parallel_size", "4", "--actor.num_gpus_per_node", "6"],
+            8,
+            ["--vllm.tensor_parallel_size 4: does not divide the 6 GPUs"],
+        ),
+        (["--ds.ring_attn_size", "4"], 2, ["--ds.ring_attn_size 4 x", "the actor's 2 GPUs are no multiple of the 4"]),
+        (["--actor.num_gpus_per_node", "0"], 2, ["x --actor.num_gpus_per_node 0: ", "at least 1"]),
+        (
+            ["--rollout.batch_size", "8", "--actor.num_gpus_per_node", "3"],
+            0,
+            ["--rollout.batch_size 8 x", "the 64 samples of a step are no multiple of 3 data-parallel ranks"],
+        ),
+        (
+            ["--rollout.batch_size", "8", "--train.micro_batch_size", "3"],
+            4,
+            ["of 4 data-parallel ranks x 3 (--train.micro"],
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_suited_is_named_by_what_was_given(more, gpus, names):
+    with pytest.raises(OptionError) as caught:
+        sized(*more, gpus=gpus)
+    message = str(caught.value)
+    assert all(name in message for name in names)
+    assert not any(option in message for option in ("num_engines", "colocate_all", "--train.batch_size"))
+
+
+def test_more_than_the_context_of_a_model_is_not_chosen(tmp_path, monkeypatch):
+    from lens_openrlhf.training import model_shape
+
+    monkeypatch.chdir(tmp_path)
+    config = dict.fromkeys(model_shape.SIZES.values(), 8) | {"max_position_embeddings": 256}
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(config | {"model_type": "llama", "tie_word_embeddings": True}))
+    values, (line,) = sized()
+    assert (values["data.max_len"], values["rollout.max_new_tokens"]) == (256, 128) and "--data.max_len 256" in line
+    assert sized("--rollout.max_new_tokens", "200")[0]["data.max_len"] == 256
+    assert sized("--data.max_len", "512")[0]["data.max_len"] == 512, "given, so that the preflight refuses it"
+    assert sized(gpus=1)[0]["data.max_len"] == 256
+    file.write_text(file.read_text().replace("256", "4096"))
+    assert sized()[0]["data.max_len"] == 1024 and sized(gpus=1)[0]["data.max_len"] == 2048
+
+
+def test_cuda_without_a_gpu_is_told_first(monkeypatch):
+    monkeypatch.setattr(cpu, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(OptionError, match="^no GPU is visible: .*nvidia-smi -L.*CUDA_VISIBLE_DEVICES"):
+        options.parse(BARE)
+
+
+def test_the_line_says_whose_sizes_they_are(monkeypatch):
+    said: list[str] = []
+    options.parse(BARE, anywhere=True, say=said.append)
+    monkeypatch.setattr(cpu, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    options.parse(BARE, say=said.append)
+    assert [line.partition(",")[0] for line in said] == ["for machines with CUDA", "on the Ray cluster"]
+
+
+@pytest.mark.parametrize(("more", "remedy"), [([], "--train.colocate_all"), (["--train.async_enable"], "leave out")])
+def test_too_few_gpus_are_told_with_what_helps(more, remedy, monkeypatch):
+    from lens_openrlhf.training import preflight
+
+    monkeypatch.setattr(cpu, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    args = options.parse([*BARE, "--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", *more])
+    with pytest.raises(OptionError, match="ask for 2 GPUs and 1 are visible") as caught:
+        preflight._check_gpus(args)
+    assert remedy in str(caught.value)
 
 
 @pytest.mark.parametrize("profile", ["tiny", "smollm2"])
