@@ -18,6 +18,7 @@ SIZES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, 
 SIZES |= {"intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192}
 WORDS = [
     *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl", "--data.input_key", "prompt"),
+    *("--data.label_key", "label"),
     *("--reward.remote_url", "math-verify", "--algo.advantage.estimator", "lens"),
     *("--rollout.n_samples_per_prompt", "8", "--logger.run_dir", "run"),
 ]
@@ -137,7 +138,8 @@ def test_memory_by_hand():
     assert found.peak - found.least == layers + 10 * tokens * 49152
 
 
-def test_the_plan_says_so_before_a_run(capsys):
+def test_the_plan_says_so_before_a_run(capsys, monkeypatch):
+    monkeypatch.setattr(cpu, "without_sampler", lambda: None)  # where vLLM is a build for CUDA
     many = ["--actor.num_gpus_per_node", "16", "--vllm.num_engines", "1"]
     shown = " ".join(dry_run.plan([*WORDS]).split())
     assert "GiB at its peak, estimated; 18.0 are free" in shown and "before it can run" not in shown
