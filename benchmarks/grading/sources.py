@@ -93,7 +93,7 @@ def commit_of_this(commit: str, folder: Path) -> None:
     if result.returncode:
         raise Absent(f"commit {commit} is not in {here}: a shallow clone?")
     with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder)  # of our own repository
 
 
 def _copy(clone: Path, folder: Path, files: dict[str, str]) -> None:
