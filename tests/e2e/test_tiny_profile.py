@@ -25,8 +25,9 @@ def path() -> str:
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-profile") / "run"
     half = ["--data.max_samples", str(32 * STEPS)]
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))  # as a user has it
     command = ["deepspeed", "--quiet", str(SCRIPT), *half, "--logger.run_dir", str(folder)]
-    run = finish(command, folder, timeout=2400, PATH=path())
+    run = finish(command, folder, timeout=2400, PATH=path(), OMP_NUM_THREADS=threads)
     assert run.status == 0, explained(run)
     return run
 
