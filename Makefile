@@ -49,15 +49,14 @@ train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 	@$(RUN) PROFILE="$(PROFILE)" $(if $(DRY_RUN),bash,deepspeed --quiet) examples/scripts/train_lens.sh \
 	  $(if $(GPUS),--gpus $(GPUS)) $(if $(DRY_RUN),--dry_run) $(ARGS)
 
-TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 ifdef ARGS
 	@$(RUN) python -m pytest $(ARGS)
 else
-# Two files at a time; training runs, of one thread each, apart from what else there is.
-	@$(RUN) python -m pytest $(TWO_AT_A_TIME) -m "not e2e and not long"
-	@$(RUN) python -m pytest $(TWO_AT_A_TIME) -m "e2e and not long"
+# Two files at a time; training runs one after the other, as anything beside one slows it down.
+	@$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not long"
+	@$(RUN) python -m pytest -m "e2e and not long"
 endif
 
 test-long: setup

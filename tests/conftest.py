@@ -23,10 +23,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 # Whole files go to the workers of pytest-xdist. These take longest and go first, so that none is left over at the end.
-LONGEST = {
-    *("test_sanitizers.py", "test_fuzz.py", "test_gpu_check.py", "test_kernels.py", "test_hostile.py"),
-    *("test_tiny_profile.py", "test_compare_end_to_end.py", "test_methods.py"),
-}
+LONGEST = ("test_sanitizers.py", "test_fuzz.py", "test_gpu_check.py", "test_kernels.py", "test_hostile.py")
 
 
 def pytest_collection_modifyitems(config, items):
