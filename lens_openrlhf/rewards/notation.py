@@ -409,7 +409,10 @@ def whole_and_unit(text: str) -> tuple[str, str]:
         return text, ""
     # Dollars around a part, as in `5 $\\pi$`: the rest belongs to it. What is left of them is currency.
     text = _BETWEEN_DOLLARS.sub(r" \1 ", undelimited(text.replace(r"\$", ""))).replace("$", "")
-    text = undelimited(anywhere(undelimited(text)))
+    text = undelimited(text)
+    if _PLAIN.fullmatch(text):
+        return text, ""
+    text = undelimited(anywhere(text))
     if found := _ALL_UPRIGHT.fullmatch(text):
         text = found[1]
     if found := _SET_OF_ALL.fullmatch(text):
