@@ -249,15 +249,6 @@ def _split(parts: list[str], at: Any) -> list[list[str]]:
     return found
 
 
-def _closes_at_end(parts: list[str]) -> bool:
-    depth = 0
-    for place, part in enumerate(parts):
-        depth += (part in _OPEN) - (part in _CLOSE)
-        if depth == 0:
-            return place == len(parts) - 1
-    return False
-
-
 def _form(parts: list[str]) -> tuple:
     if not parts:
         raise Unreadable("empty")

@@ -42,8 +42,6 @@ _THINKING = re.compile(r"<(?P<end>/?)think(?:ing)?>")
 _ANSWER_TAG = re.compile(r"<(?P<end>/?)answer>")
 # "the answer is X." and "Answer: X" at the end of a line, bold or not.
 _ANSWER_PHRASE = re.compile(r"(?i:\banswer(?: is|:| is:)\**:?)[ \t]*(?P<answer>[^\n]{1,200})$", re.MULTILINE)
-
-
 # Behind such a phrase: no value, or a choice of them, although there are numbers.
 _NO_VALUE = re.compile(
     r"(?i)[\s*$]*(?:not|between|neither|either|(?:more|less|greater|fewer) than|at (?:least|most)|unknown|unclear)\b"
