@@ -373,10 +373,11 @@ def verl_grpo() -> Callable[[Batch], Tensor]:
 def openrlhf_grpo() -> Callable[[Batch], Tensor]:
     from types import SimpleNamespace
 
-    from lens_openrlhf.training import cpu, options
+    from lens_openrlhf import cpu_runtime
+    from lens_openrlhf.training.commandline import options
 
-    if cpu.required():
-        cpu.install()
+    if cpu_runtime.required():
+        cpu_runtime.install()
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 

@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lens_openrlhf.training import cpu, options
+from lens_openrlhf import cpu_runtime
+from lens_openrlhf.training.commandline import options
 
 from .scaling import Network, fit_ring, pool_seconds, ring_all_gather
 
@@ -101,8 +102,8 @@ def controller_parts(args: SimpleNamespace, count: int, tokens: int) -> dict[str
     import ray
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from lens_openrlhf.training.experience import LensExperienceMaker
-    from lens_openrlhf.training.samples import write_samples
+    from lens_openrlhf.training.hooks.experience import LensExperienceMaker
+    from lens_openrlhf.training.hooks.samples import write_samples
 
     samples = rollouts(count, tokens)
     there = ray.put(samples)
@@ -149,9 +150,9 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
     """Microseconds a sample of a rank's own: its row, and setting its advantages."""
     from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 
-    from lens_openrlhf.training.experience import LensExperienceMaker
-    from lens_openrlhf.training.gather import needs_of, pack
-    from lens_openrlhf.training.hook import set_advantages
+    from lens_openrlhf.training.hooks.advantages import set_advantages
+    from lens_openrlhf.training.hooks.experience import LensExperienceMaker
+    from lens_openrlhf.training.hooks.gather import needs_of, pack
 
     buffer = NaiveReplayBuffer(sample_batch_size=4)
     for experience in maker_of(args, LensExperienceMaker).make_experience_batch(rollouts(count, tokens)):
@@ -170,7 +171,7 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
 
 def gathered_rows(count: int, rank: int):
     """What a rank holds after the gather of `count` samples."""
-    from lens_openrlhf.training.gather import Gathered
+    from lens_openrlhf.training.hooks.gather import Gathered
 
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(count, generator=generator).double()
@@ -183,8 +184,8 @@ def gathered_rows(count: int, rank: int):
 
 def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
     """Seconds for all samples, by their number: on every rank, and what rank 0 has to do besides for samples/."""
-    from lens_openrlhf.training.gather import needs_of
-    from lens_openrlhf.training.hook import compute
+    from lens_openrlhf.training.hooks.advantages import compute
+    from lens_openrlhf.training.hooks.gather import needs_of
 
     estimator, found = options.make_estimator(args), {}
     for count in SAMPLES:
@@ -197,7 +198,7 @@ def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
 
 
 def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found) -> None:
-    from lens_openrlhf.training.gather import gather
+    from lens_openrlhf.training.hooks.gather import gather
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -220,7 +221,7 @@ def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found)
 
 def measure_gather(ranks: Iterable[int], counts: list[int]) -> list[tuple[int, int, float]]:
     """(ranks, rows of a rank, seconds of the slowest rank) with as many processes on this machine."""
-    import lens_openrlhf.training.gather  # noqa: F401  # once, before the ranks are forked
+    import lens_openrlhf.training.hooks.gather  # noqa: F401  # once, before the ranks are forked
 
     results = []
     context = mp.get_context("fork")
@@ -335,8 +336,8 @@ def main() -> None:
     add("--parameters", type=float, default=8e9, help="of the model that the rest is compared with (default: 8e9)")
     add("--flops", type=float, default=4e14, help="assumed, FLOPs a second that a GPU reaches (default: 4e14)")
     settings = parser.parse_args()
-    if cpu.required():
-        cpu.install()
+    if cpu_runtime.required():
+        cpu_runtime.install()
     args, cores = arguments(), len(os.sched_getaffinity(0))
     print(f"{cores} cores, torch {torch.__version__}, {settings.tokens} tokens an answer, groups of {GROUP}\n")
 

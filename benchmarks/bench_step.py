@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from lens_openrlhf.advantages import lens_advantages
-from lens_openrlhf.training import profiles
-from lens_openrlhf.training.run_log import METRICS, read
+from lens_openrlhf.run_folder.log import METRICS, read
+from lens_openrlhf.training.commandline import profiles
 
 ARMS = {
     "OpenRLHF's group_norm": ["--algo.advantage.estimator", "group_norm", "--algo.kl.init_coef", "0"],

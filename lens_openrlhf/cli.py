@@ -17,14 +17,15 @@ from .process import complain
 
 
 def _train(argv: Sequence[str]) -> int:
-    from .training import launch, profiles
+    from .training import command
+    from .training.commandline import profiles
 
     try:
         words = profiles.expand(argv, say=print)
     except profiles.ProfileError as error:
         complain(f"error: {error}")
         return 2
-    return launch.main(words, make=partial(profiles.make, words) if profiles.OPTION in argv else None)
+    return command.main(words, make=partial(profiles.make, words) if profiles.OPTION in argv else None)
 
 
 def _command(module: str) -> Callable[[Sequence[str]], int]:

@@ -216,12 +216,12 @@ def _reward_workers() -> Finding:
 def _start() -> Finding:
     """Imports what a run imports; a version that does not fit shows here."""
     try:
-        from .training import cpu
+        from . import cpu_runtime
 
-        if cpu.required():
-            cpu.install()
+        if cpu_runtime.required():
+            cpu_runtime.install()
         importlib.import_module("openrlhf.cli.train_ppo_ray")
-        importlib.import_module("lens_openrlhf.training.trainer")
+        importlib.import_module("lens_openrlhf.training.hooks.trainer")
     except Exception as error:  # whatever a broken package raises on import is the finding
         return Finding("imports", f"failed: {type(error).__name__}: {error}", SETUP)
     return Finding("imports", "OpenRLHF, Ray, DeepSpeed and vLLM import together")
@@ -229,9 +229,9 @@ def _start() -> Finding:
 
 def _sampling() -> Finding:
     """What vLLM would sample on; asked last, as vLLM must be importable."""
-    from .training import cpu
+    from . import cpu_runtime
 
-    problem = cpu.without_sampler()
+    problem = cpu_runtime.without_sampler()
     return Finding("sampling", "vLLM has no device" if problem else "vLLM has a device", problem or "")
 
 

@@ -141,7 +141,7 @@ class Labels:
         """
         from .data import labels
         from .rewards import validate_label
-        from .training.profiles import cache_folder
+        from .training.commandline.profiles import cache_folder
 
         check_verifier()
         verdicts: dict[str, str | None] = {label: None for label in self._places if PLAIN_NUMBER.fullmatch(label)}

@@ -17,7 +17,8 @@ from lens_openrlhf import cli, doctor
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.experiments import state
 from lens_openrlhf.inputs import READABLE, OptionError, data_file, rows_of_file
-from lens_openrlhf.training import launch, options, preflight
+from lens_openrlhf.training import command as train
+from lens_openrlhf.training.commandline import options, preflight
 
 from .e2e.conftest import small_disk
 from .experiments.folders import write_comparison
@@ -337,7 +338,7 @@ def test_a_home_that_is_not_there(run, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(Path("file").absolute()))
     Path("file").touch()  # nobody, root neither, can make a folder in it
-    monkeypatch.setattr(launch.cpu, "without_sampler", lambda: None)
+    monkeypatch.setattr(train.cpu_runtime, "without_sampler", lambda: None)
     assert (
         "cannot be made (Not a directory); name a folder for it in XDG_CACHE_HOME"
         in run("train", "--profile", "tiny")[1]

@@ -10,9 +10,9 @@ import torch
 
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.token_statistics import statistics
-from lens_openrlhf.training.gather import gather, needs_of, pack
-from lens_openrlhf.training.hook import compute, set_advantages
-from lens_openrlhf.training.tags import CARRIERS, PROMPT, ROLLOUT_INDEX
+from lens_openrlhf.training.hooks.advantages import compute, set_advantages
+from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
+from lens_openrlhf.training.hooks.tags import CARRIERS, PROMPT, ROLLOUT_INDEX
 
 from . import batches
 from .device import Cpu, Cuda

@@ -21,14 +21,14 @@ TOLERANCE = 1e-5  # the actor hands on float32
 
 def run(device: Cuda | Cpu, rows: Rows) -> None:
     need("openrlhf", "deepspeed", "ray", "transformers")
-    from lens_openrlhf.training import cpu
+    from lens_openrlhf import cpu_runtime
 
-    if cpu.required():
-        cpu.install()
+    if cpu_runtime.required():
+        cpu_runtime.install()
     from openrlhf.utils import get_strategy
 
-    from lens_openrlhf.training import options
-    from lens_openrlhf.training.actor import LensPolicyModel
+    from lens_openrlhf.training.commandline import options
+    from lens_openrlhf.training.hooks.actor import LensPolicyModel
 
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(Path(folder) / "model", device)
@@ -139,7 +139,7 @@ def rollouts(actor, device: Cuda | Cpu) -> list:
 
 def experiences(args, samples: list) -> list:
     """By LENS's experience maker, but for the forward passes, which the samples have behind them."""
-    from lens_openrlhf.training.experience import LensExperienceMaker
+    from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 
     strategy, kl_ctl = SimpleNamespace(args=args), SimpleNamespace(value=args.algo.kl.init_coef)
     tokenizer = SimpleNamespace(pad_token_id=0)

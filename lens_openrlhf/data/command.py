@@ -229,7 +229,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
     import pyarrow
 
     from ..process import git_commit, versions
-    from ..training.profiles import cache_folder
+    from ..training.commandline.profiles import cache_folder
     from . import labels, recipes, sources
 
     out = arguments.out

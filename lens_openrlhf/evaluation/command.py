@@ -220,9 +220,9 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     import torch
     from transformers import AutoConfig
 
+    from .. import cpu_runtime
     from ..process import git_commit, versions
-    from ..training import cpu
-    from ..training.options import CPU_DEFAULTS
+    from ..training.commandline.options import CPU_DEFAULTS
     from . import folder
     from .grading import load_reward
     from .prompts import check_labels, load, make_prompts, split_columns
@@ -233,7 +233,9 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     if settings["tensor_parallel_size"] > max(1, gpus):
         raise OptionError(f"--tensor_parallel_size {settings['tensor_parallel_size']}: {gpus} GPUs are visible")
     if settings["gpu_memory_utilization"] is None:
-        settings["gpu_memory_utilization"] = CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu.required() else 0.9
+        settings["gpu_memory_utilization"] = (
+            CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu_runtime.required() else 0.9
+        )
     reward = load_reward(settings["reward"])
     allow_code = settings["allow_remote_code"]
     check_model("MODEL", model, allow_code, "--allow_remote_code")
@@ -269,7 +271,7 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
             "data_fingerprint": data_fingerprint,
             "model_fingerprint": _model_fingerprint(model, getattr(model_config, "_commit_hash", None)),
             "reward_fingerprint": None if reward is None else _digest(Path(settings["reward"]).read_bytes()),
-            "device": "cpu" if cpu.required() else torch.cuda.get_device_name(),
+            "device": "cpu" if cpu_runtime.required() else torch.cuda.get_device_name(),
             **{package: found[package] for package in PACKAGES if package in found},
         },
         "prompts": len(prompts),

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import cpu_runtime
 from ..inputs import OptionError
-from ..training import cpu
 from .prompts import Prompt
 
 TOKENS_PER_STEP = 4096  # of prompts, at least, that vLLM's CPU engine takes in at once
@@ -58,10 +58,10 @@ class Sampler:
         # With the engine in a process of its own, prompts would join the batch at moments that differ from run to run,
         # and with the batch the last bits of the logits.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        if problem := cpu.without_sampler():
+        if problem := cpu_runtime.without_sampler():
             raise OptionError(problem)
-        if cpu.required():
-            for name, value in cpu.VLLM_VARIABLES.items():
+        if cpu_runtime.required():
+            for name, value in cpu_runtime.VLLM_VARIABLES.items():
                 os.environ.setdefault(name, value)
         from vllm import LLM
 
@@ -72,10 +72,10 @@ class Sampler:
             max_model_len=max_length,
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=gpu_memory_utilization,
-            enforce_eager=cpu.required(),
+            enforce_eager=cpu_runtime.required(),
             seed=seed,
             trust_remote_code=allow_remote_code,
-            **(whole if cpu.required() else {}),
+            **(whole if cpu_runtime.required() else {}),
         )
         self._seed, self._sampling = seed, sampling
 

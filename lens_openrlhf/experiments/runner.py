@@ -17,7 +17,7 @@ import psutil
 
 from ..inputs import OptionError
 from ..process import duration, printable
-from ..training import checkpoints
+from ..training.checkpoints import checkpoints
 from .spec import Run
 from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
 from .tables import final_pass_at_1
@@ -209,7 +209,7 @@ class Runner:
             try:
                 one.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                one.process.kill()  # its own watcher ends what it leaves (training/reaper.py)
+                one.process.kill()  # its own watcher ends what it leaves (training/launch/reaper.py)
                 one.process.wait()
             if one.process.returncode == 0:  # it came to its end before the signal
                 self._ended(one, left=0)

@@ -273,7 +273,7 @@ def _profile_options(spec: Spec, make: bool) -> Options:
         if spec.gpus is not None:
             _fail("gpus gives a profile its size, and no profile is named; set actor.num_gpus_per_node in options")
         return {}
-    from ..training import profiles
+    from ..training.commandline import profiles
 
     size = [] if spec.gpus is None else ["--gpus", str(spec.gpus)]
     folder = ["--logger.run_dir", ""]
@@ -288,7 +288,7 @@ def _profile_options(spec: Spec, make: bool) -> Options:
 
 def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:
     """A profile's options without those in which it has no say for the method chosen later, as in profiles.expand."""
-    from ..training import options
+    from ..training.commandline import options
 
     method = options.method_in(join_words(profile))
     together = {name: words for name, words in {**profile, **later}.items() if words is not None}
@@ -385,8 +385,8 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
     Raises:
         SpecError: what does not exist or cannot be read, naming the arm and the option.
     """
-    from ..training import cpu
-    from ..training.preflight import check_surroundings, gpus_needed
+    from .. import cpu_runtime
+    from ..training.commandline.preflight import check_surroundings, gpus_needed
 
     for run in runs:
         place = f"arm {run.arm!r}, seed {run.seed}"
@@ -397,7 +397,7 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
             check_surroundings(args)
         except ValueError as error:
             _fail(f"{place}: {error}")
-        if spec.parallel > 1 and not cpu.required():
+        if spec.parallel > 1 and not cpu_runtime.required():
             import torch
 
             share = torch.cuda.device_count() // spec.parallel
@@ -414,7 +414,7 @@ def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleN
     Raises:
         SpecError: what that command refuses, with its own message.
     """
-    from ..training.options import OptionError, parse
+    from ..training.commandline.options import OptionError, parse
 
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -429,7 +429,7 @@ def meaning(run: Run) -> dict:
 
 
 def _flat(args: SimpleNamespace) -> dict:
-    from ..training.options import flatten
+    from ..training.commandline.options import flatten
 
     return flatten(args)
 

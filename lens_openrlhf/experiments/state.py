@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..inputs import place_and_split
 from ..process import LOCK, Held, holding, write_atomically
-from ..training.run_log import EVALUATIONS, METRICS, read
+from ..run_folder.log import EVALUATIONS, METRICS, read
 from .spec import Options, Run, Spec, SpecError, meaning
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"

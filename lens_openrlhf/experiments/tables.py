@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..evaluation import mean_and_error
 from ..evaluation.splits import ALL, default_ks, pass_at_k_by_split
-from ..training.run_log import EVALUATIONS, METRICS, read
+from ..run_folder.log import EVALUATIONS, METRICS, read
 from . import paper
 from .spec import Spec
 from .spec import read as read_spec

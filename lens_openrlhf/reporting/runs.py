@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.splits import ALL, prompts_by_split
-from ..training.run_log import EVALUATIONS, EVENTS, METRICS
+from ..run_folder.log import EVALUATIONS, EVENTS, METRICS
 
 CONFIG, COMPARISON, SPEC, SAMPLES = "config.json", "compare.json", "spec.yaml", "samples"
 MAX_SPLIT_VALUES = 12  # a column with more values, such as a prompt's id, makes no readable figure

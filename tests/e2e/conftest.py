@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_openrlhf.training import reaper
-from lens_openrlhf.training.run_log import read
+from lens_openrlhf.run_folder.log import read
+from lens_openrlhf.training.launch import reaper
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "scripts" / "train_lens.sh"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lens_openrlhf.training.run_log import read
+from lens_openrlhf.run_folder.log import read
 
 from .conftest import command_line, explained, finish, interrupt, small_disk, started
 

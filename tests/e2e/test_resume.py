@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from lens_openrlhf.training.run_log import read
+from lens_openrlhf.run_folder.log import read
 
 from .conftest import ROOT, command_line, explained, finish, no_strays, started
 from .test_modes import check_lens_metrics

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lens_openrlhf.training import cpu, launch, options
+from lens_openrlhf import cpu_runtime
+from lens_openrlhf.training import command as train
+from lens_openrlhf.training.commandline import options
 
 from .conftest import command_line, no_strays
 
@@ -17,8 +19,8 @@ BF16_RELATIVE = 0.02
 @pytest.fixture(scope="module")
 def cluster(tiny, tmp_path_factory):
     """(args, policy actor group, vLLM engine) of a running cluster, built by OpenRLHF's own functions."""
-    if cpu.required():
-        cpu.install()
+    if cpu_runtime.required():
+        cpu_runtime.install()
     import ray
 
     folder = tmp_path_factory.mktemp("sync")
@@ -38,8 +40,8 @@ def cluster(tiny, tmp_path_factory):
     with no_strays(), pytest.MonkeyPatch.context() as patch:
         for module, name in exchanged:  # put back afterwards: other tests look at OpenRLHF as it is
             patch.setattr(module, name, getattr(module, name))
-        launch.install_hooks(args)
-        launch.start_ray(args, log_to_driver=False)
+        train.install_hooks(args)
+        train.start_ray(args, log_to_driver=False)
         from openrlhf.utils import get_strategy
 
         engines = command.create_vllm_engines(
@@ -49,7 +51,7 @@ def cluster(tiny, tmp_path_factory):
         strategy = get_strategy(args)
         ray.get(group.async_init_model_from_pretrained(strategy, str(tiny.model), 100, engines))
         yield args, group, engines[0]
-        launch.stop_everything()
+        train.stop_everything()
 
 
 def actor_logprobs(group, tokens):
@@ -75,7 +77,7 @@ def test_vllm_follows_the_actor(cluster):
     from tests.training.conftest import make_experiences, make_samples
 
     args, group, engine = cluster
-    from lens_openrlhf.training.experience import LensExperienceMaker
+    from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 
     tokens = [5, 17, 33, 20, 8, 60, 41, 12, 9, 70, 31, 25]
     before = actor_logprobs(group, tokens)

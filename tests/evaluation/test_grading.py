@@ -9,7 +9,7 @@ import pytest
 
 from lens_openrlhf.evaluation.grading import RewardError, grade, load_reward
 from lens_openrlhf.rewards import pool
-from lens_openrlhf.training.options import OptionError
+from lens_openrlhf.training.commandline.options import OptionError
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 

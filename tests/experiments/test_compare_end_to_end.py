@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lens_openrlhf.experiments.compare import main
-from lens_openrlhf.training.run_log import read
+from lens_openrlhf.run_folder.log import read
 
 from ..e2e.conftest import ROOT, command_line, no_strays, reward_file  # noqa: F401  (a fixture)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lens_openrlhf import cpu_runtime
 from lens_openrlhf.experiments import paper, spec, tables
 from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.spec import SpecError
-from lens_openrlhf.training import cpu
 
 from ..e2e.conftest import ROOT
 from .folders import write_comparison
@@ -93,7 +93,7 @@ def test_one_number_sizes_a_comparison():
     assert {tuple(options["vllm.num_engines"]) for options in spec.arm_options(wanted).values()} == {("4",)}
 
 
-@pytest.mark.skipif(not cpu.required(), reason="this machine has CUDA")
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
 def test_without_cuda_a_recipe_is_described_and_refused_in_time(tmp_path, capsys):
     """A dry run shows what would be run elsewhere; a real one ends before anything is made."""
     words = [str(ROOT / "examples" / "compare" / "table1_qwen2.5-3b.yaml"), "--gpus", "4", "-o", str(tmp_path / "out")]

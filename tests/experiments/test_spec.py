@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from lens_openrlhf import cpu_runtime
 from lens_openrlhf.experiments import spec
 from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.spec import SpecError
-from lens_openrlhf.training import cpu, profiles
-from lens_openrlhf.training.options import flatten
+from lens_openrlhf.training.commandline import profiles
+from lens_openrlhf.training.commandline.options import flatten
 
 from ..e2e.conftest import ROOT
 
@@ -266,7 +267,7 @@ def test_the_data_must_have_the_columns_to_split_by(sound, tmp_path, change):
         spec.check_inputs(wanted, spec.runs_of(wanted, spec.check(wanted)), tmp_path)
 
 
-@pytest.mark.skipif(cpu.required(), reason="without CUDA the runs share CPUs")
+@pytest.mark.skipif(cpu_runtime.required(), reason="without CUDA the runs share CPUs")
 def test_more_runs_at_once_than_gpus(sound, tmp_path):
     wanted = sound(parallel=1000)
     with pytest.raises(SpecError, match="parallel is 1000"):

@@ -20,8 +20,8 @@ import torch
 from lens_openrlhf.advantages import GroupKind, LensAdvantages, LensConfig, lens_advantages
 from lens_openrlhf.advantages.estimators import Batch
 from lens_openrlhf.evaluation import mean_and_error, pass_at_k
-from lens_openrlhf.training.metrics import group_metrics
-from lens_openrlhf.training.run_log import RunLog
+from lens_openrlhf.run_folder.group_metrics import group_metrics
+from lens_openrlhf.run_folder.log import RunLog
 
 LEVELS = 5
 WRONG = 4

@@ -1,6 +1,6 @@
 """Tests of what touches OpenRLHF. Before any of them, in spawned processes too, OpenRLHF must become importable."""
 
-from lens_openrlhf.training import cpu
+from lens_openrlhf import cpu_runtime
 
-if cpu.required():
-    cpu.install()
+if cpu_runtime.required():
+    cpu_runtime.install()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lens_openrlhf.training import options
+from lens_openrlhf.training.commandline import options
 
 MINIMAL = [
     *("--actor.model_name_or_path", "model"),

@@ -14,9 +14,12 @@ from importlib import metadata
 import pytest
 import torch
 
+from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
-from lens_openrlhf.training import checkpoints, cpu, openrlhf_command, options, remote_code
-from lens_openrlhf.training.cpu.weight_sync import CpuWorkerWrap
+from lens_openrlhf.cpu_runtime.weight_sync import CpuWorkerWrap
+from lens_openrlhf.training.checkpoints import checkpoints
+from lens_openrlhf.training.commandline import openrlhf_command, options
+from lens_openrlhf.training.hooks import remote_code
 
 
 def plain(actor_class):
@@ -72,12 +75,13 @@ def test_builds_are_told_apart_without_importing_them():
     import vllm.platforms
 
     code = (
-        "from lens_openrlhf.training import cpu; import sys; print(cpu._torch_without_cuda(), 'torch' in sys.modules)"
+        "import sys; from lens_openrlhf import cpu_runtime; "
+        "print(cpu_runtime._torch_without_cuda(), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(torch.version.cuda is None and torch.version.hip is None), "False"]
-    assert cpu.vllm_for_cpu() == vllm.platforms.vllm_version_matches_substr("cpu")
-    if cpu.vllm_for_cpu():
+    assert cpu_runtime.vllm_for_cpu() == vllm.platforms.vllm_version_matches_substr("cpu")
+    if cpu_runtime.vllm_for_cpu():
         assert vllm.platforms.current_platform.is_cpu()
 
 
@@ -219,9 +223,9 @@ def test_vllm_takes_the_name_of_an_executor():
     assert 'distributed_executor_backend = "uni" if' in inspect.getsource(engine.create_vllm_engines), (
         "LensRollout puts cpu.UNI_EXECUTOR in place of this word"
     )
-    parallel = types.SimpleNamespace(distributed_executor_backend=cpu.UNI_EXECUTOR)
+    parallel = types.SimpleNamespace(distributed_executor_backend=cpu_runtime.UNI_EXECUTOR)
     executor = Executor.get_class(types.SimpleNamespace(parallel_config=parallel))
-    assert f"{executor.__module__}.{executor.__qualname__}" == cpu.UNI_EXECUTOR
+    assert f"{executor.__module__}.{executor.__qualname__}" == cpu_runtime.UNI_EXECUTOR
     assert 'distributed_executor_backend == "uni"' in inspect.getsource(platform.CpuPlatform.check_and_update_config), (
         "the CPU platform no longer makes mp of uni: cpu.UNI_EXECUTOR may go"
     )
@@ -329,14 +333,16 @@ def test_deepspeed_compiles_nothing_on_cpu():
 def test_deepspeed_has_the_collectives_that_are_waited_for():
     from deepspeed.comm.torch import TorchBackend
 
-    missing = [name for name in cpu.COLLECTIVES if not hasattr(TorchBackend, name)]
-    assert not missing, f"cpu.COLLECTIVES names methods that DeepSpeed's TorchBackend no longer has: {missing}"
+    missing = [name for name in cpu_runtime.COLLECTIVES if not hasattr(TorchBackend, name)]
+    assert not missing, f"cpu_runtime.COLLECTIVES names methods that DeepSpeed's TorchBackend no longer has: {missing}"
     unfinished = {
         name
         for name, method in vars(TorchBackend).items()
         if callable(method) and "async_op" in inspect.signature(method).parameters
     }
-    assert unfinished <= set(cpu.COLLECTIVES), "a collective that can return unfinished work is not waited for on gloo"
+    assert unfinished <= set(cpu_runtime.COLLECTIVES), (
+        "a collective that can return unfinished work is not waited for on gloo"
+    )
 
 
 def test_every_cuda_call_of_openrlhf_has_a_meaning_on_cpu():
@@ -471,7 +477,7 @@ def test_statistics_of_tokens_find_their_fields():
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from lens_openrlhf.training.tags import CARRIERS
+    from lens_openrlhf.training.hooks.tags import CARRIERS
 
     for field in CARRIERS.values():
         assert Experience.is_step_tensor_field(field), "it must be unpadded and batched as the tokens are"
@@ -488,7 +494,7 @@ def test_policy_losses_have_openrlhfs_signature():
     from openrlhf.models.loss import PolicyLoss
     from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-    from lens_openrlhf.training.policy_loss import PolicyGradientLoss
+    from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
 
     assert parameters(PolicyLoss.forward) == parameters(PolicyGradientLoss.forward)
     source = inspect.getsource(ActorPPOTrainer)

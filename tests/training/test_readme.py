@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lens_openrlhf import cli
-from lens_openrlhf.training import cpu, launch
+from lens_openrlhf import cli, cpu_runtime
+from lens_openrlhf.training import command as train
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -33,8 +33,8 @@ def test_the_command_is_planned_as_typed(gpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(launch, "interrupt_once", lambda: None)  # the test runner's own handlers stay
-    monkeypatch.setattr(cpu, "required", lambda: gpus == 0)
+    monkeypatch.setattr(train, "interrupt_once", lambda: None)  # the test runner's own handlers stay
+    monkeypatch.setattr(cpu_runtime, "required", lambda: gpus == 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     before, words = typed()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # what `source` does in the left out line

@@ -13,8 +13,9 @@ import torch
 
 from lens_openrlhf.inputs import OptionError, check_model
 from lens_openrlhf.rewards import shutdown
-from lens_openrlhf.training import options, preflight, remote_code
-from lens_openrlhf.training.run_log import EVENTS, read
+from lens_openrlhf.run_folder.log import EVENTS, read
+from lens_openrlhf.training.commandline import options, preflight
+from lens_openrlhf.training.hooks import remote_code
 
 from .conftest import MINIMAL
 
@@ -152,7 +153,7 @@ def test_models_of_the_hub(hub):
     ],
 )
 def test_preflight_refuses_it_wherever_a_run_would_load_it(sound, model, tmp_path, monkeypatch, option, more):
-    monkeypatch.setattr(preflight.cpu, "without_sampler", lambda: None)  # of the machine, not of models
+    monkeypatch.setattr(preflight.cpu_runtime, "without_sampler", lambda: None)  # of the machine, not of models
     add(model / "config.json", ENTRY)
     data = tmp_path / "prompts.jsonl"
     data.write_text('{"input": "1 + 1 ="}\n')
@@ -213,7 +214,7 @@ def test_what_appears_after_the_check_does_not_run(model, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(("folder", "trusted"), [(remote_code.NOWHERE, False), ("/tmp/modules", True)])
 def test_vllm_is_told_whether_a_models_code_may_run(tmp_path, monkeypatch, folder, trusted):
-    from lens_openrlhf.training import rollout
+    from lens_openrlhf.training.hooks import rollout
 
     given = {}
 

@@ -1,0 +1,102 @@
+"""The answers of a step, one row each, in the run folder's samples/ (docs/run_folder.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from ...advantages.reference import group_kind
+
+SAMPLES = "samples"
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("index", pa.int32()),
+        ("prompt_id", pa.int32()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("label", pa.string()),
+        ("correctness", pa.float64()),
+        ("reward", pa.float64()),
+        ("tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("confidence", pa.float64()),
+        ("advantage", pa.float64()),
+        ("kind", pa.string()),
+    ]
+)
+
+
+def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, list]:
+    """The same columns where OpenRLHF computes the advantages, and nobody the confidence."""
+    rewards = [None if sample.rewards is None else float(sample.rewards) for sample in samples]
+    scores = [None if sample.scores is None else float(sample.scores) for sample in samples]
+    kinds = []
+    for start in range(0, len(samples), per_prompt):
+        group = scores[start : start + per_prompt]
+        kinds += [None if None in group else group_kind(group).name.lower()] * len(group)
+    nothing = [None] * len(samples)
+    return {
+        "index": list(range(len(samples))),
+        "reward": rewards,
+        "confidence": nothing,
+        "advantage": nothing,
+        "kind": kinds,
+    }
+
+
+def response_text(sample: Experience, tokenizer) -> str:
+    """Everything after the prompt, tool output included."""
+    # The mask begins at the second token.
+    first = int(sample.action_mask[0].nonzero()[0]) + 1 if sample.action_mask.any() else sample.sequences.shape[1]
+    return tokenizer.decode(sample.sequences[0, first:], skip_special_tokens=True)
+
+
+def write_samples(
+    run_dir: str | Path,
+    step: int,
+    samples: Sequence[Experience],
+    columns: dict[str, list] | None,
+    tokenizer,
+    per_prompt: int,
+    text_prompts: int,
+) -> Path:
+    """Write a step's answers; a file is there whole or not at all.
+
+    Args:
+        run_dir: the run folder.
+        step: number of the training step.
+        samples: the step's rollouts in their order, one answer each.
+        columns: see :func:`advantages.advantage_columns`; None where the estimator is OpenRLHF's own.
+        tokenizer: decodes the answers.
+        per_prompt: answers to a prompt.
+        text_prompts: of so many prompts the texts are kept.
+    """
+    columns = columns or _from_rollouts(samples, per_prompt)
+    chosen = [samples[i] for i in columns["index"]]
+    texts = [i // per_prompt < text_prompts for i in columns["index"]]
+    table = pa.table(
+        columns
+        | {
+            "step": [step] * len(chosen),
+            "prompt_id": [i // per_prompt for i in columns["index"]],
+            "prompt": [s.prompts[0] if kept else None for s, kept in zip(chosen, texts, strict=True)],
+            "label": [str(s.labels[0]) if kept else None for s, kept in zip(chosen, texts, strict=True)],
+            "response": [response_text(s, tokenizer) if kept else None for s, kept in zip(chosen, texts, strict=True)],
+            "correctness": [None if s.scores is None else float(s.scores) for s in chosen],
+            "tokens": [int(s.action_mask.sum()) for s in chosen],
+            "truncated": [bool(s.truncated) for s in chosen],
+        }
+    ).select(SCHEMA.names)
+    folder = Path(run_dir) / SAMPLES
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:06}.parquet"
+    beside = path.with_suffix(".part")
+    parquet.write_table(table.cast(SCHEMA), beside, compression="zstd")
+    os.replace(beside, path)
+    return path

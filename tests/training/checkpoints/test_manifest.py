@@ -1,0 +1,74 @@
+"""A checkpoint's manifest names the file that is not as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import pytest
+
+from lens_openrlhf.training.checkpoints import manifest
+from lens_openrlhf.training.checkpoints.manifest import ManifestError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint with its manifest."""
+    (tmp_path / "global_step3").mkdir()
+    (tmp_path / "latest").write_text("global_step3")
+    (tmp_path / "global_step3" / "model.pt").write_bytes(os.urandom(3 * manifest.CHUNK_BYTES + 17))
+    (tmp_path / "global_step3" / "empty.pt").touch()
+    manifest.write(tmp_path)
+    return tmp_path
+
+
+def test_it_lists_every_file(folder):
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    content = (folder / "global_step3" / "model.pt").read_bytes()
+    assert listed.keys() == {"latest", "global_step3/model.pt", "global_step3/empty.pt"}
+    assert listed["global_step3/model.pt"] == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.check(folder)
+    manifest.write(folder)  # again, over itself
+    manifest.check(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["global_step3", "latest", "manifest.json"]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda f: flip(f / "global_step3" / "model.pt"), "global_step3/model.pt: has other contents"),
+        (lambda f: os.truncate(f / "global_step3" / "model.pt", 5), "global_step3/model.pt: has 5 bytes"),
+        (lambda f: (f / "latest").unlink(), "latest: is missing"),
+        (lambda f: (f / "global_step3" / "more.pt").touch(), "global_step3/more.pt: is not listed"),
+        (lambda f: (f / "link").symlink_to("/etc/passwd"), "link: is neither a file nor a folder"),
+        (lambda f: (f / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda f: (f / "manifest.json").write_text('{"files": {"latest": {"size": 1}}}'), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "is no manifest"),
+        (lambda f: os.truncate(f / "manifest.json", 40), "is no manifest"),
+    ],
+)
+def test_what_is_not_as_written_is_named(folder, change, told):
+    change(folder)
+    with pytest.raises(ManifestError) as caught:
+        manifest.check(folder)
+    assert told in str(caught.value)
+
+
+def test_a_manifest_appears_whole_or_not_at_all(folder, monkeypatch):
+    before = (folder / "manifest.json").read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        manifest.write(folder)
+    assert (folder / "manifest.json").read_text() == before
+    manifest.check(folder)

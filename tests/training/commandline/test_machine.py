@@ -1,0 +1,151 @@
+"""What is beyond a machine without CUDA: refused, or warned of with the remedy."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from lens_openrlhf import cpu_runtime
+from lens_openrlhf.inputs import OptionError
+from lens_openrlhf.training import command
+from lens_openrlhf.training.commandline import dry_run, machine, model_shape, options, plan
+from lens_openrlhf.training.commandline.plan import GIB
+
+FREE_MEMORY = machine.free_memory
+# SmolLM2-135M's dimensions.
+SIZES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+SIZES |= {"intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192}
+WORDS = [
+    *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl", "--data.input_key", "prompt"),
+    *("--data.label_key", "label"),
+    *("--reward.remote_url", "math-verify", "--algo.advantage.estimator", "lens"),
+    *("--rollout.n_samples_per_prompt", "8", "--logger.run_dir", "run"),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder with a model's config and 2,000 prompts; a machine of two cores and 18 GiB without CUDA."""
+    (tmp_path / "model").mkdir()
+    config = {"model_type": "llama", "tie_word_embeddings": True, **SIZES}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1 + 1 =", "label": "2"}\n' * 2000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cpu_runtime, "required", lambda: True)
+    monkeypatch.setattr(machine, "free_memory", lambda: 18 * GIB)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(command, "interrupt_once", lambda: None)
+
+
+def checked(*more: str, prompts: int | None = 2000) -> list[str]:
+    args = options.parse([*WORDS, *more])
+    return machine.check(args, model_shape.find("model")[0], prompts)
+
+
+def test_the_defaults_are_within_reach():
+    assert checked() == []
+
+
+def test_a_number_of_ranks_that_memory_cannot_hold():
+    with pytest.raises(OptionError) as caught:
+        checked("--actor.num_gpus_per_node", "16", "--vllm.num_engines", "1")
+    message = str(caught.value)
+    assert "16 actor and 1 vLLM processes take at least" in message and "18.0 are free" in message
+    assert "--actor.num_gpus_per_node" in message and "\n" not in message
+
+
+def test_one_rank_that_memory_cannot_hold(monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: 3 * GIB)
+    with pytest.raises(OptionError, match="use a machine with more, or a smaller model"):
+        checked()
+
+
+def test_what_memory_may_not_hold_is_warned_of():
+    (line,) = checked("--actor.num_gpus_per_node", "8", "--vllm.num_engines", "1")
+    assert line.startswith("memory may run out") and "--actor.num_gpus_per_node" in line and "18.0 are free" in line
+    (line,) = checked("--train.micro_batch_size", "16")
+    assert line.startswith("memory may run out") and "--train.micro_batch_size" in line
+
+
+def test_a_step_of_hours_is_warned_of():
+    long = ["--rollout.batch_size", "1024", "--rollout.max_new_tokens", "2000"]
+    (line,) = checked(*long)
+    # 1,024 x 8 answers of 2,000 tokens, 10 operations for each of 134.5 million parameters, 2 x 2e11 a second.
+    assert line.startswith("a step of 16,384,000 tokens takes 15 h 18 min at best on 2 cores")
+    assert all(option in line for option in ("--rollout.batch_size", "--rollout.max_new_tokens"))
+    assert checked(*long, prompts=8) == [], "no more than there are"
+
+
+@pytest.mark.parametrize("more", [["--ds.lora.rank", "8"], ["--actor.optim", "muon"]], ids=" ".join)
+def test_hours_are_warned_of_where_memory_is_not_estimated(more):
+    assert checked(*more) == []
+    (line,) = checked(*more, "--rollout.batch_size", "1024", "--rollout.max_new_tokens", "2000")
+    assert f"takes {'12 h 14' if '--ds.lora.rank' in more else '15 h 18'} min at best" in line
+
+
+def write_group(folder, names, most, used, cached):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (most, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    version = "total_" if names is V1 else ""
+    (folder / "memory.stat").write_text(f"anon {used}\ninactive_file 1\n{version}inactive_file {cached}\n")
+
+
+V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "groups", "free"),
+    [
+        (V2, "0::/a/b", {"a/b": ("max", 3, 1), "a": (10, 6, 2)}, 6),
+        (V2, "0::/a/b", {"a/b": (8, 6, 1), "a": (10, 6, 2)}, 3),
+        (V2, "0::/", {".": (9, 5, 0)}, 4),
+        (V2, "0::/host/name", {".": (9, 5, 0)}, 4),
+        (V2, "0::/", {}, 50),
+        (V2, "0::/", {".": (100, 5, 0)}, 50),
+        (V2, "0::/", {".": (9, 12, 1)}, 0),
+        (V1, "9:name=systemd:/\n4:cpu,memory:/a\n0::/", {"memory/a": (10, 6, 2), "memory": (2**63 - 4096, 6, 2)}, 6),
+        (V1, "4:memory:/docker/name\n1:cpu:/", {"memory": (10, 6, 3)}, 7),
+        (V1, "1:cpu:/", {"memory": (10, 6, 3)}, 50),
+        (V1, None, {"memory": (10, 6, 3)}, 50),
+    ],
+)
+def test_what_is_free_is_the_machines_and_the_containers(names, own, groups, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50))
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    if own is not None:
+        (tmp_path / "own").write_text(f"{own}\n")
+    for folder, values in groups.items():
+        write_group(tmp_path / "cgroup" / folder, names, *values)
+    assert FREE_MEMORY() == free
+
+
+def test_this_machine_has_free_memory(monkeypatch):
+    assert 0 < FREE_MEMORY() <= psutil.virtual_memory().total
+
+
+def test_memory_by_hand():
+    args = options.parse(WORDS)
+    shape = model_shape.find("model")[0]
+    found = plan.host_memory(args, shape)
+    count, tokens = shape.parameters, args.train.micro_batch_size * args.data.max_len
+    state = (plan.WEIGHT + plan.GRADIENT + plan.ADAM) * count
+    assert found.least == state + plan.PROCESS + (plan.PROCESS + plan.CPU_CACHE + plan.WEIGHT * count)
+    layers = 30 * 2 * tokens * (8 * 576 + 4 * 1536)
+    assert found.peak - found.least == layers + 10 * tokens * 49152
+
+
+def test_the_plan_says_so_before_a_run(capsys, monkeypatch):
+    monkeypatch.setattr(cpu_runtime, "without_sampler", lambda: None)  # where vLLM is a build for CUDA
+    many = ["--actor.num_gpus_per_node", "16", "--vllm.num_engines", "1"]
+    shown = " ".join(dry_run.plan([*WORDS]).split())
+    assert "GiB at its peak, estimated; 18.0 are free" in shown and "before it can run" not in shown
+    assert "16 actor and 1 vLLM processes" in " ".join(dry_run.plan([*WORDS, *many]).split())
+    assert command.main([*WORDS, "--rollout.batch_size", "16", *many]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1 and shown.err.startswith("error: --actor.model_name_or_path") and not shown.out

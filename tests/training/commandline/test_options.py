@@ -1,0 +1,423 @@
+"""LENS's options in OpenRLHF's command line, and what is refused before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lens_openrlhf import cpu_runtime
+from lens_openrlhf.training.commandline import options, profiles
+from lens_openrlhf.training.commandline.options import OptionError
+from lens_openrlhf.training.commandline.preflight import gpus_needed
+
+
+def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
+    args = parse("--algo.lens.alpha", "0.5", "--algo.lens.scope", "negative")
+    assert args.algo.advantage.estimator == "group_norm"
+    config = options.make_estimator(args).config
+    assert (config.alpha, config.scope, config.confidence) == (0.5, "negative", "geometric")
+
+
+def test_a_preference_reaches_the_actor(parse):
+    config = options.make_estimator(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9")).config
+    assert (config.preference, config.gamma) == ("length", 1.9)
+
+
+def test_kl_defaults_to_zero_with_lens_only(parse):
+    assert parse().algo.kl.init_coef == 0
+    assert parse(estimator="group_norm").algo.kl.init_coef == 0.01
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "group_norm", "dr_grpo", "reinforce_baseline"])
+def test_openrlhfs_estimators_stay(parse, estimator):
+    args = parse(estimator=estimator)
+    assert args.algo.advantage.estimator == estimator
+    assert options.make_estimator(args) is None
+
+
+def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
+    args = parse("--logger.run_dir", str(tmp_path / "r"), "--ckpt.path", "elsewhere")
+    assert args.ckpt.output_dir == str(tmp_path / "r" / "model")
+    assert args.logger.tensorboard_dir == str(tmp_path / "r" / "tensorboard")
+    assert args.ckpt.path == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["--rollout.n_samples_per_prompt", "1"], ["n_samples_per_prompt 1", "at least 2"]),
+        (["--algo.kl.init_coef", "0.01"], ["--algo.kl.init_coef 0.01", "use_loss"]),
+        (["--algo.dynamic_filtering_enable"], ["dynamic_filtering_range 0 1", "below 0"]),
+        (["--critic.freezing_steps", "3"], ["--critic.freezing_steps 3", "leave"]),
+        (["--algo.lens.alpha", "-1"], ["--algo.lens.alpha=-1", ">= 0"]),
+        (["--algo.lens.alpha", "nan"], ["--algo.lens.alpha=nan"]),
+        (["--algo.lens.gamma", "1.9"], ["--algo.lens.gamma=1.9", "no effect without preference='length'"]),
+        (
+            ["--algo.lens.preference", "length", "--algo.lens.confidence", "sequence"],
+            ["--algo.lens.confidence='sequence'", "preference='length'", "'geometric'"],
+        ),
+        (["--algo.advantage.no_std_norm"], ["--algo.advantage.no_std_norm", "leave"]),
+        (["--algo.advantage.gamma", "0.9"], ["--algo.advantage.gamma 0.9", "use 1"]),
+        (["--reward.remote_url", ""], ["correctness", "--reward.remote_url"]),
+        (["--rollout.batch_size", "8", "--train.batch_size", "100"], ["--train.batch_size 100", "does not divide"]),
+        (["--train.batch_size", "64", "--train.micro_batch_size", "3"], ["--train.micro_batch_size 3"]),
+        (["--vllm.num_engines", "0"], ["--vllm.num_engines"]),
+        (["--actor.model_name_or_path", ""], ["--actor.model_name_or_path"]),
+        (["--data.prompt_dataset", ""], ["--data.prompt_dataset"]),
+        (["--ds.lora.rank", "4", "--ds.zero_stage", "3"], ["--ds.lora.rank 4", "--ds.zero_stage 3", "use 2"]),
+        (["--eval.at_end"], ["--eval.at_end", "--eval.dataset"]),
+        (["--eval.dataset", "e.jsonl", "--eval.k", "1", "8"], ["--eval.k 8", "4 answers", "n_samples_per_prompt"]),
+        (["--eval.dataset", "e.jsonl", "--eval.max_samples", "0"], ["--eval.max_samples 0", "at least 1"]),
+    ],
+)
+def test_refusals_name_the_option_and_the_remedy(parse, more, names):
+    with pytest.raises(OptionError) as caught:
+        parse(*more)
+    for name in names:
+        assert name in str(caught.value)
+
+
+def test_what_lens_can_live_with_is_not_refused(parse):
+    parse("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "-1", "1")
+    args = parse("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3")
+    assert args.algo.kl.init_coef == 0.01
+    parse("--algo.advantage.gamma", "1")
+
+
+def test_lens_options_without_lens_are_refused(parse):
+    with pytest.raises(OptionError, match="--algo.lens.alpha has no effect"):
+        parse("--algo.lens.alpha", "1", estimator="group_norm")
+
+
+def test_openrlhfs_own_assertions_become_messages(parse):
+    with pytest.raises(OptionError, match="partial_rollout_enable requires"):
+        parse("--train.partial_rollout_enable")
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (["--train.colocate_all", "--vllm.enable_sleep"], "--vllm.enable_sleep"),
+        (["--ds.attn_implementation", "flash_attention_2"], "--ds.attn_implementation flash_attention_2"),
+        (["--vllm.sync_backend", "nccl"], "--vllm.sync_backend nccl"),
+        (["--vllm.tensor_parallel_size", "2"], "--vllm.tensor_parallel_size 2"),
+        (["--ds.enable_sleep", "--ds.zero_stage", "3"], "--ds.enable_sleep with --ds.zero_stage 3"),
+        (["--actor.num_nodes", "2"], "--actor.num_nodes 2"),
+    ],
+)
+def test_what_needs_cuda_is_refused_on_cpu(parse, more, name):
+    with pytest.raises(OptionError, match="CUDA|one machine") as caught:
+        parse(*more)
+    assert name in str(caught.value)
+
+
+def test_packed_samples_keep_sdpa_on_cpu(parse):
+    if cpu_runtime.required():
+        assert parse("--ds.packing_samples").ds.attn_implementation == "sdpa"
+
+
+def test_math_verify_is_a_name_for_its_file(parse):
+    (url,) = parse("--reward.remote_url", "math-verify").reward.remote_url
+    assert url.endswith("math_verify_reward.py")
+
+
+def test_help_shows_lens_beside_openrlhf():
+    shown = subprocess.run(
+        [sys.executable, "-m", "lens_openrlhf.cli", "train", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    ours = ("alpha", "scope", "confidence_from", "preference", "gamma")
+    for option in (*(f"--algo.lens.{name}" for name in ours), "--actor.adam.lr"):
+        assert option in shown
+    names = re.search(r"--algo.advantage.estimator \{([^}]*)\}", shown)[1].replace("\n", "").replace(" ", "").split(",")
+    assert names[:2] == ["lens", "grpo"] and {"gae", "group_norm"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("more", "needed"),
+    [
+        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "3"], 5),
+        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.colocate_all"], 2),
+        (["--train.colocate_all", "--train.async_enable"], 2),
+        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "2"], 4),
+        (
+            [
+                "--algo.kl.init_coef",
+                "0.1",
+                "--algo.kl.use_loss",
+                "--train.colocate_actor_ref",
+                "--ref.num_gpus_per_node",
+                "1",
+            ],
+            2,
+        ),
+    ],
+)
+def test_gpus_needed(parse, more, needed):
+    assert gpus_needed(parse(*more)) == needed
+
+
+BARE = [
+    *("--actor.model_name_or_path", "model", "--data.prompt_dataset", "prompts.jsonl"),
+    *(
+        "--reward.remote_url",
+        "math-verify",
+        "--algo.advantage.estimator",
+        "lens",
+        "--rollout.n_samples_per_prompt",
+        "8",
+    ),
+]
+
+
+def sized(*more: str, gpus: int = 0) -> tuple[dict, list[str]]:
+    """All options of a command that names no sizes but `more`, on a machine with so many GPUs, and what was said."""
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_runtime, "required", lambda: gpus == 0)
+        patch.setattr(torch.cuda, "device_count", lambda: gpus)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        return options.flatten(options.parse([*BARE, *more], say=said.append)), said
+
+
+SMALL = {
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "train.colocate_all": True,
+    "rollout.batch_size": 8,
+    "train.batch_size": 64,
+    "rollout.micro_batch_size": 4,
+    "train.micro_batch_size": 4,
+    "data.max_len": 1024,
+    "rollout.max_new_tokens": 256,
+}
+
+
+def test_without_cuda_sizes_are_a_cpus_and_said():
+    values, (line,) = sized()
+    assert {name: values[name] for name in SMALL} == SMALL and values["ref.num_gpus_per_node"] == 1
+    words = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in SMALL.items())
+    assert line.startswith("without CUDA") and line.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        # 20 x 8 samples are no multiple of OpenRLHF's 128; 32 x 8 are.
+        (["--rollout.batch_size", "20"], {"rollout.batch_size": 20, "train.batch_size": 160}),
+        (["--rollout.batch_size", "32"], {"rollout.batch_size": 32, "train.batch_size": 128}),
+        (["--train.batch_size", "24"], {"rollout.batch_size": 9, "train.batch_size": 24}),
+        (["--train.batch_size", "512"], {"rollout.batch_size": 64, "train.batch_size": 512}),
+        (["--train.batch_size", "24", "--actor.num_gpus_per_node", "4"], {"train.micro_batch_size": 2}),
+        (["--train.batch_size", "8"], {"train.micro_batch_size": 4}),
+        (["--train.micro_batch_size", "1"], {"train.micro_batch_size": 1, "rollout.micro_batch_size": 4}),
+        (["--data.max_len", "96"], {"rollout.max_new_tokens": 48}),
+        (["--rollout.max_new_tokens", "1024"], {"rollout.max_new_tokens": 1024, "data.max_len": 2048}),
+        (["--actor.num_gpus_per_node", "2"], {"vllm.num_engines": 2, "ref.num_gpus_per_node": 2}),
+        (["--vllm.num_engines", "1"], {"actor.num_gpus_per_node": 1, "train.colocate_all": False}),
+        (["--vllm.num_engines", "2", "--train.colocate_all"], {"actor.num_gpus_per_node": 2}),
+        (["--train.async_enable"], {"vllm.num_engines": 1, "train.colocate_all": False}),
+    ],
+)
+def test_a_size_that_was_given_stays_and_the_others_fit_it(more, expected):
+    values, (line,) = sized(*more)
+    assert {name: values[name] for name in expected} == expected
+    assert not any(f"{word} " in f"{line} " for word in more if word.startswith("--"))
+
+
+def test_what_is_told_is_what_is_chosen():
+    place = ["--logger.run_dir", "run"]
+    values, (line,) = sized(*place)
+    assert sized(*place, *line.partition(": ")[2].split()) == (values, [])
+
+
+@pytest.mark.parametrize(("there", "used"), [(1, 1), (4, 4), (16, 8)])
+def test_with_cuda_a_run_takes_the_gpus_there_are(there, used):
+    values, (line,) = sized(gpus=there)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (used, used)
+    assert values["train.colocate_all"] and values["vllm.enable_sleep"] and values["ds.enable_sleep"]
+    assert values["vllm.gpu_memory_utilization"] == 0.6 and "with the GPUs of this machine" in line
+    assert (values["rollout.batch_size"], values["train.batch_size"]) == (1024, 128), "OpenRLHF's own"
+    values, (line,) = sized("--actor.num_gpus_per_node", "2", "--vllm.tensor_parallel_size", "2", gpus=there)
+    assert values["vllm.num_engines"] == 1 and "--actor.num_gpus" not in line
+
+
+def asked(values: dict) -> int:
+    """GPUs that a command which trains the actor alone asks Ray for."""
+    actor, engines = values["actor.num_gpus_per_node"], values["vllm.num_engines"] * values["vllm.tensor_parallel_size"]
+    return actor if values["train.colocate_all"] and not values["train.async_enable"] else actor + engines
+
+
+@pytest.mark.parametrize("there", [1, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--rollout.batch_size", "8"], ["--train.batch_size", "96"], ["--rollout.n_samples_per_prompt", "5"]]
+    + [["--train.micro_batch_size", "3"], ["--vllm.num_engines", "1"], ["--train.dynamic_batch_enable"]],
+    ids=" ".join,
+)
+def test_any_number_of_gpus_works(there, more):
+    values, (line,) = sized("--ds.zero_stage", "3", *more, gpus=there)
+    assert asked(values) <= there and "with the GPUs of this machine" in line
+    if "--rollout.batch_size" in more:  # of 64 samples
+        assert values["train.batch_size"] == 64 and asked(values) == {3: 2}.get(there, there if there < 5 else 4)
+    elif "--train.batch_size" in more:
+        assert asked(values) == {5: 4, 7: 6}.get(there, there), "the most that divide 96"
+    else:
+        assert asked(values) == there
+        answers = values["rollout.n_samples_per_prompt"]
+        prompts, batch = values["rollout.batch_size"], values["train.batch_size"]
+        assert 1024 <= prompts < 1024 + 60 and abs(batch - 128) <= 64 and prompts * answers % batch == 0
+
+
+def test_batches_of_three_gpus():
+    # 1,026 x 8 is 72 x 114, and no multiple of 3 nearer to 128 divides it.
+    values, (line,) = sized(gpus=3)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (3, 3)
+    assert "--rollout.batch_size 1026 --train.batch_size 114" in line
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "actor", "engines", "shared"),
+    [
+        (8, ["--train.async_enable"], 4, 4, False),
+        (7, ["--train.async_enable"], 3, 4, False),
+        (2, ["--train.async_enable"], 1, 1, False),
+        (16, ["--train.async_enable"], 8, 8, False),
+        (8, ["--train.async_enable", "--actor.num_gpus_per_node", "2"], 2, 6, False),
+        (8, ["--train.async_enable", "--vllm.num_engines", "2"], 6, 2, False),
+        (8, ["--train.async_enable", "--vllm.tensor_parallel_size", "4"], 4, 1, False),
+        (1, ["--vllm.num_engines", "1"], 1, 1, True),
+        (2, ["--vllm.num_engines", "2"], 2, 2, True),
+        (4, ["--vllm.num_engines", "1"], 3, 1, False),
+        (4, ["--vllm.num_engines", "2", "--train.colocate_all"], 2, 2, True),
+        (6, ["--vllm.tensor_parallel_size", "4"], 4, 1, True),
+    ],
+)
+def test_gpus_are_split_between_actor_and_engines(there, more, actor, engines, shared):
+    values, (line,) = sized(*more, gpus=there)
+    assert (values["actor.num_gpus_per_node"], values["vllm.num_engines"]) == (actor, engines)
+    assert (values["train.colocate_all"], asked(values) <= there) == (shared, True)
+    assert values["ref.num_gpus_per_node"] == actor
+    assert shared is False or "--train.colocate_all" in more or values["vllm.enable_sleep"]
+
+
+def test_other_models_get_gpus_as_well():
+    both = ["--algo.advantage.estimator", "gae", "--vllm.num_engines", "2"]  # with a reference model and a critic
+    assert sized(*both, gpus=8)[0]["actor.num_gpus_per_node"] == 2
+    assert sized(*both, "--train.colocate_actor_ref", gpus=8)[0]["actor.num_gpus_per_node"] == 3
+
+
+def test_openrlhfs_command_stays_what_it_is_where_its_gpus_are_there():
+    values, said = sized("--vllm.num_engines", "8", gpus=16)
+    assert values["actor.num_gpus_per_node"] == 8 and not values["train.colocate_all"] and not said
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--actor.num_gpus_per_node", "3"], (9, 72, 4)),
+        (["--train.micro_batch_size", "3"], (9, 72, 3)),
+        (["--actor.num_gpus_per_node", "5", "--train.micro_batch_size", "3"], (15, 120, 3)),
+        (["--actor.num_gpus_per_node", "3", "--rollout.batch_size", "9"], (9, 72, 4)),
+        (["--actor.num_gpus_per_node", "3", "--rollout.batch_size", "3"], (3, 24, 4)),
+        (["--actor.num_gpus_per_node", "6", "--rollout.batch_size", "3"], (3, 24, 4)),
+        (["--actor.num_gpus_per_node", "8", "--rollout.batch_size", "1"], (1, 8, 1)),
+        (["--actor.num_gpus_per_node", "2", "--train.dynamic_batch_enable", "--ds.zero_stage", "3"], (8, 64, 1)),
+    ],
+)
+def test_on_the_cpu_ranks_and_passes_divide_what_is_chosen(more, expected):
+    values, _ = sized(*more)
+    names = ("rollout.batch_size", "train.batch_size", "train.micro_batch_size")
+    assert tuple(values[name] for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus", "names"),
+    [
+        (["--vllm.tensor_parallel_size", "2"], 1, ["--vllm.tensor_parallel_size 2: does not divide the 1 GPUs"]),
+        (
+            ["--vllm.tensor_parallel_size", "4", "--actor.num_gpus_per_node", "6"],
+            8,
+            ["--vllm.tensor_parallel_size 4: does not divide the 6 GPUs"],
+        ),
+        (["--ds.ring_attn_size", "4"], 2, ["--ds.ring_attn_size 4 x", "the actor's 2 GPUs are no multiple of the 4"]),
+        (["--actor.num_gpus_per_node", "0"], 2, ["x --actor.num_gpus_per_node 0: ", "at least 1"]),
+        (
+            ["--rollout.batch_size", "8", "--actor.num_gpus_per_node", "3"],
+            0,
+            ["--rollout.batch_size 8 x", "the 64 samples of a step are no multiple of 3 data-parallel ranks"],
+        ),
+        (
+            ["--rollout.batch_size", "8", "--train.micro_batch_size", "3"],
+            4,
+            ["of 4 data-parallel ranks x 3 (--train.micro"],
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_suited_is_named_by_what_was_given(more, gpus, names):
+    with pytest.raises(OptionError) as caught:
+        sized(*more, gpus=gpus)
+    message = str(caught.value)
+    assert all(name in message for name in names)
+    assert not any(option in message for option in ("num_engines", "colocate_all", "--train.batch_size"))
+
+
+def test_more_than_the_context_of_a_model_is_not_chosen(tmp_path, monkeypatch):
+    from lens_openrlhf.training.commandline import model_shape
+
+    monkeypatch.chdir(tmp_path)
+    config = dict.fromkeys(model_shape.SIZES.values(), 8) | {"max_position_embeddings": 256}
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(config | {"model_type": "llama", "tie_word_embeddings": True}))
+    values, (line,) = sized()
+    assert (values["data.max_len"], values["rollout.max_new_tokens"]) == (256, 128) and "--data.max_len 256" in line
+    assert sized("--rollout.max_new_tokens", "200")[0]["data.max_len"] == 256
+    assert sized("--data.max_len", "512")[0]["data.max_len"] == 512, "given, so that the preflight refuses it"
+    assert sized(gpus=1)[0]["data.max_len"] == 256
+    file.write_text(file.read_text().replace("256", "4096"))
+    assert sized()[0]["data.max_len"] == 1024 and sized(gpus=1)[0]["data.max_len"] == 2048
+
+
+def test_cuda_without_a_gpu_is_told_first(monkeypatch):
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(OptionError, match="^no GPU is visible: .*nvidia-smi -L.*CUDA_VISIBLE_DEVICES"):
+        options.parse(BARE)
+
+
+def test_the_line_says_whose_sizes_they_are(monkeypatch):
+    said: list[str] = []
+    options.parse(BARE, anywhere=True, say=said.append)
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    options.parse(BARE, say=said.append)
+    assert [line.partition(",")[0] for line in said] == ["for machines with CUDA", "on the Ray cluster"]
+
+
+@pytest.mark.parametrize(("more", "remedy"), [([], "--train.colocate_all"), (["--train.async_enable"], "leave out")])
+def test_too_few_gpus_are_told_with_what_helps(more, remedy, monkeypatch):
+    from lens_openrlhf.training.commandline import preflight
+
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    args = options.parse([*BARE, "--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", *more])
+    with pytest.raises(OptionError, match="ask for 2 GPUs and 1 are visible") as caught:
+        preflight._check_gpus(args)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "smollm2"])
+def test_profiles_for_the_cpu_name_all_their_sizes(profile, monkeypatch):
+    monkeypatch.setattr(cpu_runtime, "required", lambda: True)
+    said: list[str] = []
+    options.parse(profiles.expand(["--profile", profile]), say=said.append)
+    assert not said
