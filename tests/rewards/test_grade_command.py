@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas
 import pytest
-from lens_openrlhf.rewards.command import main
 
+from lens_openrlhf.grade import main
 from lens_openrlhf.rewards import pool, shutdown
 
 
