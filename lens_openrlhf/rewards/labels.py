@@ -44,7 +44,7 @@ def check_labels(labels: Iterable[Label]) -> dict[Label, str]:
     """
     distinct = dict.fromkeys(labels)
     found = dict(as_found(validate_label, distinct))
-    return {label: found[label] for label in distinct if found[label] is not None}
+    return {label: why for label in distinct if (why := found[label]) is not None}
 
 
 def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:
