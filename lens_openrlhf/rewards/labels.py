@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
@@ -47,7 +47,7 @@ def check_labels(labels: Iterable[Label]) -> dict[Label, str]:
     return {label: why for label in distinct if (why := found[label]) is not None}
 
 
-def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:
+def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Generator[tuple[Label, Found], None, None]:
     """Labels with what `find` gives for them, as it comes; `find` waits for a worker, so many run at once.
 
     Closing it early waits for those that run.
