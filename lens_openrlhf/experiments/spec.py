@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ..evaluation.splits import SPLIT_COLUMNS
+from ..training.commandline.estimator import method_in, overruled_by
 
 # An option's words on the command line; none for a bare flag.
 Options = dict[str, list[str]]
@@ -288,14 +289,13 @@ def _profile_options(spec: Spec, make: bool) -> Options:
 
 def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:
     """A profile's options without those in which it has no say for the method chosen later, as in profiles.expand."""
-    from ..training.commandline import options
 
-    method = options.method_in(join_words(profile))
+    method = method_in(join_words(profile))
     together = {name: words for name, words in {**profile, **later}.items() if words is not None}
-    chosen = options.method_in(join_words(together))
+    chosen = method_in(join_words(together))
     if chosen == method:
         return profile
-    overruled = options.overruled_by(chosen)
+    overruled = overruled_by(chosen)
     return {name: words for name, words in profile.items() if not overruled(name)}
 
 
@@ -386,7 +386,8 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
         SpecError: what does not exist or cannot be read, naming the arm and the option.
     """
     from .. import cpu_runtime
-    from ..training.commandline.preflight import check_surroundings, gpus_needed
+    from ..training.commandline.gpus import gpus_needed
+    from ..training.commandline.preflight import check_surroundings
 
     for run in runs:
         place = f"arm {run.arm!r}, seed {run.seed}"
@@ -414,7 +415,8 @@ def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleN
     Raises:
         SpecError: what that command refuses, with its own message.
     """
-    from ..training.commandline.options import OptionError, parse
+    from ..inputs import OptionError
+    from ..training.commandline.options import parse
 
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -429,7 +431,8 @@ def meaning(run: Run) -> dict:
 
 
 def _flat(args: SimpleNamespace) -> dict:
-    from ..training.commandline.options import flatten
+
+    from ..training.commandline.records import flatten
 
     return flatten(args)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .. import cpu_runtime
+from ..inputs import OptionError
 from ..process import (
     Held,
     complain,
@@ -28,8 +29,10 @@ from ..process import (
 )
 from ..run_folder.log import REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE
 from .checkpoints import checkpoints
-from .commandline import dry_run, options, profiles
-from .commandline.preflight import check_surroundings, gpus_needed, ray_cluster
+from .commandline import dry_run, options, profiles, records
+from .commandline.estimator import make_estimator
+from .commandline.gpus import gpus_needed, ray_cluster
+from .commandline.preflight import check_surroundings
 from .hooks import remote_code
 from .launch import reaper
 from .launch.console import Console
@@ -51,7 +54,7 @@ def drives() -> bool:
     try:
         return int(os.environ.get(name, "0")) == 0
     except ValueError:
-        raise options.OptionError(f"{name}={os.environ[name]!r}: is no rank, which launchers set; unset it") from None
+        raise OptionError(f"{name}={os.environ[name]!r}: is no rank, which launchers set; unset it") from None
 
 
 def install_hooks(args: SimpleNamespace) -> None:
@@ -65,7 +68,7 @@ def install_hooks(args: SimpleNamespace) -> None:
     from .hooks.rollout import LensRolloutActor, LensRolloutActorWithLogprobs
     from .hooks.trainer import LensPPOTrainer, LensPPOTrainerAsync
 
-    estimator = options.make_estimator(args)
+    estimator = make_estimator(args)
     from_rollout = getattr(estimator and estimator.config, "confidence_from", "actor") == "rollout"
     command.PolicyModelActor = LensPolicyModelActor
     vllm_engine.RolloutRayActor = LensRolloutActorWithLogprobs if from_rollout else LensRolloutActor
@@ -149,7 +152,7 @@ def _check_driver(resources: Mapping[str, float], cluster: str) -> None:
     """Raises OptionError where the driver would treat the GPUs of a cluster as if there were none."""
     kinds = [name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)]
     if kinds and cpu_runtime.required():
-        raise options.OptionError(
+        raise OptionError(
             f"the Ray cluster at {cluster} has GPUs ({', '.join(kinds)}), and this machine has none: start the command "
             "on one of the cluster's that has (`ray job submit` does so where the head has)"
         )
@@ -166,7 +169,7 @@ def _wait_for_gpus(needed: int, cluster: str) -> None:
     deadline = time.monotonic() + CLUSTER_SECONDS
     while (there := int(ray.cluster_resources().get("GPU", 0))) < needed:
         if time.monotonic() > deadline:
-            raise options.OptionError(
+            raise OptionError(
                 f"the options ask for {needed} GPUs and the Ray cluster at {cluster} has {there}: start Ray on more "
                 "machines (`ray status` lists them), or ask for fewer"
             )
@@ -177,8 +180,8 @@ def write_config(args: SimpleNamespace, argv: Sequence[str], resume: checkpoints
     """config.json: what the user chose, every option, what it runs on, and when the run went on from a checkpoint."""
     folder = Path(args.logger.run_dir)
     record = {
-        "command": options.without_secrets(argv, args),
-        "options": options.chosen(args),
+        "command": records.without_secrets(argv, args),
+        "options": records.chosen(args),
         "versions": versions(),
         "git_commit": git_commit(),
         "resumed": checkpoints.history(folder, resume),
@@ -232,9 +235,7 @@ def _hold(args: SimpleNamespace, stack: contextlib.ExitStack) -> None:
         try:
             stack.enter_context(holding(folder))
         except Held as held:
-            raise options.OptionError(
-                f"{option} {folder}: {held} trains there; wait for it, or name another folder"
-            ) from None
+            raise OptionError(f"{option} {folder}: {held} trains there; wait for it, or name another folder") from None
 
 
 def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[], None] | None) -> SimpleNamespace:
@@ -251,7 +252,7 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[]
         complain(f"warning: {warning}")
     plan = dry_run.announcement(args)
     _hold(args, stack)
-    resume = checkpoints.check(args, options.chosen(args))
+    resume = checkpoints.check(args, records.chosen(args))
     write_config(args, argv, resume)
     for line in [*chosen, *plan, *checkpoints.go_on(args, resume)]:
         print(line, flush=True)
@@ -311,7 +312,7 @@ def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = No
     `make` makes what a profile's options name, once they have been checked.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _main(argv, make), options.OptionError, "interrupted before the run began")
+    return ended(lambda: _main(argv, make), OptionError, "interrupted before the run began")
 
 
 if __name__ == "__main__":

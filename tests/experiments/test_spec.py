@@ -9,7 +9,7 @@ from lens_openrlhf.experiments import spec
 from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.spec import SpecError
 from lens_openrlhf.training.commandline import profiles
-from lens_openrlhf.training.commandline.options import flatten
+from lens_openrlhf.training.commandline.records import flatten
 
 from ..e2e.conftest import ROOT
 

@@ -18,7 +18,7 @@ from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.cpu_runtime.weight_sync import CpuWorkerWrap
 from lens_openrlhf.training.checkpoints import checkpoints
-from lens_openrlhf.training.commandline import openrlhf_command, options
+from lens_openrlhf.training.commandline import estimator, openrlhf_command, options, records
 from lens_openrlhf.training.hooks import remote_code
 
 
@@ -113,7 +113,7 @@ def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):
 
     class Looks(options.LensArgumentParser):
         def parse_args(self, *args, **kwargs):  # our options are not there yet
-            taken.update(next(action.choices for action in self._actions if action.dest == options.ESTIMATOR))
+            taken.update(next(action.choices for action in self._actions if action.dest == records.ESTIMATOR))
             names = [action.dest.split(".") for action in self._actions]
             taken.update(name[1] for name in names if name[0] == "algo" and len(name) > 2)
             return super().parse_args(*args, **kwargs)
@@ -506,7 +506,7 @@ def test_one_answer_a_prompt_needs_another_placeholder():
         [
             *("--actor.model_name_or_path", "m", "--data.prompt_dataset", "p", "--reward.remote_url", "r.py"),
             *("--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", "--rollout.n_samples_per_prompt", "1"),
-            *("--algo.advantage.estimator", options.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
+            *("--algo.advantage.estimator", estimator.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
         ]
     )
 

@@ -26,7 +26,8 @@ from ...advantages import estimators
 from ...advantages.token_statistics import STATISTICS, statistics
 from ...run_folder.log import RunLog
 from ..checkpoints import checkpoints
-from ..commandline.options import chosen, make_estimator
+from ..commandline.estimator import make_estimator
+from ..commandline.records import chosen
 from . import lora
 from .advantages import compute, dropped_samples, set_advantages
 from .experience import WithStatistics

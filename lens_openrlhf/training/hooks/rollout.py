@@ -18,9 +18,9 @@ from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor, Sing
 from vllm.sampling_params import RequestOutputKind
 
 from ... import cpu_runtime
+from ...inputs import MATH_VERIFY_FILE
 from ...rewards.pool import isolation_in_force
 from ...run_folder.log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
-from ..commandline.options import MATH_VERIFY_FILE
 from ..commandline.plan import most_new_tokens
 from ..launch.progress import SAMPLED, SAMPLING, CountedAnswers
 from . import remote_code

@@ -15,7 +15,7 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerA
 
 from ...run_folder.log import RunLog
 from ..checkpoints.checkpoints import resumable
-from ..commandline.options import make_estimator, step_scorer
+from ..commandline.estimator import make_estimator, step_scorer
 from ..commandline.plan import planned_steps
 from .data_sets import blending_datasets
 from .evaluation import evaluation_record, evaluation_set, tracked

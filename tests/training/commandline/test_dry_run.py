@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from lens_openrlhf.evaluation.sampling import Sampler
-from lens_openrlhf.inputs import READABLE
+from lens_openrlhf.inputs import MATH_VERIFY_FILE, READABLE, OptionError
 from lens_openrlhf.training import command
-from lens_openrlhf.training.commandline import dry_run, model_shape, options, plan, preflight, profiles
-from lens_openrlhf.training.commandline.options import OptionError
+from lens_openrlhf.training.commandline import dry_run, model_shape, options, plan, profiles
+from lens_openrlhf.training.commandline.estimator import make_estimator
+from lens_openrlhf.training.commandline.gpus import gpus_needed
 from lens_openrlhf.training.commandline.profiles import ProfileError
 
 PROFILES = sorted(path.stem for path in profiles.FOLDER.glob("*.args"))
@@ -70,14 +71,14 @@ def test_a_recipe_is_the_papers(profile):
     assert (args.rollout.max_new_tokens, args.rollout.temperature, args.rollout.top_p) == (4096, 1, 1)
     assert tuple(args.actor.eps_clip_low_high) == (0.2, 0.2) and args.algo.kl.init_coef == 0
     assert args.actor.loss_agg_mode == "seq-mean-token-mean"
-    config = options.make_estimator(args).config
+    config = make_estimator(args).config
     assert (config.alpha, config.scope, config.confidence, config.difficulty) == (
         0.25,
         "both",
         "geometric",
         "importance",
     )
-    assert args.reward.remote_url == [str(options.MATH_VERIFY_FILE)]
+    assert args.reward.remote_url == [str(MATH_VERIFY_FILE)]
     assert (args.eval.n_samples_per_prompt, args.eval.temperature, args.eval.k) == (16, 1, [1, 2, 4, 8, 16])
     assert plan.planned_steps(args, args.data.max_samples) > 1000
     assert args.train.colocate_all and args.vllm.enable_sleep and args.ds.enable_sleep
@@ -92,7 +93,7 @@ def test_a_recipe_is_the_papers(profile):
 def test_one_number_sizes_a_recipe(gpus, nodes, each):
     args = args_of("qwen2.5-3b", *([] if gpus is None else ["--gpus", gpus]))
     assert (args.actor.num_nodes, args.actor.num_gpus_per_node, args.vllm.num_engines) == (nodes, each, nodes * each)
-    assert preflight.gpus_needed(args) == plan.data_parallel_ranks(args) == nodes * each
+    assert gpus_needed(args) == plan.data_parallel_ranks(args) == nodes * each
 
 
 @pytest.mark.parametrize(
