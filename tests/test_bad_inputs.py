@@ -13,12 +13,11 @@ from pathlib import Path
 import pandas
 import pytest
 
-from lens_openrlhf import cli, doctor
+from lens_openrlhf import cli, cpu_runtime, doctor
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.experiments import state
 from lens_openrlhf.inputs import READABLE, OptionError, data_file, rows_of_file
-from lens_openrlhf.training import command as train
-from lens_openrlhf.training.commandline import options
+from lens_openrlhf.training.commandline import checks, options
 from lens_openrlhf.training.commandline.prompt_data import _check_dataset
 
 from .e2e.conftest import small_disk
@@ -339,7 +338,7 @@ def test_a_home_that_is_not_there(run, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(Path("file").absolute()))
     Path("file").touch()  # nobody, root neither, can make a folder in it
-    monkeypatch.setattr(train.cpu_runtime, "without_sampler", lambda: None)
+    monkeypatch.setattr(cpu_runtime, "without_sampler", lambda: None)
     assert (
         "cannot be made (Not a directory); name a folder for it in XDG_CACHE_HOME"
         in run("train", "--profile", "tiny")[1]

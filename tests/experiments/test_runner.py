@@ -83,7 +83,7 @@ def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, 
     found.adopt(wanted, arms, runs)
     folder = found.run_folder(runs[0])
     (folder / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(runner.checkpoints, "newest", lambda where: runner.checkpoints.Resume(where.parent.name, 7))
+    monkeypatch.setattr(runner.resuming, "newest", lambda where: runner.resuming.Resume(where.parent.name, 7))
     found.set(runs[0], state="failed", seconds=3.0, exit=1)
     assert Runner(found, runs[:1]).run() == 1
     assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out

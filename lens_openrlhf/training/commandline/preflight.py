@@ -20,7 +20,7 @@ from ...inputs import (
     check_model,
 )
 from ...run_folder.log import METRICS
-from ..checkpoints.checkpoints import check_state
+from ..checkpoints.estimator_state import check_state
 from . import model_shape
 from .estimator import make_estimator, step_scorer
 from .gpus import check_gpus, ray_cluster

@@ -14,7 +14,7 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
 
 from ...run_folder.log import RunLog
-from ..checkpoints.checkpoints import resumable
+from ..checkpoints.writing import resumable
 from ..commandline.estimator import make_estimator, step_scorer
 from ..commandline.plan import planned_steps
 from .data_sets import blending_datasets

@@ -13,7 +13,7 @@ from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training.checkpoints import checkpoints
+from lens_openrlhf.training.checkpoints import estimator_state, layout, writing
 from lens_openrlhf.training.commandline import records
 from lens_openrlhf.training.commandline.estimator import make_estimator, step_scorer
 from lens_openrlhf.training.hooks.actor import LensPolicyModel, _WithStatistics, check_update
@@ -305,34 +305,34 @@ def test_its_state_comes_back_from_a_checkpoint(parse_plugin, tmp_path):
     args = parse_plugin("Sized")
     estimator = make_estimator(args)
     estimator.seen = 12
-    (tmp_path / checkpoints.ACTOR / "unfinished-global_step4").mkdir(parents=True)
-    checkpoints.save_estimator(tmp_path, "global_step4", estimator)
+    (tmp_path / layout.ACTOR / "unfinished-global_step4").mkdir(parents=True)
+    estimator_state.save_estimator(tmp_path, "global_step4", estimator)
     limits = SimpleNamespace(max_num=3, max_mem=1)
-    checkpoints.finish(tmp_path, "global_step4", {"step": 4, "options": {}, "architecture": {}}, limits)
+    writing.finish(tmp_path, "global_step4", {"step": 4, "options": {}, "architecture": {}}, limits)
     again = make_estimator(args)
-    checkpoints.load_estimator(tmp_path, again)
+    estimator_state.load_estimator(tmp_path, again)
     assert again.seen == 12
-    (tmp_path / checkpoints.ACTOR / "global_step4" / checkpoints.ESTIMATOR).unlink()
+    (tmp_path / layout.ACTOR / "global_step4" / layout.ESTIMATOR).unlink()
     with pytest.raises(estimators.EstimatorError, match="estimator.pt: is missing, and the Sized estimator goes on"):
-        checkpoints.load_estimator(tmp_path, again)
-    checkpoints.load_estimator(tmp_path, estimators.find("lens")())  # has no state
+        estimator_state.load_estimator(tmp_path, again)
+    estimator_state.load_estimator(tmp_path, estimators.find("lens")())  # has no state
 
 
 def test_a_state_that_raises_is_no_fault_of_the_disk(parse_plugin, tmp_path):
     estimator = make_estimator(parse_plugin("Forgets"))
     estimator.forgets = True
-    (tmp_path / checkpoints.ACTOR / "unfinished-global_step4").mkdir(parents=True)
+    (tmp_path / layout.ACTOR / "unfinished-global_step4").mkdir(parents=True)
     with pytest.raises(estimators.EstimatorError, match=r"plugins.py\): state_dict raised RuntimeError: no luck"):
-        checkpoints.save_estimator(tmp_path, "global_step4", estimator)
+        estimator_state.save_estimator(tmp_path, "global_step4", estimator)
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_start(parse_plugin):
     estimator = make_estimator(parse_plugin("Sized"))
-    checkpoints.check_state(estimator)
+    estimator_state.check_state(estimator)
     for unfit in (SimpleNamespace(a=1), lambda: 0):
         estimator.seen = unfit
         with pytest.raises(estimators.EstimatorError, match=r"Sized \(.*plugins.py\): its state_dict\(\) cannot be k"):
-            checkpoints.check_state(estimator)
+            estimator_state.check_state(estimator)
 
 
 def test_a_broken_package_spoils_only_the_run_that_chose_it(parse, monkeypatch, capsys):
