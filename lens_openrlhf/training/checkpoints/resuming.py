@@ -16,6 +16,7 @@ from typing import Any
 
 from ...inputs import OptionError
 from ...process import write_atomically
+from ...run_folder import samples
 from ...run_folder.log import EVALUATIONS, METRICS, read
 from . import manifest
 from .layout import ACTOR, FACTS, LATEST, UNFINISHED, architecture
@@ -153,9 +154,9 @@ def rewind(folder: Path, step: int) -> int:
                 file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
         if (folder / name).exists():
             write_atomically(folder / name, "".join(json.dumps(record) + "\n" for record in kept))
-    for samples in (folder / "samples").glob("step-*.parquet"):
-        if int(samples.stem.removeprefix("step-")) > step:
-            samples.unlink()
+    for at, file in samples.files_by_step(folder).items():
+        if at > step:
+            file.unlink()
     return cut
 
 

@@ -20,10 +20,10 @@ from vllm.sampling_params import RequestOutputKind
 from ... import cpu_runtime
 from ...inputs import MATH_VERIFY_FILE
 from ...rewards.pool import isolation_in_force
-from ...run_folder.log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, RunLog
+from ...run_folder.log import REWARD_FAILED, REWARD_TIMEOUT_VARIABLE, RUN_DIR_VARIABLE, SAMPLED, SAMPLING, RunLog
 from ..commandline.plan import most_new_tokens
-from ..launch.progress import SAMPLED, SAMPLING, CountedAnswers
 from . import remote_code
+from .counting import CountedAnswers
 from .experience import require_scores
 from .sampling import RolloutInRounds, UntilPositive
 
