@@ -455,8 +455,8 @@ def test_rewards_are_fetched_where_they_are_watched():
     source = inspect.getsource(SingleTurnAgentExecutor.execute)
     for kind in ("func", "http"):
         call = f"self._fetch_rewards_via_{kind}([query], [prompt], [label])"
-        assert call in source, "rollout.WatchedRewards stands in for this"
-    assert 'rewards_info.get("rewards")' in source, "rollout.checked expects this"
+        assert call in source, "rewards_watched.WatchedRewards stands in for this"
+    assert 'rewards_info.get("rewards")' in source, "rewards_watched.checked expects this"
 
 
 def test_entropies_are_computed_where_ours_takes_their_place():

@@ -33,7 +33,7 @@ from .advantages import compute, dropped_samples, set_advantages
 from .experience import WithStatistics
 from .gather import gather, needs_of, pack
 from .policy_loss import PolicyGradientLoss
-from .sampling import checked_weights
+from .prompt_weights import checked_weights
 
 
 class _WithStatistics:

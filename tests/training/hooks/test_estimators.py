@@ -21,7 +21,7 @@ from lens_openrlhf.training.hooks.advantages import compute, set_advantages
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker, WithStatistics
 from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
 from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
-from lens_openrlhf.training.hooks.sampling import prompt_id
+from lens_openrlhf.training.hooks.tags import prompt_id
 
 from ..conftest import make_experiences, make_samples
 

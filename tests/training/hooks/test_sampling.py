@@ -22,17 +22,10 @@ from lens_openrlhf.advantages.estimators.reinforce_ada import ReinforceAdaConfig
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.checkpoints import writing
 from lens_openrlhf.training.commandline.step_scorer import StepScorer, load_scorer
-from lens_openrlhf.training.hooks.sampling import (
-    PromptsByWeight,
-    RolloutInRounds,
-    UntilPositive,
-    by_weight,
-    enough,
-    kept,
-    prompt_id,
-    score_steps,
-)
-from lens_openrlhf.training.hooks.tags import EXTRA
+from lens_openrlhf.training.hooks.prompt_weights import PromptsByWeight, by_weight
+from lens_openrlhf.training.hooks.rounds import RolloutInRounds, UntilPositive, enough, kept
+from lens_openrlhf.training.hooks.step_scores import score_steps
+from lens_openrlhf.training.hooks.tags import EXTRA, prompt_id
 
 from ..conftest import make_experiences, make_samples
 
