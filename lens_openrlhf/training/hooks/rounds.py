@@ -1,6 +1,7 @@
 """Answers drawn in rounds until a prompt has enough of them (Reinforce-Ada).
 
-What is known of the drawn answers travels in its `info` under EXTRA + name, and reaches the estimator as `batch.extras`.
+What is known of all drawn answers travels in the `info` of those that are kept, under EXTRA + name, and reaches the
+estimator as `batch.extras`.
 """
 
 from __future__ import annotations
