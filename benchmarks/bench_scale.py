@@ -247,19 +247,19 @@ ANSWERS = [
 
 def measure_verifiers(count: int) -> tuple[np.ndarray, float, int]:
     """Seconds of single checks one after another, answers a second with the pool as it is, and its workers."""
-    from lens_openrlhf.rewards import pool
+    from lens_openrlhf.rewards import pool, verify_answer
 
     checks = [(ANSWERS[i % len(ANSWERS)][0] % i, ANSWERS[i % len(ANSWERS)][1] % i) for i in range(count)]
     for response, label in checks[:8]:
-        pool.verify_answer(response, label)  # the workers start
+        verify_answer(response, label)  # the workers start
     services = []
     for response, label in checks:
         start = time.perf_counter()
-        pool.verify_answer(response, label)
+        verify_answer(response, label)
         services.append(time.perf_counter() - start)
     start = time.perf_counter()
     with ThreadPoolExecutor(64) as threads:
-        list(threads.map(lambda check: pool.verify_answer(*check), checks))
+        list(threads.map(lambda check: verify_answer(*check), checks))
     throughput = count / (time.perf_counter() - start)
     workers = pool.Settings.from_env().workers
     pool.shutdown()

@@ -18,7 +18,7 @@ import psutil
 from ..inputs import OptionError
 from ..process import duration, printable
 from ..training.checkpoints import resuming
-from .spec import Run
+from .runs import Run
 from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
 from .tables import final_pass_at_1
 

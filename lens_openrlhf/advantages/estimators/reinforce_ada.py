@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..config import check_choices, check_number, option
 from ..lazily import torch
-from .base import Batch, Estimator, Result
+from .base import Estimator, Result
+from .batch import Batch
 
 EPS = 1e-6
 
