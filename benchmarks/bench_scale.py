@@ -27,6 +27,7 @@ import torch.multiprocessing as mp
 
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.training.commandline import options
+from lens_openrlhf.training.commandline.estimator import make_estimator
 
 from .scaling import Network, fit_ring, pool_seconds, ring_all_gather
 
@@ -157,7 +158,7 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
     buffer = NaiveReplayBuffer(sample_batch_size=4)
     for experience in maker_of(args, LensExperienceMaker).make_experience_batch(rollouts(count, tokens)):
         buffer.append(experience)
-    needs, values = needs_of(options.make_estimator(args)), torch.zeros(count, dtype=torch.float64)
+    needs, values = needs_of(make_estimator(args)), torch.zeros(count, dtype=torch.float64)
     tags = [dict(item.info) for item in buffer.items]
 
     def set_all() -> None:
@@ -187,7 +188,7 @@ def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
     from lens_openrlhf.training.hooks.advantages import compute
     from lens_openrlhf.training.hooks.gather import needs_of
 
-    estimator, found = options.make_estimator(args), {}
+    estimator, found = make_estimator(args), {}
     for count in SAMPLES:
         seconds = []
         for rank in (1, 0):
@@ -246,19 +247,19 @@ ANSWERS = [
 
 def measure_verifiers(count: int) -> tuple[np.ndarray, float, int]:
     """Seconds of single checks one after another, answers a second with the pool as it is, and its workers."""
-    from lens_openrlhf.rewards import pool
+    from lens_openrlhf.rewards import pool, verify_answer
 
     checks = [(ANSWERS[i % len(ANSWERS)][0] % i, ANSWERS[i % len(ANSWERS)][1] % i) for i in range(count)]
     for response, label in checks[:8]:
-        pool.verify_answer(response, label)  # the workers start
+        verify_answer(response, label)  # the workers start
     services = []
     for response, label in checks:
         start = time.perf_counter()
-        pool.verify_answer(response, label)
+        verify_answer(response, label)
         services.append(time.perf_counter() - start)
     start = time.perf_counter()
     with ThreadPoolExecutor(64) as threads:
-        list(threads.map(lambda check: pool.verify_answer(*check), checks))
+        list(threads.map(lambda check: verify_answer(*check), checks))
     throughput = count / (time.perf_counter() - start)
     workers = pool.Settings.from_env().workers
     pool.shutdown()

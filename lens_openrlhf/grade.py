@@ -148,7 +148,7 @@ def _text_of(label: Any) -> tuple[str, tuple[str, str] | None]:
 
 def graded(place: str, answer: Any, label: str, bad: tuple[str, str] | None) -> dict[str, str]:
     """What came of one answer; `bad` is the kind of label and why it is refused, if it is."""
-    from .rewards.pool import explain_answer
+    from .rewards.verifier import explain_answer
 
     return {"place": place, "label": label, **explain_answer(answer, label)._asdict(), **_refused(bad)}
 

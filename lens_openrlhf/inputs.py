@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MATH_VERIFY = "math-verify"  # as a reward: answers checked by Math-Verify
+MATH_VERIFY_FILE = Path(__file__).parent / "rewards" / "math_verify_reward.py"  # what it stands for
 CODE_OPTION = "--model.allow_remote_code"
 # Endings of the files that OpenRLHF loads, with what `datasets` calls the format.
 FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}

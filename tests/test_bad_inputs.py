@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas
 import pytest
 
-from lens_openrlhf import cli, doctor
+from lens_openrlhf import cli, cpu_runtime, doctor
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.experiments import state
 from lens_openrlhf.inputs import READABLE, OptionError, data_file, rows_of_file
-from lens_openrlhf.training import command as train
-from lens_openrlhf.training.commandline import options, preflight
+from lens_openrlhf.training.commandline import checks, options
+from lens_openrlhf.training.commandline.prompt_data import _check_dataset
 
 from .e2e.conftest import small_disk
 from .experiments.folders import write_comparison
@@ -169,11 +169,11 @@ def test_data_of_training(model, place):
     """The same files under the preflight's own function: parsing options again for each would take a minute."""
     lines("good.jsonl", ROW)
     args = options.parse(training(model, "good.jsonl"))
-    assert preflight._check_dataset("--data.prompt_dataset", str(place / "good.jsonl"), args) == []
+    assert _check_dataset("--data.prompt_dataset", str(place / "good.jsonl"), args) == []
     for path in bad_files():
         for name in (str(path), str(place / path)):
             with pytest.raises(OptionError) as refusal:
-                preflight._check_dataset("--data.prompt_dataset", name, args)
+                _check_dataset("--data.prompt_dataset", name, args)
             message = str(refusal.value)
             assert message.startswith(f"--data.prompt_dataset {name}: ") and "\n" not in message
 
@@ -301,7 +301,7 @@ def test_numbers(words, names, run):
 def test_numbers_of_training(model):
     """What OpenRLHF would divide by, or find out about when everything has started."""
     lines("good.jsonl", ROW)
-    for name in set(options.COUNTS) - {"rollout.n_samples_per_prompt"}:  # of which lens needs 2
+    for name in set(checks.COUNTS) - {"rollout.n_samples_per_prompt"}:  # of which lens needs 2
         with pytest.raises(OptionError, match=f"--{name} 0: use at least 1"):
             options.parse(training(model, "good.jsonl", "--eval.dataset", "good.jsonl", f"--{name}", 0))
     for name, value in (("actor.adam.lr", "nan"), ("algo.kl.init_coef", "nan"), ("data.max_samples", "9" * 25)):
@@ -338,7 +338,7 @@ def test_a_home_that_is_not_there(run, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(Path("file").absolute()))
     Path("file").touch()  # nobody, root neither, can make a folder in it
-    monkeypatch.setattr(train.cpu_runtime, "without_sampler", lambda: None)
+    monkeypatch.setattr(cpu_runtime, "without_sampler", lambda: None)
     assert (
         "cannot be made (Not a directory); name a folder for it in XDG_CACHE_HOME"
         in run("train", "--profile", "tiny")[1]

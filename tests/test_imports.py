@@ -20,6 +20,30 @@ ALLOWED = {
     "slime.py": {"megatron"},
 }
 
+# From the bottom up. A folder of training/ is a room, too.
+FLOORS = (
+    ("process", "inputs", "commands"),
+    ("advantages",),
+    ("rewards", "cpu_runtime", "run_folder"),
+    ("data", "demo"),
+    ("prompts",),
+    ("evaluation", "outside"),
+    ("training.checkpoints",),
+    ("training.commandline",),
+    ("training.hooks",),
+    ("training.launch",),
+    ("training.command",),
+    ("experiments", "reporting", "grade", "doctor"),
+    ("cli",),
+)
+
+
+def _room(parts: tuple[str, ...]) -> str | None:
+    """Of a module's path inside the package; None for the package itself."""
+    if parts[:1] in ((), ("__init__",), ("__version__",), ("_C",)) or parts == ("training", "__init__"):
+        return None
+    return ".".join(parts[:2]) if parts[0] == "training" else parts[0]
+
 
 def test_the_operator_imports_torch_alone():
     code = (
@@ -54,15 +78,46 @@ def test_the_command_advantages_needs_none_of_the_frameworks(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def _imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, in functions too; `from x import y` counts as x.y."""
+    package = [PACKAGE.name, *path.relative_to(PACKAGE).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_have_one_direction():
+    """A room imports those on lower floors, and itself."""
+    floors = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        room = _room(path.relative_to(PACKAGE).with_suffix("").parts)
+        if room is None:
+            continue
+        for module in sorted(_imports(path)):
+            first, *parts = module.split(".")
+            other = _room(tuple(parts)) if first == PACKAGE.name else None
+            if other not in (None, room) and floors[other] >= floors[room]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {module}, but {room} stands on or below {other}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_openrlhf_is_touched_under_training_only():
     for path in PACKAGE.rglob("*.py"):
         if "training" in path.parts:
             continue
-        modules = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                modules.add(node.module.split(".")[0])
+        modules = {module.split(".")[0] for module in _imports(path)}
         allowed = next((names for part, names in ALLOWED.items() if part in path.parts), set())
         assert not modules & HEAVY - allowed, path
+
+
+def test_the_algorithm_imports_torch_alone():
+    for path in (PACKAGE / "advantages").rglob("*.py"):
+        packages = {module.split(".")[0] for module in _imports(path)} - {PACKAGE.name} - sys.stdlib_module_names
+        assert packages <= {"torch"}, path

@@ -19,6 +19,13 @@ from pathlib import Path
 
 from ..advantages.lazily import torch
 
+# OpenRLHF's defaults that mean CUDA, and what they become without it.
+CPU_DEFAULTS = {
+    "ds.attn_implementation": "sdpa",
+    "vllm.sync_backend": "gloo",
+    "vllm.enforce_eager": True,
+    "vllm.gpu_memory_utilization": 0.1,
+}
 # vLLM's CPU engine would take most of the memory for its cache, and bind its threads to cores that others use.
 VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 # "uni" is "mp" to vLLM's CPU platform, which binds threads in a process of the model's own. Without binding it only

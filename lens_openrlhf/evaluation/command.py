@@ -222,7 +222,6 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
 
     from .. import cpu_runtime
     from ..process import git_commit, versions
-    from ..training.commandline.options import CPU_DEFAULTS
     from . import folder
     from .grading import load_reward
     from .prompts import check_labels, load, make_prompts, split_columns
@@ -234,7 +233,7 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
         raise OptionError(f"--tensor_parallel_size {settings['tensor_parallel_size']}: {gpus} GPUs are visible")
     if settings["gpu_memory_utilization"] is None:
         settings["gpu_memory_utilization"] = (
-            CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu_runtime.required() else 0.9
+            cpu_runtime.CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu_runtime.required() else 0.9
         )
     reward = load_reward(settings["reward"])
     allow_code = settings["allow_remote_code"]

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..process import ended, printable, write_atomically
-from . import archive, spec, tables
-from .spec import Run, Spec, SpecError
+from . import archive, checks, spec, tables
+from .runs import Options, Run, arm_options, runs_of
+from .spec import Spec, SpecError
 from .state import RESULTS, SPEC, STATE, State, locked
 
 DESCRIPTION = """\
@@ -98,7 +99,7 @@ def pack(folder: Path, file: Path) -> int:
     return 0
 
 
-def describe(wanted: Spec, arms: Mapping[str, spec.Options], runs: Sequence[Run], state: State) -> str:
+def describe(wanted: Spec, arms: Mapping[str, Options], runs: Sequence[Run], state: State) -> str:
     """What a dry run says: where the arms differ, every run in its order, and a command of each arm."""
     rows = [f"{wanted.name}: {len(arms)} arms on {len(wanted.seeds)} seeds, {len(runs)} runs in {state.folder}"]
     names = {name: None for options in arms.values() for name in options}
@@ -128,20 +129,20 @@ def compare(path: Path, out: Path | None, dry_run: bool, reuse: Sequence[Path] =
     if gpus is not None:
         wanted = replace(wanted, gpus=gpus)
     folder = folder_of(wanted, out)
-    arms = spec.check(wanted)
-    named = runs = spec.runs_of(wanted, arms)
+    arms = checks.check(wanted)
+    named = runs = runs_of(wanted, arms)
     state = State(folder)
     state.adopt(wanted, arms, named)
     others = [reused(other, folder) for other in reuse]
     todo = [run for run in named if not state.is_finished(run)]
     if todo:
         if not dry_run:
-            spec.check_machine(todo)
-        runs = spec.runs_of(wanted, spec.arm_options(wanted, make=True))
+            checks.check_machine(todo)
+        runs = runs_of(wanted, arm_options(wanted, make=True))
     if dry_run:  # what would be run is of interest also where something is missing for it
         print(describe(wanted, arms, runs, state), flush=True)
     if todo:
-        spec.check_inputs(wanted, [run for run in runs if not state.is_finished(run)], folder)
+        checks.check_inputs(wanted, [run for run in runs if not state.is_finished(run)], folder)
     state.check_inputs(named, runs)
     if dry_run:
         return 0

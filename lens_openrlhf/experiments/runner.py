@@ -17,8 +17,8 @@ import psutil
 
 from ..inputs import OptionError
 from ..process import duration, printable
-from ..training.checkpoints import checkpoints
-from .spec import Run
+from ..training.checkpoints import resuming
+from .runs import Run
 from .state import FINISHED, State, delete_large, has_final_evaluation, move_aside
 from .tables import final_pass_at_1
 
@@ -165,7 +165,7 @@ class Runner:
         begun = record.get("state") in ("running", "interrupted", "failed")
         if begun and "ckpt.load_enable" in run.options:
             with contextlib.suppress(OptionError):  # none of its checkpoints is whole
-                if found := checkpoints.newest(folder / "checkpoints"):
+                if found := resuming.newest(folder / "checkpoints"):
                     say(f"{run.key} goes on after step {found.step}")
                     return record["seconds"]
         aside = move_aside(folder)

@@ -13,7 +13,9 @@ from pathlib import Path
 from ..inputs import place_and_split
 from ..process import LOCK, Held, holding, write_atomically
 from ..run_folder.log import EVALUATIONS, METRICS, read
-from .spec import Options, Run, Spec, SpecError, meaning
+from .checks import meaning
+from .runs import Options, Run
+from .spec import Spec, SpecError
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
 FINISHED = "finished"

@@ -115,7 +115,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_out(out: Path, paths: Sequence[Path]) -> None:
-    from .rollouts import SUFFIXES
+    from .files import SUFFIXES
 
     if out.suffix not in SUFFIXES:
         raise OptionError(f"-o {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
@@ -185,16 +185,18 @@ def _warn_of_labels(labels: Sequence[str | int]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from . import rollouts as files
+    from .files import find_files, labels
+    from .rollouts import read
     from .summary import table
+    from .writing import write
 
-    paths = files.find_files(arguments.rollouts)
+    paths = find_files(arguments.rollouts)
     if arguments.out is not None:
         _check_out(arguments.out, paths)
     needs = sorted(set().union(*(estimator.needs for estimator in arguments.estimators.values())))
     extras = list(dict.fromkeys(name for estimator in arguments.estimators.values() for name in estimator.extras))
-    rollouts = files.read(paths, arguments.given, needs, extras)
-    _warn_of_labels(files.labels(paths))
+    rollouts = read(paths, arguments.given, needs, extras)
+    _warn_of_labels(labels(paths))
     found = {}
     for name, estimator in arguments.estimators.items():
         with warnings.catch_warnings(record=True) as caught:
@@ -209,7 +211,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(printable(table(rollouts, found)))
     if arguments.out is not None:
         columns = {f"advantage_{name}" if len(found) > 1 else "advantage": values for name, values in found.items()}
-        files.write(arguments.out, paths, columns)
+        write(arguments.out, paths, columns)
         print(printable(f"{arguments.out}: {len(rollouts.prompt):,} rows with {', '.join(columns)}"))
     return 0
 

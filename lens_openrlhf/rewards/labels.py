@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from lens_openrlhf.rewards import label_check, pool
 from lens_openrlhf.rewards.label_check import Refusal
+from lens_openrlhf.rewards.verifier import label_text
 
 Label = TypeVar("Label", str, int)
 Found = TypeVar("Found")
@@ -23,7 +24,7 @@ def validate_label(label: str | int) -> str | None:
 def examine(label: str | int) -> Refusal | None:
     """`label_check.examine` in a worker, within its limits."""
     try:
-        found = pool.run_in_worker(label_check.examine, (pool.label_text(label),), None)
+        found = pool.run_in_worker(label_check.examine, (label_text(label),), None)
         return found and Refusal(*found)
     except pool.TimeLimit as error:
         return Refusal(label_check.SLOW, f"the label {label!r} takes too long: {error}")

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
-from lens_openrlhf.rewards.pool import Settings, Verdict, verify_answer
+from lens_openrlhf.rewards.pool import Settings
+from lens_openrlhf.rewards.verifier import Verdict, verify_answer
 
 # A wrong setting must stop the run when it begins. Later it could only spoil every reward.
 Settings.from_env()

@@ -12,7 +12,8 @@ from typing import Any
 # Tell processes that OpenRLHF gives no options where the run folder is, and how long a reward may take.
 RUN_DIR_VARIABLE = "LENS_RUN_DIR"
 REWARD_TIMEOUT_VARIABLE = "LENS_REWARD_TIMEOUT"
-REWARD_FAILED = "reward_failed"  # an event
+# Events.
+REWARD_FAILED, SAMPLING, ANSWERS, SAMPLED = "reward_failed", "sampling", "answers", "sampled"
 METRICS, EVALUATIONS, EVENTS = "metrics.jsonl", "eval.jsonl", "events.jsonl"
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from benchmarks import bench_advantages
-from benchmarks.bench_advantages import OURS, PEER_TOLERANCE, SEGMENT_METHODS, Bench, Method
+from benchmarks.advantages import means, measuring
+from benchmarks.advantages.batches import make_batch
+from benchmarks.advantages.means import OURS, SEGMENT_METHODS, Method
+from benchmarks.bench_advantages import PEER_TOLERANCE, Bench
 from lens_openrlhf.advantages import reference
 
 TORCH = [name for name in SEGMENT_METHODS if bench_advantages._is_torch(name)]
@@ -24,11 +27,11 @@ def small(monkeypatch, tmp_path):
         "SIZES": ((64, 30, "small"),),
         "FLAT_TOKENS": (5000, 20_000),
         "GROUPS_ALONE": 50,
-        "MIN_SECONDS": 0.0,
         "OUTPUT": file,
     }
     for name, value in values.items():
         monkeypatch.setattr(bench_advantages, name, value)
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0.0)
     return file
 
 
@@ -43,9 +46,9 @@ def rows_of(table: str, bench: Bench) -> dict[str, dict]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_torch_computes_is_the_reference(dtype):
-    batch = bench_advantages.make_batch(96, 50, dtype, "cpu")
+    batch = make_batch(96, 50, dtype, "cpu")
     truth = reference.segment_mean(batch.logprobs, batch.cu_seqlens).mean_logprob
-    errors = {name: bench_advantages.worst_error(SEGMENT_METHODS[name].function(batch), truth) for name in TORCH}
+    errors = {name: measuring.worst_error(SEGMENT_METHODS[name].function(batch), truth) for name in TORCH}
     if dtype == torch.bfloat16:
         # Sums in bfloat16, and results that are rounded to it; the benchmark shows where that is wrong.
         assert errors.pop("torch segment_reduce") > PEER_TOLERANCE
@@ -55,7 +58,7 @@ def test_what_torch_computes_is_the_reference(dtype):
 
 def test_every_kind_of_preparation_is_named_and_made_from_the_lengths():
     assert {m.layout for m in SEGMENT_METHODS.values()} == {"packed", "padded"}
-    first, second = (bench_advantages.make_batch(32, 20, torch.float32, "cpu") for _ in range(2))
+    first, second = (make_batch(32, 20, torch.float32, "cpu") for _ in range(2))
     second.logprobs.neg_()
     second.padded.neg_()
     for name in ("row", "lengths", "positions", "weights", "padding", "column", "all_tokens"):
@@ -72,12 +75,12 @@ def test_a_peer_that_fails_is_a_row_and_not_the_end(small, monkeypatch, capsys):
         calls.append(0)
         if len(calls) > 1:
             raise MemoryError
-        return bench_advantages.by_index_add(batch)
+        return means.by_index_add(batch)
 
     def wrong(batch):
-        return bench_advantages.by_index_add(batch) + 1
+        return means.by_index_add(batch) + 1
 
-    peers = {"torch fails": fails, "torch later": later, "torch wrong": wrong, "torch right": bench_advantages.by_rows}
+    peers = {"torch fails": fails, "torch later": later, "torch wrong": wrong, "torch right": means.by_rows}
     methods = {name: Method(function, "packed") for name, function in peers.items()}
     monkeypatch.setattr(bench_advantages, "SEGMENT_METHODS", {**methods, OURS: SEGMENT_METHODS[OURS]})
     bench = Bench(2, "cpu")
@@ -116,9 +119,7 @@ def test_advantages_without_a_single_peer_that_works(small, monkeypatch):
 
 
 def test_a_wrong_operator_ends_it(small, monkeypatch):
-    monkeypatch.setitem(
-        SEGMENT_METHODS, OURS, Method(lambda batch: bench_advantages.by_operator(batch) * 1.001, "packed")
-    )
+    monkeypatch.setitem(SEGMENT_METHODS, OURS, Method(lambda batch: means.by_operator(batch) * 1.001, "packed"))
     with pytest.raises(SystemExit, match="lens_openrlhf is wrong at .*relative error 1.00e-03"):
         Bench(2, "cpu").segment_means()
 
@@ -156,8 +157,8 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
 def test_calls_are_counted_by_what_they_take(monkeypatch):
     def calls(of_one: float, repeats: int) -> int:
         done = []
-        monkeypatch.setattr(bench_advantages, "host_seconds", lambda function: done.append(0) or of_one)
-        assert bench_advantages.median_seconds(lambda: None, repeats, "cpu") == of_one
+        monkeypatch.setattr(measuring, "host_seconds", lambda function: done.append(0) or of_one)
+        assert measuring.median_seconds(lambda: None, repeats, "cpu") == of_one
         return len(done) - 3
 
     assert calls(1e-5, 20) == 20_000  # short: as many as fit into 0.2 s
@@ -167,10 +168,10 @@ def test_calls_are_counted_by_what_they_take(monkeypatch):
 
 
 def test_other_processes_are_noticed(monkeypatch):
-    others = bench_advantages.Others()
+    others = measuring.Others()
     others.start, others.before = others.start - 10, others.before - 20
     assert others.warning() == "warning: other processes use 2.0 cores; the times are not to be trusted"
     others.before = others._seconds()
     assert others.warning() == ""
     monkeypatch.setitem(__import__("sys").modules, "psutil", None)
-    assert "psutil is not installed" in bench_advantages.Others().warning()
+    assert "psutil is not installed" in measuring.Others().warning()

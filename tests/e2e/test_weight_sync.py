@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lens_openrlhf import cpu_runtime
-from lens_openrlhf.training import command as train
 from lens_openrlhf.training.commandline import options
+from lens_openrlhf.training.hooks.install import install_hooks
+from lens_openrlhf.training.launch.cluster import start_ray, stop_everything
 
 from .conftest import command_line, no_strays
 
@@ -40,8 +41,8 @@ def cluster(tiny, tmp_path_factory):
     with no_strays(), pytest.MonkeyPatch.context() as patch:
         for module, name in exchanged:  # put back afterwards: other tests look at OpenRLHF as it is
             patch.setattr(module, name, getattr(module, name))
-        train.install_hooks(args)
-        train.start_ray(args, log_to_driver=False)
+        install_hooks(args)
+        start_ray(args, log_to_driver=False)
         from openrlhf.utils import get_strategy
 
         engines = command.create_vllm_engines(
@@ -51,7 +52,7 @@ def cluster(tiny, tmp_path_factory):
         strategy = get_strategy(args)
         ray.get(group.async_init_model_from_pretrained(strategy, str(tiny.model), 100, engines))
         yield args, group, engines[0]
-        train.stop_everything()
+        stop_everything()
 
 
 def actor_logprobs(group, tokens):

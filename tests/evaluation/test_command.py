@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from lens_openrlhf.evaluation import command, folder
 from lens_openrlhf.evaluation.prompts import load
 from lens_openrlhf.evaluation.sampling import prompt_seed
-from lens_openrlhf.training.commandline.options import OptionError
+from lens_openrlhf.inputs import OptionError
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_openrlhf.evaluation.figures import majority, summarise, table
-from lens_openrlhf.training.commandline.options import OptionError
+from lens_openrlhf.inputs import OptionError
 
 from .conftest import frame
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from lens_openrlhf.evaluation.grading import RewardError, grade, load_reward
+from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.rewards import pool
-from lens_openrlhf.training.commandline.options import OptionError
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 

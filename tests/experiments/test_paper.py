@@ -9,6 +9,7 @@ import pytest
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.experiments import paper, spec, tables
 from lens_openrlhf.experiments.compare import main
+from lens_openrlhf.experiments.runs import arm_options
 from lens_openrlhf.experiments.spec import SpecError
 
 from ..e2e.conftest import ROOT
@@ -38,7 +39,7 @@ def test_the_recipes_arms_are_the_papers(path):
     runs = "two runs" if len(wanted.seeds) == 2 else "one run"
     data = "math+numina" if "Numina" in paper.setting(wanted.paper) else "math+dapo"
     assert runs in paper.setting(wanted.paper)
-    for options in spec.arm_options(wanted).values():
+    for options in arm_options(wanted).values():
         assert options["data.prompt_dataset"] == [f"data/{data}/train.parquet"]
 
 
@@ -83,14 +84,14 @@ def test_a_comparison_without_a_table_of_the_paper_has_none(tmp_path):
 )
 def test_what_a_spec_cannot_ask_for(content, write, change, words):
     with pytest.raises(SpecError) as caught:
-        spec.arm_options(spec.read(write(content | change)))
+        arm_options(spec.read(write(content | change)))
     for word in words:
         assert word in str(caught.value)
 
 
 def test_one_number_sizes_a_comparison():
     wanted = replace(spec.read(RECIPES[0]), gpus=4)
-    assert {tuple(options["vllm.num_engines"]) for options in spec.arm_options(wanted).values()} == {("4",)}
+    assert {tuple(options["vllm.num_engines"]) for options in arm_options(wanted).values()} == {("4",)}
 
 
 @pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")

@@ -12,8 +12,9 @@ import time
 import psutil
 import pytest
 
-from lens_openrlhf.experiments import runner, spec
+from lens_openrlhf.experiments import runner
 from lens_openrlhf.experiments.runner import Runner, duration, end_strays, slot_environment
+from lens_openrlhf.experiments.runs import arm_options, runs_of
 from lens_openrlhf.experiments.state import State
 
 
@@ -52,8 +53,8 @@ def refused(sound, tmp_path):
     """A comparison whose runs the training command refuses at once."""
     wanted = sound({"algo.lens.alpha": -1}, seeds=[1])
     found = State(tmp_path / "c")
-    arms = spec.arm_options(wanted)
-    runs = spec.runs_of(wanted, arms)
+    arms = arm_options(wanted)
+    runs = runs_of(wanted, arms)
     found.adopt(wanted, arms, runs)
     found.folder.mkdir()
     return found, runs
@@ -78,12 +79,12 @@ def test_a_failing_run_is_shown_and_the_others_go_on(refused, capsys):
 
 def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, capsys):
     wanted = sound({"algo.lens.alpha": -1, "ckpt.load_enable": True, "ckpt.save_steps": 1}, seeds=[1])
-    found, arms = State(tmp_path / "c"), spec.arm_options(wanted)
-    runs = spec.runs_of(wanted, arms)
+    found, arms = State(tmp_path / "c"), arm_options(wanted)
+    runs = runs_of(wanted, arms)
     found.adopt(wanted, arms, runs)
     folder = found.run_folder(runs[0])
     (folder / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(runner.checkpoints, "newest", lambda where: runner.checkpoints.Resume(where.parent.name, 7))
+    monkeypatch.setattr(runner.resuming, "newest", lambda where: runner.resuming.Resume(where.parent.name, 7))
     found.set(runs[0], state="failed", seconds=3.0, exit=1)
     assert Runner(found, runs[:1]).run() == 1
     assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out

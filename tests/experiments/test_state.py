@@ -7,17 +7,18 @@ import sys
 
 import pytest
 
-from lens_openrlhf.experiments import spec, state
+from lens_openrlhf.experiments import state
+from lens_openrlhf.experiments.runs import Run, arm_options, runs_of
 from lens_openrlhf.experiments.spec import SpecError
 from lens_openrlhf.experiments.state import State
 
 from .folders import write_lines, write_run
 
 
-def opened(folder, wanted) -> tuple[State, dict, list[spec.Run]]:
+def opened(folder, wanted) -> tuple[State, dict, list[Run]]:
     """The folder's state after it has taken up a spec."""
-    arms = spec.arm_options(wanted)
-    runs = spec.runs_of(wanted, arms)
+    arms = arm_options(wanted)
+    runs = runs_of(wanted, arms)
     found = State(folder)
     found.adopt(wanted, arms, runs)
     return found, arms, runs

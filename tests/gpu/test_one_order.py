@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_stages.estimators import moved
-from lens_openrlhf.advantages.estimators import _OURS, Batch, find, run
+from lens_openrlhf.advantages.estimators import OURS, Batch, find, run
 
 GROUP = 16
 pytestmark = pytest.mark.filterwarnings("ignore:.*that rewards differ from it has no effect")
@@ -43,7 +43,7 @@ def test_helpers_give_the_cpus_bits(device):
         assert torch.equal(getattr(here, name)(getattr(here, values)).cpu(), expected), name
 
 
-@pytest.mark.parametrize("name", _OURS)
+@pytest.mark.parametrize("name", OURS)
 def test_every_call_gives_the_same_bits(device, name):
     here = moved(batch(device, find(name)), device.kind)
     first = run(find(name)(), here).advantage

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lens_openrlhf.advantages.estimators import _OURS, find
+from lens_openrlhf.advantages.estimators import OURS, find
 from lens_openrlhf.outside.estimate import Responses, estimate
 from tests.advantages.one_order import OneOrder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*that rewards differ from it has no effect")
 
 
-@pytest.mark.parametrize("name", _OURS)
+@pytest.mark.parametrize("name", OURS)
 def test_responses_in_any_order_are_added_in_one(name):
     estimator = find(name)()
     group = torch.tensor([2, 0, 1, 0, 2, 1, 0, 3])

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from lens_openrlhf.grade import main
-from lens_openrlhf.rewards import pool, shutdown
+from lens_openrlhf.rewards import pool, shutdown, verifier
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,7 +100,7 @@ def test_nothing_that_is_there_is_written_over(tmp_path, monkeypatch, capsys):
     Path("other.jsonl").write_text("mine\n")
     Path("loop.jsonl").symlink_to("loop.jsonl")
     Path("folder").mkdir()
-    monkeypatch.setattr(pool, "explain_answer", lambda *_: pytest.fail("refused after grading"))
+    monkeypatch.setattr(verifier, "explain_answer", lambda *_: pytest.fail("refused after grading"))
     for out, told in {
         "rows.jsonl": "is the file that is read",
         "./folder/../rows.jsonl": "is the file that is read",
@@ -162,7 +162,7 @@ def test_an_answer_over_the_time_limit_runs_once(monkeypatch):
     tasks = []
     run = pool._Pool.run
     monkeypatch.setattr(pool._Pool, "run", lambda *args: tasks.append(args[1]) or run(*args))
-    reading = pool.explain_answer(r"\boxed{9^{9^{9^{9}}}}", "5")
+    reading = verifier.explain_answer(r"\boxed{9^{9^{9^{9}}}}", "5")
     shutdown()
     assert reading.outcome == "timeout" and "time limit" in reading.detail, reading
     assert len(tasks) == 1

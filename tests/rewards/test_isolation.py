@@ -11,7 +11,7 @@ import socket
 import pytest
 from pebble.common.types import ResultStatus
 
-from lens_openrlhf.rewards import isolation, pool, shutdown, verify_answer
+from lens_openrlhf.rewards import isolation, pool, shutdown, spawning, verify_answer
 
 
 @pytest.fixture(params=["auto", "python", "off"], scope="module")
@@ -137,7 +137,7 @@ def test_a_status_is_read_as_every_python_pickles_it():
             def __reduce__(self):
                 return getattr, arguments
 
-        return pool._Messages(io.BytesIO(pickle.dumps(Sent()))).load()
+        return spawning.Messages(io.BytesIO(pickle.dumps(Sent()))).load()
 
     assert read(ResultStatus, "FAILURE") is ResultStatus.FAILURE
     for arguments in ((ValueError, "mro"), (ResultStatus, "mro"), (ResultStatus, [])):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_openrlhf.rewards import pool, shutdown, validate_label, verify_answer
+from lens_openrlhf.rewards import pool, shutdown, validate_label, verifier, verify_answer
+from lens_openrlhf.rewards.worker import SELF_KILL_SECONDS
 
 from .workers import workers_of
 
@@ -205,7 +206,7 @@ def test_text_is_never_run_as_code(tmp_path):
 
 
 def test_warnings_are_rate_limited(caplog, monkeypatch):
-    monkeypatch.setattr(pool, "_warnings", type(pool._warnings)())
+    monkeypatch.setattr(verifier, "_warnings", type(verifier._warnings)())
     with caplog.at_level(logging.WARNING):
         for _ in range(205):
             verify_answer(r"\boxed{5}", "")
@@ -280,7 +281,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         return [worker for worker in idle_or_not if Path(f"/proc/{worker}").exists()]
 
     wait_until(lambda: len(left()) <= 1, 3.0)
-    wait_until(lambda: not left(), 2.0 + pool.SELF_KILL_SECONDS)
+    wait_until(lambda: not left(), 2.0 + SELF_KILL_SECONDS)
 
 
 def test_forked_child_has_a_pool_of_its_own():

@@ -17,8 +17,8 @@ import torch
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.cpu_runtime.weight_sync import CpuWorkerWrap
-from lens_openrlhf.training.checkpoints import checkpoints
-from lens_openrlhf.training.commandline import openrlhf_command, options
+from lens_openrlhf.training.checkpoints import layout
+from lens_openrlhf.training.commandline import estimator, openrlhf_command, options, records
 from lens_openrlhf.training.hooks import remote_code
 
 
@@ -113,7 +113,7 @@ def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):
 
     class Looks(options.LensArgumentParser):
         def parse_args(self, *args, **kwargs):  # our options are not there yet
-            taken.update(next(action.choices for action in self._actions if action.dest == options.ESTIMATOR))
+            taken.update(next(action.choices for action in self._actions if action.dest == records.ESTIMATOR))
             names = [action.dest.split(".") for action in self._actions]
             taken.update(name[1] for name in names if name[0] == "algo" and len(name) > 2)
             return super().parse_args(*args, **kwargs)
@@ -126,7 +126,7 @@ def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):
 @pytest.mark.parametrize(
     "expected",
     [
-        "if not ray.is_initialized():",  # launch.start_ray comes first
+        "if not ray.is_initialized():",  # cluster.start_ray comes first
         "create_vllm_engines(",
         "PolicyModelActor,",
         "from openrlhf.trainer.ppo_trainer import PPOTrainer",
@@ -137,7 +137,7 @@ def test_the_names_that_openrlhf_has_are_reserved(parse, monkeypatch):
 def test_train_looks_its_classes_up_where_launch_puts_ours(expected):
     import openrlhf.cli.train_ppo_ray as command
 
-    assert expected in inspect.getsource(command.train), f"launch.install_hooks relies on `{expected}` in train()"
+    assert expected in inspect.getsource(command.train), f"install_hooks relies on `{expected}` in train()"
 
 
 def test_train_sets_the_environment_that_start_ray_repeats():
@@ -145,7 +145,7 @@ def test_train_sets_the_environment_that_start_ray_repeats():
 
     source = inspect.getsource(command.train)
     for name in ("TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS"):
-        assert name in source, f"launch.start_ray passes {name} on because train() does"
+        assert name in source, f"cluster.start_ray passes {name} on because train() does"
     env_vars = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Dict) and "NCCL_DEBUG" in ast.dump(n))
     assert len(env_vars.values) == 1 and len(env_vars.values[0].values) == 3, "train() sets variables we do not pass on"
 
@@ -431,11 +431,11 @@ def test_checkpoints_are_written_where_ours_are_finished():
     source = inspect.getsource(save)
     for expected in ('os.path.join(args.ckpt.path, "_actor")', "args.ckpt.max_num", "args.ckpt.max_mem", "{tag}_hf"):
         assert expected in source, f"checkpoints.py relies on {expected}"
-    assert 'startswith("best")' in inspect.getsource(strategy.DeepspeedStrategy.save_ckpt), "checkpoints.make_room too"
-    assert strategy.DeepspeedStrategy.CKPT_METRIC_FILENAME == checkpoints.METRIC
-    assert "'latest'" in inspect.getsource(DeepSpeedEngine.save_checkpoint), "checkpoints.LATEST"
+    assert 'startswith("best")' in inspect.getsource(strategy.DeepspeedStrategy.save_ckpt), "writing.make_room too"
+    assert strategy.DeepspeedStrategy.CKPT_METRIC_FILENAME == layout.METRIC
+    assert "'latest'" in inspect.getsource(DeepSpeedEngine.save_checkpoint), "layout.LATEST"
     states = inspect.getsource(BasePPOTrainer.init_checkpoint_states)
-    assert '"data_loader_state_dict"' in states and '"episode"' in states, "checkpoints.resumable changes these"
+    assert '"data_loader_state_dict"' in states and '"episode"' in states, "writing.resumable changes these"
     expected = ["self", "eval_metrics", "global_step", "client_states"]
     assert parameters(BasePPOTrainer.save_best_checkpoint) == expected, "_Recorded overrides this"
 
@@ -455,8 +455,8 @@ def test_rewards_are_fetched_where_they_are_watched():
     source = inspect.getsource(SingleTurnAgentExecutor.execute)
     for kind in ("func", "http"):
         call = f"self._fetch_rewards_via_{kind}([query], [prompt], [label])"
-        assert call in source, "rollout.WatchedRewards stands in for this"
-    assert 'rewards_info.get("rewards")' in source, "rollout.checked expects this"
+        assert call in source, "rewards_watched.WatchedRewards stands in for this"
+    assert 'rewards_info.get("rewards")' in source, "rewards_watched.checked expects this"
 
 
 def test_entropies_are_computed_where_ours_takes_their_place():
@@ -506,7 +506,7 @@ def test_one_answer_a_prompt_needs_another_placeholder():
         [
             *("--actor.model_name_or_path", "m", "--data.prompt_dataset", "p", "--reward.remote_url", "r.py"),
             *("--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", "--rollout.n_samples_per_prompt", "1"),
-            *("--algo.advantage.estimator", options.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
+            *("--algo.advantage.estimator", estimator.PLACEHOLDER_FOR_SINGLES, "--algo.kl.init_coef", "0"),
         ]
     )
 

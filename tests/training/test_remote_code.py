@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lens_openrlhf.inputs import OptionError, check_model
+from lens_openrlhf.inputs import MATH_VERIFY_FILE, OptionError, check_model
 from lens_openrlhf.rewards import shutdown
 from lens_openrlhf.run_folder.log import EVENTS, read
 from lens_openrlhf.training.commandline import options, preflight
@@ -226,7 +226,7 @@ def test_vllm_is_told_whether_a_models_code_may_run(tmp_path, monkeypatch, folde
     monkeypatch.setenv(rollout.RUN_DIR_VARIABLE, str(tmp_path))
     monkeypatch.setenv(remote_code.VARIABLE, folder)
     engine = object.__new__(rollout.LensRollout)
-    asyncio.run(engine.__init__(trust_remote_code=True, remote_rm_url=[str(options.MATH_VERIFY_FILE)]))
+    asyncio.run(engine.__init__(trust_remote_code=True, remote_rm_url=[str(MATH_VERIFY_FILE)]))
     assert given["trust_remote_code"] is trusted
     (event,) = read(tmp_path / EVENTS)
     assert event["event"] == "ready" and event["reward_workers_isolated_by"] == "kernel"

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Batch, Estimator, Result
+from .base import Estimator, Result
+from .batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Batch, Estimator
+from .base import Estimator
+from .batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ..config import GroupKind
 from ..lazily import torch
-from .base import Batch, Estimator
+from .base import Estimator
+from .batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

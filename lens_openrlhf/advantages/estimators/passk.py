@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..config import ROUNDING, option
 from ..lazily import torch
-from .base import Batch, Estimator
+from .base import Estimator
+from .batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..config import check_choices, check_number, option
 from ..lazily import torch
-from .base import Batch, Estimator, Result
+from .base import Estimator, Result
+from .batch import Batch
 
 EPS = 1e-6
 
@@ -41,7 +42,7 @@ class ReinforceAda(Estimator):
     """A = r - mean, or (r - mean) / (std + 1e-6), with mean and std of the rewards of all answers drawn to the prompt.
 
     The side that samples brings them as extras: `drawn_mean`, `drawn_std` (unbiased) and their number `drawn`, the
-    same for all kept answers to a prompt; see training/hooks/sampling.py. The paper's algorithm and the script of its
+    same for all kept answers to a prompt; see training/hooks/rounds.py. The paper's algorithm and the script of its
     runs do not divide by the std, which its code can. A later version also weighs a prompt by 1 / mean, which is not
     here.
     With `scale` std, prompts whose drawn rewards were all the same get 0, also where shaping tells the kept ones apart.

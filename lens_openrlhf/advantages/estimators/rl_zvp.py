@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..config import GroupKind, check_number, option
 from ..lazily import torch
-from .base import Batch, Estimator, Result
+from .base import Estimator, Result
+from .batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

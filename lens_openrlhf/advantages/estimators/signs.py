@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config import check_number, option
-from .base import Batch, Estimator
+from .base import Estimator
+from .batch import Batch
 from .shared import WHOLE_ANSWERS
 
 if TYPE_CHECKING:

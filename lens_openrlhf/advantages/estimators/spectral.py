@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..config import GroupKind, check_number, option
 from ..lazily import torch
-from .base import Batch, Estimator, Result
+from .base import Estimator, Result
+from .batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,9 @@ class Spectral(Estimator):
     """GRPO with the rewards of all-wrong groups graded: 1 / (1 + exp(-beta (s - gamma))) in place of 0 (section 3).
 
     s in [0, 1] is the extra `step_score`, the share of an answer before its first wrong step. The paper asks another
-    model for it, shown a right solution; here it is a function of the user's own (training/hooks/sampling.py). Groups
-    with a right answer are GRPO's. Where rewards are shaped, the grade is added to them. The values of beta and gamma
-    are ours: those of the paper's runs were not found. Its later title is stepwise guided policy optimization.
+    model for it, shown a right solution; here it is a function of the user's own (training/hooks/step_scores.py).
+    Groups with a right answer are GRPO's. Where rewards are shaped, the grade is added to them. The values of beta and
+    gamma are ours: those of the paper's runs were not found. Its later title is stepwise guided policy optimization.
     """
 
     name = "spectral"

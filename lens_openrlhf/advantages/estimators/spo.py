@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import check_number, option
 from ..lazily import torch
-from .base import Batch, Estimator, Result, segment_sum
+from .base import Estimator, Result
+from .batch import Batch, segment_sum
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,8 @@ from ... import cpu_runtime
 from ...advantages.lazily import torch
 from ...inputs import OptionError, data_names, place_and_split
 from . import machine, model_shape, options, preflight
+from .checks import NeedsCuda
+from .gpus import gpus_needed, ray_cluster
 from .model_shape import ModelShape
 from .plan import (
     GIB,
@@ -30,6 +32,7 @@ from .plan import (
     shares_gpus,
     updates_a_step,
 )
+from .prompt_data import count_rows, not_here
 
 USUAL_GPU_GIB = 79  # of what is sold as 80 GB
 LABEL, WIDTH = 12, 100
@@ -43,7 +46,7 @@ def count_prompts(args: SimpleNamespace) -> tuple[int | None, bool]:
         if not path.is_file() or args.data.prompt_probs:
             counts = None
             break
-        counts.append(preflight.count_rows(path))
+        counts.append(count_rows(path))
     limit = args.data.max_samples
     if counts is not None and None not in counts:
         return min(limit, sum(counts)), True
@@ -68,7 +71,7 @@ def _model(args: SimpleNamespace, shape: ModelShape | None, here: bool) -> str:
 
 
 def _devices(args: SimpleNamespace, on_cpu: bool) -> str:
-    total = _count(preflight.gpus_needed(args), "logical GPU" if on_cpu else "GPU")
+    total = _count(gpus_needed(args), "logical GPU" if on_cpu else "GPU")
     nodes = f" on {_count(args.actor.num_nodes, 'machine')}" if args.actor.num_nodes > 1 else ""
     ranks = _count(data_parallel_ranks(args), "data-parallel rank")
     parallel = args.vllm.tensor_parallel_size
@@ -212,7 +215,7 @@ def announcement(args: SimpleNamespace) -> list[str]:
     shape, here = model_shape.find(args.actor.model_name_or_path)
     on_cpu = cpu_runtime.required()
     rows = _rows(args, shape, here, on_cpu)
-    if not on_cpu or preflight.ray_cluster():
+    if not on_cpu or ray_cluster():
         return _wrapped(rows)
     warnings = machine.check(args, shape, count_prompts(args)[0])
     return _wrapped([*rows, _host_row(args, shape)]) + [f"warning: {warning}" for warning in warnings]
@@ -232,7 +235,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     try:
         args = options.parse(argv, say=chosen.append)
         on_cpu = cpu_runtime.required()
-    except options.NeedsCuda:
+    except NeedsCuda:
         missing.append("CUDA: the options are for machines that have it, and so is this plan")
         args = options.parse(argv, anywhere=True, say=chosen.append)
         on_cpu = False
@@ -240,7 +243,7 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     if shape:
         preflight.check_shape(args, shape)
     if not here:
-        missing.append(preflight.not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
+        missing.append(not_here("--actor.model_name_or_path", args.actor.model_name_or_path))
     wrong, warnings = preflight.problems(args, with_models=here)
     missing += wrong
 

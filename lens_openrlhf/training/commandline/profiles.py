@@ -118,16 +118,16 @@ def _without(words: Sequence[str], unwanted: Callable[[str], bool]) -> tuple[lis
 
 def _let_the_method_win(layers: list[list[str]], say: Callable[[str], None]) -> list[str]:
     """Layers of words, later ones winning, as one; what the chosen method brings wins over layers made for another."""
-    from . import options
+    from .estimator import method_in, overruled_by
 
     def method(number: int) -> tuple[str | None, str | None]:
-        return options.method_in([word for layer in layers[:number] for word in layer])
+        return method_in([word for layer in layers[:number] for word in layer])
 
     chosen = method(len(layers))
     result = []
     for number, words in enumerate(layers, 1):
         if method(number) != chosen:
-            words, taken = _without(words, options.overruled_by(chosen))
+            words, taken = _without(words, overruled_by(chosen))
             if taken:
                 say(f"with {chosen[1] or chosen[0]} the profile's {shlex.join(taken)} has no say")
         result += words

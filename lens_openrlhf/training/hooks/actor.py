@@ -25,14 +25,15 @@ from ... import cpu_runtime
 from ...advantages import estimators
 from ...advantages.token_statistics import STATISTICS, statistics
 from ...run_folder.log import RunLog
-from ..checkpoints import checkpoints
-from ..commandline.options import chosen, make_estimator
+from ..checkpoints import estimator_state, layout, writing
+from ..commandline.estimator import make_estimator
+from ..commandline.records import chosen
 from . import lora
 from .advantages import compute, dropped_samples, set_advantages
 from .experience import WithStatistics
 from .gather import gather, needs_of, pack
 from .policy_loss import PolicyGradientLoss
-from .sampling import checked_weights
+from .prompt_weights import checked_weights
 
 
 class _WithStatistics:
@@ -109,7 +110,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         self.needs = needs_of(self.estimator)
         self.step = self.checkpoint_states.get("global_step", 0)
         if self.checkpoint_states:
-            checkpoints.load_estimator(Path(args.ckpt.path), self.estimator)
+            estimator_state.load_estimator(Path(args.ckpt.path), self.estimator)
         if self.estimator.policy_loss != "ppo":
             self.trainer.actor_loss_fn = PolicyGradientLoss(
                 self.estimator.policy_loss, token_level_loss=args.actor.loss_agg_mode == "token-mean"
@@ -184,20 +185,20 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         args, folder = self.strategy.args, Path(self.strategy.args.ckpt.path)
         try:
             if self.strategy.is_rank_0():
-                checkpoints.sweep(folder)
-            with checkpoints.nothing_deleted(args.ckpt):
-                super().save_checkpoint(checkpoints.UNFINISHED + tag, client_states, metric_value, metric_key)
+                writing.sweep(folder)
+            with writing.nothing_deleted(args.ckpt):
+                super().save_checkpoint(layout.UNFINISHED + tag, client_states, metric_value, metric_key)
             if self.strategy.is_rank_0():
                 if self.estimator:
-                    checkpoints.save_estimator(folder, tag, self.estimator)
+                    estimator_state.save_estimator(folder, tag, self.estimator)
                 facts = {
                     "step": (client_states or {}).get("global_step", 0),
                     "options": chosen(args),
-                    "architecture": checkpoints.architecture(args.actor.model_name_or_path),
+                    "architecture": layout.architecture(args.actor.model_name_or_path),
                 }
-                checkpoints.finish(folder, tag, facts, args.ckpt)
+                writing.finish(folder, tag, facts, args.ckpt)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            raise checkpoints.not_written(folder, tag, error) from error
+            raise writing.not_written(folder, tag, error) from error
         dist.barrier()
 
     def take_columns(self) -> dict[str, list] | None:

@@ -15,8 +15,7 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from torch import Tensor
 
 from ...run_folder.log import EVENTS, REWARD_FAILED, read
-from .sampling import prompt_id
-from .tags import CARRIERS, PROMPT, ROLLOUT_INDEX
+from .tags import CARRIERS, PROMPT, ROLLOUT_INDEX, prompt_id
 
 
 class WithStatistics(NamedTuple):

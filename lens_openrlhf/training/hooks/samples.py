@@ -1,35 +1,14 @@
-"""The answers of a step, one row each, in the run folder's samples/ (docs/run_folder.md)."""
+"""The answers of a step as rows of the run folder's samples/: the texts, and what the actor knows of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from ...advantages.reference import group_kind
-
-SAMPLES = "samples"
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("index", pa.int32()),
-        ("prompt_id", pa.int32()),
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("label", pa.string()),
-        ("correctness", pa.float64()),
-        ("reward", pa.float64()),
-        ("tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("confidence", pa.float64()),
-        ("advantage", pa.float64()),
-        ("kind", pa.string()),
-    ]
-)
+from ...run_folder import samples as answers
 
 
 def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, list]:
@@ -66,7 +45,7 @@ def write_samples(
     per_prompt: int,
     text_prompts: int,
 ) -> Path:
-    """Write a step's answers; a file is there whole or not at all.
+    """Write a step's answers.
 
     Args:
         run_dir: the run folder.
@@ -80,23 +59,14 @@ def write_samples(
     columns = columns or _from_rollouts(samples, per_prompt)
     chosen = [samples[i] for i in columns["index"]]
     texts = [i // per_prompt < text_prompts for i in columns["index"]]
-    table = pa.table(
-        columns
-        | {
-            "step": [step] * len(chosen),
-            "prompt_id": [i // per_prompt for i in columns["index"]],
-            "prompt": [s.prompts[0] if kept else None for s, kept in zip(chosen, texts, strict=True)],
-            "label": [str(s.labels[0]) if kept else None for s, kept in zip(chosen, texts, strict=True)],
-            "response": [response_text(s, tokenizer) if kept else None for s, kept in zip(chosen, texts, strict=True)],
-            "correctness": [None if s.scores is None else float(s.scores) for s in chosen],
-            "tokens": [int(s.action_mask.sum()) for s in chosen],
-            "truncated": [bool(s.truncated) for s in chosen],
-        }
-    ).select(SCHEMA.names)
-    folder = Path(run_dir) / SAMPLES
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:06}.parquet"
-    beside = path.with_suffix(".part")
-    parquet.write_table(table.cast(SCHEMA), beside, compression="zstd")
-    os.replace(beside, path)
-    return path
+    rows = columns | {
+        "step": [step] * len(chosen),
+        "prompt_id": [i // per_prompt for i in columns["index"]],
+        "prompt": [s.prompts[0] if kept else None for s, kept in zip(chosen, texts, strict=True)],
+        "label": [str(s.labels[0]) if kept else None for s, kept in zip(chosen, texts, strict=True)],
+        "response": [response_text(s, tokenizer) if kept else None for s, kept in zip(chosen, texts, strict=True)],
+        "correctness": [None if s.scores is None else float(s.scores) for s in chosen],
+        "tokens": [int(s.action_mask.sum()) for s in chosen],
+        "truncated": [bool(s.truncated) for s in chosen],
+    }
+    return answers.write(run_dir, step, rows)

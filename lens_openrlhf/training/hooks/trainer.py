@@ -14,15 +14,16 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
 
 from ...run_folder.log import RunLog
-from ..checkpoints.checkpoints import resumable
-from ..commandline.options import make_estimator, step_scorer
+from ..checkpoints.writing import resumable
+from ..commandline.estimator import make_estimator, step_scorer
 from ..commandline.plan import planned_steps
 from .data_sets import blending_datasets
 from .evaluation import evaluation_record, evaluation_set, tracked
 from .experience import LensExperienceMaker, require_scores
+from .prompt_weights import by_weight
 from .rollout import LensSamplesGenerator
 from .samples import write_samples
-from .sampling import by_weight, score_steps
+from .step_scores import score_steps
 
 sync_module.blending_datasets = blending_datasets  # what prepare_datasets calls, in this process
 

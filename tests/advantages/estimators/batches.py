@@ -85,3 +85,6 @@ def random_groups(draw) -> list[Group]:
             group.append(Answer(correctness, entropies, reward, certainty, chance.choice([-0.25, -1.0, -3.0])))
         groups.append(group)
     return groups
+
+
+BATCH = batch_of([[Answer(1, (0.5, 1.0)), Answer(0, (2.0,))], answers(0, 0)])

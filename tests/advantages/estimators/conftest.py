@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+import textwrap
+
 import pytest
 import torch
 
@@ -9,3 +13,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(code) -> path of a file with it."""
+
+    def to_file(code: str, name: str = "my.py") -> str:
+        path = tmp_path / name
+        path.write_text("from __future__ import annotations\nimport torch\n" + textwrap.dedent(code))
+        return str(path)
+
+    return to_file

@@ -20,7 +20,7 @@ METHODS = TEXT[TEXT.index("## Methods") : TEXT.index("## Your own")]
 
 def test_the_table_has_every_method_with_its_paper_needs_and_options():
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in METHODS.splitlines() if line.startswith("| `")]
-    assert [row[0] for row in rows] == [f"`{name}`" for name in estimators._OURS]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in estimators.OURS]
     for cell, paper, _, needs, options, negative in rows:
         name = cell.strip("`")
         method = find(name)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_openrlhf.advantages.estimators import base, find, names, run
+from lens_openrlhf.advantages.estimators import EstimatorError, find, names, run
 
 from . import plain
 from .batches import Answer, answers, batch_of, random_groups
@@ -232,7 +232,7 @@ def test_a_method_reads_the_token_numbers_that_it_needs_and_no_others(name):
     alone = run(method(), batch_of(groups, needs=tuple(method.needs)))
     assert alone.advantage.tolist() == advantages(name, *groups)
     for need in method.needs:
-        with pytest.raises(base.EstimatorError, match=f"estimator {name} .*needs {need} of every token"):
+        with pytest.raises(EstimatorError, match=f"estimator {name} .*needs {need} of every token"):
             run(method(), batch_of(groups, needs=()))
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_openrlhf.advantages.estimators import _OURS, Batch, EstimatorError, find, run, segment_sum
+from lens_openrlhf.advantages.estimators import OURS, Batch, EstimatorError, find, run, segment_sum
 
 from ..one_order import LISTED, OneOrder, Unordered
 from .batches import Answer, answers, batch_of
@@ -50,7 +50,7 @@ def loop(values, sizes) -> list[float]:
     return sums
 
 
-@pytest.mark.parametrize("name", _OURS)
+@pytest.mark.parametrize("name", OURS)
 def test_no_estimator_adds_in_any_order(name):
     estimator = find(name)()
     batch = full_batch(estimator)

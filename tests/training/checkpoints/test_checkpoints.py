@@ -12,8 +12,8 @@ import pytest
 
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.run_folder.log import RunLog, read
-from lens_openrlhf.training.checkpoints import checkpoints
-from lens_openrlhf.training.commandline import options
+from lens_openrlhf.training.checkpoints import layout, resuming, writing
+from lens_openrlhf.training.commandline import records
 
 QWEN = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
 
@@ -40,14 +40,14 @@ def arguments(parse, model, tmp_path):
 def write(args, step, tag=None, metric=None, max_num=3, max_mem=1000):
     """A checkpoint as OpenRLHF writes it, and then finished."""
     folder, tag = Path(args.ckpt.path), tag or f"global_step{step}"
-    states = folder / "_actor" / (checkpoints.UNFINISHED + tag)
+    states = folder / "_actor" / (layout.UNFINISHED + tag)
     states.mkdir(parents=True)
     (states / "mp_rank_00_model_states.pt").write_bytes(b"weights of step %d" % step)
     if metric is not None:
-        (states / checkpoints.METRIC).write_text(json.dumps({"metric_key": "pass1", "metric_value": metric}))
-    shape = checkpoints.architecture(args.actor.model_name_or_path)
-    facts = {"step": step, "options": options.chosen(args), "architecture": shape}
-    checkpoints.finish(folder, tag, facts, SimpleNamespace(max_num=max_num, max_mem=max_mem))
+        (states / layout.METRIC).write_text(json.dumps({"metric_key": "pass1", "metric_value": metric}))
+    shape = layout.architecture(args.actor.model_name_or_path)
+    facts = {"step": step, "options": records.chosen(args), "architecture": shape}
+    writing.finish(folder, tag, facts, SimpleNamespace(max_num=max_num, max_mem=max_mem))
     place = folder / "_actor" / tag
     os.utime(place, (step, step))
     return place
@@ -59,12 +59,12 @@ def names(args):
 
 def test_the_newest_checkpoint_is_gone_on_from(arguments):
     args = arguments()
-    assert checkpoints.check(args, options.chosen(args)) is None
+    assert resuming.check(args, records.chosen(args)) is None
     for step in (2, 10, 4):
         write(args, step)
-    found = checkpoints.check(args, options.chosen(args))
+    found = resuming.check(args, records.chosen(args))
     assert (found.tag, found.step, found.notes) == ("global_step10", 10, [])
-    checkpoints.go_on(args, found)
+    resuming.go_on(args, found)
     assert open(os.path.join(args.ckpt.path, "_actor", "latest")).read() == "global_step10"
     assert args.ckpt.load_enable
 
@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_word(arguments, harm):
         weights.write_bytes(b"weights")
     else:
         weights.unlink()
-    found = checkpoints.check(args, options.chosen(args))
+    found = resuming.check(args, records.chosen(args))
     assert found.step == 2
     assert "global_step4 is left out" in found.notes[0] and "mp_rank_00_model_states.pt" in found.notes[0]
 
@@ -89,33 +89,33 @@ def test_only_damaged_checkpoints_are_an_error(arguments):
     args = arguments()
     (write(args, 2) / "mp_rank_00_model_states.pt").unlink()
     with pytest.raises(OptionError, match="no checkpoint in .* is whole.*--ckpt.path"):
-        checkpoints.check(args, options.chosen(args))
+        resuming.check(args, records.chosen(args))
 
 
 def test_what_a_crash_left_unfinished_is_neither_taken_nor_kept(arguments):
     args = arguments()
     write(args, 2)
-    half = os.path.join(args.ckpt.path, "_actor", checkpoints.UNFINISHED + "global_step4")
+    half = os.path.join(args.ckpt.path, "_actor", layout.UNFINISHED + "global_step4")
     os.makedirs(half)
     with open(os.path.join(args.ckpt.path, "_actor", "latest"), "w") as latest:
         latest.write(os.path.basename(half))  # DeepSpeed has pointed at it already
-    assert checkpoints.newest(Path(args.ckpt.path)).step == 2
-    checkpoints.go_on(args, checkpoints.check(args, options.chosen(args)))
+    assert resuming.newest(Path(args.ckpt.path)).step == 2
+    resuming.go_on(args, resuming.check(args, records.chosen(args)))
     assert names(args) == ["global_step2", "latest"]
 
 
 def test_one_left_unfinished_is_not_taken_for_openrlhfs(arguments):
     folder = Path(arguments().ckpt.path)
-    (folder / "_actor" / f"{checkpoints.UNFINISHED}global_step4").mkdir(parents=True)
-    (folder / "_actor" / "latest").write_text(f"{checkpoints.UNFINISHED}global_step4")
-    assert checkpoints.newest(folder) is None
+    (folder / "_actor" / f"{layout.UNFINISHED}global_step4").mkdir(parents=True)
+    (folder / "_actor" / "latest").write_text(f"{layout.UNFINISHED}global_step4")
+    assert resuming.newest(folder) is None
 
 
 def test_a_checkpoint_that_was_being_replaced_comes_back(arguments):
     args = arguments()
     place = write(args, 2)
-    place.rename(place.with_name(checkpoints.REPLACED + place.name))  # and here the machine stopped
-    assert checkpoints.check(args, options.chosen(args)).step == 2
+    place.rename(place.with_name(layout.REPLACED + place.name))  # and here the machine stopped
+    assert resuming.check(args, records.chosen(args)).step == 2
     assert names(args) == ["global_step2", "latest"]
 
 
@@ -123,7 +123,7 @@ def test_another_model_of_the_same_shape_is_said_aloud(arguments, model, tmp_pat
     write(arguments(), 2)
     model.rename(tmp_path / "other")
     args = arguments("--actor.model_name_or_path", str(tmp_path / "other"))
-    (note,) = checkpoints.check(args, options.chosen(args)).notes
+    (note,) = resuming.check(args, records.chosen(args)).notes
     assert note.startswith("--actor.model_name_or_path was") and "/other" in note
 
 
@@ -132,15 +132,15 @@ def test_one_that_openrlhf_wrote_itself_is_taken_with_a_word(arguments):
     folder = Path(args.ckpt.path) / "_actor"
     (folder / "global_step7").mkdir(parents=True)
     (folder / "latest").write_text("global_step7")
-    found = checkpoints.check(args, options.chosen(args))
+    found = resuming.check(args, records.chosen(args))
     assert found.step == 7 and "no manifest" in found.notes[0]
 
 
 def test_one_of_ours_without_its_facts_is_not_taken_for_openrlhfs(arguments):
     args = arguments()
-    (write(args, 4) / checkpoints.FACTS).unlink()
+    (write(args, 4) / layout.FACTS).unlink()
     with pytest.raises(OptionError, match="no checkpoint .* is whole .*global_step4 is left out: run.json"):
-        checkpoints.check(args, options.chosen(args))
+        resuming.check(args, records.chosen(args))
 
 
 @pytest.mark.parametrize(("steps", "every", "lost"), [(3, 2, True), (2, 2, False), (0, -1, False), (1, -1, True)])
@@ -151,21 +151,21 @@ def test_records_of_a_run_whose_checkpoints_are_not_there_are_not_begun_over(arg
         log.step(step, {})
     if lost:
         with pytest.raises(OptionError, match=f"elsewhere: has no checkpoint.*run holds the records of {steps} steps"):
-            checkpoints.check(args, options.chosen(args))
+            resuming.check(args, records.chosen(args))
     else:  # it ended before its first one
-        assert checkpoints.check(args, options.chosen(args)) is None
+        assert resuming.check(args, records.chosen(args)) is None
 
 
 def test_averaged_weights_cannot_be_gone_on_with(arguments):
     write(arguments(), 4)
     args = arguments("--train.enable_ema")
     with pytest.raises(OptionError, match="--train.enable_ema: .*global_step4 too, do not hold the averaged weights"):
-        checkpoints.check(args, options.chosen(args))
+        resuming.check(args, records.chosen(args))
 
 
 def test_without_a_checkpoint_openrlhf_is_told_to_begin(arguments):
     args = arguments()
-    assert "begins with the first step" in checkpoints.go_on(args, checkpoints.check(args, options.chosen(args)))[0]
+    assert "begins with the first step" in resuming.go_on(args, resuming.check(args, records.chosen(args)))[0]
     assert not args.ckpt.load_enable
 
 
@@ -207,12 +207,12 @@ def test_a_step_that_comes_again_replaces_its_checkpoint(arguments):
     write(args, 2)
     (write(args, 2) / "mp_rank_00_model_states.pt").read_bytes()
     assert names(args) == ["global_step2", "latest"]
-    assert checkpoints.check(args, options.chosen(args)).step == 2
+    assert resuming.check(args, records.chosen(args)).step == 2
 
 
 def test_limits_are_lifted_while_openrlhf_saves_and_come_back():
     limits = SimpleNamespace(max_num=1, max_mem=0.5)
-    with pytest.raises(OSError), checkpoints.nothing_deleted(limits):
+    with pytest.raises(OSError), writing.nothing_deleted(limits):
         assert limits.max_num > 10**9 and limits.max_mem == float("inf")
         raise OSError("no space left")
     assert (limits.max_num, limits.max_mem) == (1, 0.5)
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_model_is_refused(arguments, model, tmp_path):
     (model / "config.json").write_text(json.dumps(QWEN | {"hidden_size": 128}))
     args = arguments()
     with pytest.raises(OptionError, match="actor.model_name_or_path .* has hidden_size 128.* with 64"):
-        checkpoints.check(args, options.chosen(args))
+        resuming.check(args, records.chosen(args))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_what_a_checkpoint_cannot_be_loaded_with_is_refused(arguments, more, key
     write(arguments(), 2)
     args = arguments(*more, **keywords)
     with pytest.raises(OptionError, match=words):
-        checkpoints.check(args, options.chosen(args))
+        resuming.check(args, records.chosen(args))
 
 
 def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp_path):
@@ -248,22 +248,22 @@ def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp
         for name in ("first", "second")
     ]
     write(args[0], 2)
-    assert checkpoints.check(args[0], options.chosen(args[0])).step == 2
+    assert resuming.check(args[0], records.chosen(args[0])).step == 2
     with pytest.raises(
         OptionError, match="estimator_path .*own.py:second: the checkpoint .* written with .*own.py:fir"
     ):
-        checkpoints.check(args[1], options.chosen(args[1]))
+        resuming.check(args[1], records.chosen(args[1]))
 
 
 def test_other_changes_are_said_aloud(arguments):
     write(arguments(), 2)
     args = arguments("--algo.lens.alpha", "1", "--train.seed", "5", "--ckpt.save_steps", "7")
-    found = checkpoints.check(args, options.chosen(args))
+    found = resuming.check(args, records.chosen(args))
     assert found.notes == [
         "--algo.lens.alpha was 0.25 until step 2 and is 1.0 from now on",
         "--train.seed was 42 until step 2 and is 5 from now on, so that prompts do not come in the order of one run",
     ]
-    assert checkpoints.go_on(args, found)[1:] == [f"warning: {note}" for note in found.notes]
+    assert resuming.go_on(args, found)[1:] == [f"warning: {note}" for note in found.notes]
 
 
 def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path):
@@ -273,12 +273,12 @@ def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path)
     lines = "".join(json.dumps({"step": step, "reward": step / 10}) + "\n" for step in (1, 2, 3))
     (tmp_path / "metrics.jsonl").write_text(lines + '{"step": 4, "ti')  # cut off by the crash
     (tmp_path / "eval.jsonl").write_text('{"step": 0}\n{"step": 3}\n')
-    assert checkpoints.rewind(tmp_path, 2) == 1
+    assert resuming.rewind(tmp_path, 2) == 1
     assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]
     assert read(tmp_path / "eval.jsonl") == [{"step": 0}]
     assert read(tmp_path / "superseded.jsonl") == [{"step": 3, "reward": 0.3}]
     assert len(list((tmp_path / "samples").iterdir())) == 2
-    assert checkpoints.rewind(tmp_path, 2) == 0
+    assert resuming.rewind(tmp_path, 2) == 0
 
 
 @pytest.mark.parametrize("prompts", [8, 7])
@@ -304,7 +304,7 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
 
     everything = [drawn for drawn, _ in batches(loader())]
     _, states = next(islice(batches(loader()), stop - 1, None))
-    states = checkpoints.resumable(states)
+    states = writing.resumable(states)
     again = loader()
     again.load_state_dict(states["data_loader_state_dict"])
     assert [drawn for drawn, _ in batches(again, states["episode"])] == everything[stop:]
@@ -312,6 +312,6 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
 
 def test_a_checkpoint_that_cannot_be_written_names_its_folder(tmp_path):
     folder = tmp_path / "not" / "there"
-    error = checkpoints.not_written(folder, "global_step3", RuntimeError("enforce fail\nframe 1"))
+    error = writing.not_written(folder, "global_step3", RuntimeError("enforce fail\nframe 1"))
     said = f"--ckpt.path {folder}: checkpoint global_step3 cannot be written, with "
     assert str(error).startswith(said) and "(enforce fail);" in str(error) and "\n" not in str(error)

@@ -10,12 +10,15 @@ import sys
 import pytest
 import torch
 
+from lens_openrlhf import cpu_runtime
 from lens_openrlhf.evaluation.sampling import Sampler
-from lens_openrlhf.inputs import READABLE
+from lens_openrlhf.inputs import MATH_VERIFY_FILE, READABLE, OptionError
 from lens_openrlhf.training import command
-from lens_openrlhf.training.commandline import dry_run, model_shape, options, plan, preflight, profiles
-from lens_openrlhf.training.commandline.options import OptionError
+from lens_openrlhf.training.commandline import dry_run, model_shape, options, plan, profiles
+from lens_openrlhf.training.commandline.estimator import make_estimator
+from lens_openrlhf.training.commandline.gpus import gpus_needed
 from lens_openrlhf.training.commandline.profiles import ProfileError
+from lens_openrlhf.training.launch import cluster
 
 PROFILES = sorted(path.stem for path in profiles.FOLDER.glob("*.args"))
 PAPER = ["llama3.1-8b", "llama3.1-8b-numina", "qwen2.5-3b", "qwen2.5-3b-numina"]
@@ -70,14 +73,14 @@ def test_a_recipe_is_the_papers(profile):
     assert (args.rollout.max_new_tokens, args.rollout.temperature, args.rollout.top_p) == (4096, 1, 1)
     assert tuple(args.actor.eps_clip_low_high) == (0.2, 0.2) and args.algo.kl.init_coef == 0
     assert args.actor.loss_agg_mode == "seq-mean-token-mean"
-    config = options.make_estimator(args).config
+    config = make_estimator(args).config
     assert (config.alpha, config.scope, config.confidence, config.difficulty) == (
         0.25,
         "both",
         "geometric",
         "importance",
     )
-    assert args.reward.remote_url == [str(options.MATH_VERIFY_FILE)]
+    assert args.reward.remote_url == [str(MATH_VERIFY_FILE)]
     assert (args.eval.n_samples_per_prompt, args.eval.temperature, args.eval.k) == (16, 1, [1, 2, 4, 8, 16])
     assert plan.planned_steps(args, args.data.max_samples) > 1000
     assert args.train.colocate_all and args.vllm.enable_sleep and args.ds.enable_sleep
@@ -92,7 +95,7 @@ def test_a_recipe_is_the_papers(profile):
 def test_one_number_sizes_a_recipe(gpus, nodes, each):
     args = args_of("qwen2.5-3b", *([] if gpus is None else ["--gpus", gpus]))
     assert (args.actor.num_nodes, args.actor.num_gpus_per_node, args.vllm.num_engines) == (nodes, each, nodes * each)
-    assert preflight.gpus_needed(args) == plan.data_parallel_ranks(args) == nodes * each
+    assert gpus_needed(args) == plan.data_parallel_ranks(args) == nodes * each
 
 
 @pytest.mark.parametrize(
@@ -384,7 +387,7 @@ def test_training_refuses_what_a_dry_run_refuses(tmp_path, capsys):
     assert args.data.prompt_dataset == str(tmp_path / "prompts.jsonl")
 
 
-@pytest.mark.skipif(not command.cpu_runtime.required(), reason="this machine has CUDA")
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
 def test_a_vllm_for_cuda_is_refused_where_there_is_no_gpu(tmp_path, monkeypatch, capsys):
     """In `make test-gpu-stack` vLLM is that; elsewhere its platforms are told that they found nothing."""
     import vllm.platforms
@@ -392,7 +395,7 @@ def test_a_vllm_for_cuda_is_refused_where_there_is_no_gpu(tmp_path, monkeypatch,
     from vllm.platforms.interface import UnspecifiedPlatform
 
     if vllm.platforms.current_platform.is_cpu():
-        monkeypatch.setattr(command.cpu_runtime, "vllm_for_cpu", lambda: False)
+        monkeypatch.setattr(cpu_runtime, "vllm_for_cpu", lambda: False)
         monkeypatch.setattr(vllm.platforms, "current_platform", UnspecifiedPlatform())
     wanted = "no GPU is visible, and this vLLM is a build for CUDA: see that `nvidia-smi -L` lists one"
     with pytest.raises(ProfileError, match=wanted):
@@ -416,15 +419,15 @@ def test_a_vllm_for_cuda_is_refused_where_there_is_no_gpu(tmp_path, monkeypatch,
 
 @pytest.fixture
 def ray_init(monkeypatch, parse):
-    """start(**cluster resources) -> how launch.start_ray called ray.init."""
+    """start(**cluster resources) -> how cluster.start_ray called ray.init."""
     import ray
 
     def start(**resources):
         calls = []
         monkeypatch.setattr(ray, "init", lambda *args, **kwargs: calls.append((args, kwargs)))
         monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-        monkeypatch.setattr(command, "CLUSTER_SECONDS", 0)
-        command.start_ray(parse())
+        monkeypatch.setattr(cluster, "CLUSTER_SECONDS", 0)
+        cluster.start_ray(parse())
         ((args, kwargs),) = calls
         return args, kwargs
 
@@ -438,7 +441,7 @@ def test_only_a_named_cluster_is_joined(ray_init, monkeypatch):
             monkeypatch.setenv("RAY_ADDRESS", nothing)
         args, kwargs = ray_init()
         assert args == ("local",)
-        assert kwargs.get("num_gpus") == (2 if command.cpu_runtime.required() else None)
+        assert kwargs.get("num_gpus") == (2 if cpu_runtime.required() else None)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     args, kwargs = ray_init(GPU=2.0)
     assert args == ("10.0.0.1:6379",)

@@ -6,7 +6,7 @@ import pytest
 
 from lens_openrlhf.advantages.estimators import find, names
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training.commandline.options import flatten
+from lens_openrlhf.training.commandline.records import flatten
 
 
 def words(defaults) -> list[str]:

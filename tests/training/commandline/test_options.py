@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from lens_openrlhf import cpu_runtime
-from lens_openrlhf.training.commandline import options, profiles
-from lens_openrlhf.training.commandline.options import OptionError
-from lens_openrlhf.training.commandline.preflight import gpus_needed
+from lens_openrlhf.inputs import OptionError
+from lens_openrlhf.training.commandline import options, profiles, records
+from lens_openrlhf.training.commandline.estimator import make_estimator
+from lens_openrlhf.training.commandline.gpus import check_gpus, gpus_needed
 
 
 def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
     args = parse("--algo.lens.alpha", "0.5", "--algo.lens.scope", "negative")
     assert args.algo.advantage.estimator == "group_norm"
-    config = options.make_estimator(args).config
+    config = make_estimator(args).config
     assert (config.alpha, config.scope, config.confidence) == (0.5, "negative", "geometric")
 
 
 def test_a_preference_reaches_the_actor(parse):
-    config = options.make_estimator(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9")).config
+    config = make_estimator(parse("--algo.lens.preference", "length", "--algo.lens.gamma", "1.9")).config
     assert (config.preference, config.gamma) == ("length", 1.9)
 
 
@@ -37,7 +38,7 @@ def test_kl_defaults_to_zero_with_lens_only(parse):
 def test_openrlhfs_estimators_stay(parse, estimator):
     args = parse(estimator=estimator)
     assert args.algo.advantage.estimator == estimator
-    assert options.make_estimator(args) is None
+    assert make_estimator(args) is None
 
 
 def test_the_run_folder_holds_everything_unless_told_otherwise(parse, tmp_path):
@@ -182,7 +183,7 @@ def sized(*more: str, gpus: int = 0) -> tuple[dict, list[str]]:
         patch.setattr(cpu_runtime, "required", lambda: gpus == 0)
         patch.setattr(torch.cuda, "device_count", lambda: gpus)
         patch.delenv("RAY_ADDRESS", raising=False)
-        return options.flatten(options.parse([*BARE, *more], say=said.append)), said
+        return records.flatten(options.parse([*BARE, *more], say=said.append)), said
 
 
 SMALL = {
@@ -404,14 +405,13 @@ def test_the_line_says_whose_sizes_they_are(monkeypatch):
 
 @pytest.mark.parametrize(("more", "remedy"), [([], "--train.colocate_all"), (["--train.async_enable"], "leave out")])
 def test_too_few_gpus_are_told_with_what_helps(more, remedy, monkeypatch):
-    from lens_openrlhf.training.commandline import preflight
 
     monkeypatch.setattr(cpu_runtime, "required", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     args = options.parse([*BARE, "--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", *more])
     with pytest.raises(OptionError, match="ask for 2 GPUs and 1 are visible") as caught:
-        preflight._check_gpus(args)
+        check_gpus(args)
     assert remedy in str(caught.value)
 
 

@@ -12,7 +12,8 @@ from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.rewards import pool
 from lens_openrlhf.training import command
-from lens_openrlhf.training.commandline import options, preflight, profiles
+from lens_openrlhf.training.commandline import options, profiles
+from lens_openrlhf.training.commandline.prompt_data import _check_file, check_prompts
 
 ROW = {"prompt": "1 + 1 =", "label": "2"}
 CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
@@ -55,7 +56,7 @@ def words(model: str, rows: list[dict], *more: str) -> list[str]:
 
 
 def checked(model: str, rows: list[dict], *more: str) -> list[str]:
-    return preflight._check_prompts(options.parse(words(model, rows, *more)))
+    return check_prompts(options.parse(words(model, rows, *more)))
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,11 @@ def test_math_verify_needs_labels(model, data):
     """OpenRLHF's default is none, and every label empty."""
     given = without_label_key(words(model(), [ROW], "--data.prompt_dataset", data))
     with pytest.raises(OptionError, match="--data.label_key is missing: .* name their column in .*" + data):
-        preflight._check_prompts(options.parse(given))
+        check_prompts(options.parse(given))
     for name in ("reward.py", "agent.py"):
         Path(name).touch()
     for other in (["--reward.remote_url", "reward.py"], ["--train.agent_func_path", "agent.py"]):
-        assert preflight._check_prompts(options.parse([*given, *other])) == []
+        assert check_prompts(options.parse([*given, *other])) == []
 
 
 @pytest.mark.parametrize("profile", sorted(profiles.FOLDER.glob("*.args")), ids=lambda path: path.stem)
@@ -166,7 +167,7 @@ def test_verdicts_are_kept_for_the_next_start(model, monkeypatch):
     name, rows = model(), [ROW, {**ROW, "label": r"\frac{1}{2}"}]
     assert checked(name, rows) == []
     monkeypatch.setattr(pool, "run_in_worker", lambda *_: pytest.fail("checked again"))
-    preflight._check_file.cache_clear()
+    _check_file.cache_clear()
     assert checked(name, rows) == []
 
 
@@ -175,7 +176,7 @@ def test_numbers_of_a_csv_are_labels(model, label):
     name = model()
     Path("prompts.csv").write_text(f"prompt,label\n1 + 1 =,2\n1 - 4 =,{label}\n")
     args = options.parse(words(name, [ROW], "--data.prompt_dataset", "prompts.csv"))
-    assert preflight._check_prompts(args) == []
+    assert check_prompts(args) == []
     Path("prompts.csv").write_text("prompt,label\n1 + 1 =,2\n1 - 4 =,\n")
     with pytest.raises(OptionError, match="row 2 has no 'label'"):
-        preflight._check_prompts(args)
+        check_prompts(args)

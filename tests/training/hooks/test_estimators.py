@@ -13,14 +13,15 @@ from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training.checkpoints import checkpoints
-from lens_openrlhf.training.commandline import options
+from lens_openrlhf.training.checkpoints import estimator_state, layout, writing
+from lens_openrlhf.training.commandline import records
+from lens_openrlhf.training.commandline.estimator import make_estimator, step_scorer
 from lens_openrlhf.training.hooks.actor import LensPolicyModel, _WithStatistics, check_update
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker, WithStatistics
 from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
 from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
-from lens_openrlhf.training.hooks.sampling import prompt_id
+from lens_openrlhf.training.hooks.tags import prompt_id
 
 from ..conftest import make_experiences, make_samples
 
@@ -153,7 +154,7 @@ def single_samples(args, samples):
 
 
 def advantages_in_buffer(args, items, step=1):
-    estimator = options.make_estimator(args)
+    estimator = make_estimator(args)
     needs = needs_of(estimator)
     result = compute(gather(*pack(items, needs, "cpu"), "", None), estimator, needs, 4, step, args.reward.clip_range)
     set_advantages(items, result.values, result.per_token)
@@ -200,7 +201,7 @@ def test_one_that_raises_is_named_with_its_file(parse_plugin):
 def test_its_other_methods_are_named_with_the_file_too(parse_plugin, monkeypatch, method, ask):
     actor = LensPolicyModel.__new__(LensPolicyModel)
     actor.strategy = SimpleNamespace(args=parse_plugin("Fails"))
-    actor.estimator = options.make_estimator(actor.strategy.args)
+    actor.estimator = make_estimator(actor.strategy.args)
     monkeypatch.setattr(LensPolicyModel, "compute_advantages", lambda self: {})
     monkeypatch.setattr(LensPolicyModel.__bases__[0], "fit", lambda self, kl: {"policy_loss": 0.5})
     with pytest.raises(ValueError, match=rf"estimator Fails \(.*plugins.py\): {method} raised .*no luck"):
@@ -209,7 +210,7 @@ def test_its_other_methods_are_named_with_the_file_too(parse_plugin, monkeypatch
 
 def test_weights_that_are_none_are_named_with_the_file(parse_plugin):
     actor = LensPolicyModel.__new__(LensPolicyModel)
-    actor.estimator = options.make_estimator(parse_plugin("Weighs"))
+    actor.estimator = make_estimator(parse_plugin("Weighs"))
     assert actor.prompt_weights(torch.arange(1, 4)).tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match=r"plugins.py\): prompt_weights raised ValueError: prompt 0 has weight 0"):
         actor.prompt_weights(torch.arange(3))
@@ -243,15 +244,15 @@ def test_an_update_that_is_no_number_ends_the_run(status, dtype, ends):
 
 def test_its_config_its_defaults_and_its_demands_are_options(parse_plugin):
     args = parse_plugin("Sized", "--algo.custom.size", "3", "--rollout.n_samples_per_prompt", "1")
-    assert options.make_estimator(args).config.size == 3.0
+    assert make_estimator(args).config.size == 3.0
     assert args.actor.eps_clip_low_high == [0.1, 0.3]
-    recorded = options.chosen(args)
+    recorded = records.chosen(args)
     assert recorded["algo.advantage.estimator"] == "custom" and recorded["algo.custom.size"] == 3.0
     assert recorded["algo.lens.estimator_path"].endswith("plugins.py:Sized")
     assert not [name for name in recorded if name.startswith("algo.lens.") and name != "algo.lens.estimator_path"]
-    assert options.make_estimator(args).config.whole is True
+    assert make_estimator(args).config.whole is True
     given = parse_plugin("Sized", "--algo.custom.whole", "false", "--actor.eps_clip_low_high", "0.2", "0.2")
-    assert options.make_estimator(given).config.whole is False
+    assert make_estimator(given).config.whole is False
     assert given.actor.eps_clip_low_high == [0.2, 0.2]
 
 
@@ -279,7 +280,7 @@ def test_what_does_not_go_with_it_is_refused(parse_plugin, name, more, expected)
 
 def test_its_option_may_be_abbreviated_as_openrlhfs_may(parse, plugins):
     args = parse("--algo.lens.estimator", plugins("counts"), estimator=estimators.CUSTOM)
-    assert options.make_estimator(args).name == "counts"
+    assert make_estimator(args).name == "counts"
 
 
 def test_it_has_a_scorer_of_its_own(parse_plugin, tmp_path, monkeypatch):
@@ -287,12 +288,12 @@ def test_it_has_a_scorer_of_its_own(parse_plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = parse_plugin("Judges", "--algo.custom.scorer", "judge.py:share")
     monkeypatch.chdir("/")
-    scorer = options.step_scorer(args, options.make_estimator(args))
+    scorer = step_scorer(args, make_estimator(args))
     with pytest.raises(ValueError, match="^--algo.custom.scorer .*/judge.py:share: gave back 2.0"):
         scorer("", "", "")
     args = parse_plugin("Judges")
     with pytest.raises(OptionError, match="--algo.custom.scorer is missing"):
-        options.step_scorer(args, options.make_estimator(args))
+        step_scorer(args, make_estimator(args))
 
 
 def test_another_name_beside_a_file_is_refused(parse, plugins):
@@ -302,44 +303,44 @@ def test_another_name_beside_a_file_is_refused(parse, plugins):
 
 def test_its_state_comes_back_from_a_checkpoint(parse_plugin, tmp_path):
     args = parse_plugin("Sized")
-    estimator = options.make_estimator(args)
+    estimator = make_estimator(args)
     estimator.seen = 12
-    (tmp_path / checkpoints.ACTOR / "unfinished-global_step4").mkdir(parents=True)
-    checkpoints.save_estimator(tmp_path, "global_step4", estimator)
+    (tmp_path / layout.ACTOR / "unfinished-global_step4").mkdir(parents=True)
+    estimator_state.save_estimator(tmp_path, "global_step4", estimator)
     limits = SimpleNamespace(max_num=3, max_mem=1)
-    checkpoints.finish(tmp_path, "global_step4", {"step": 4, "options": {}, "architecture": {}}, limits)
-    again = options.make_estimator(args)
-    checkpoints.load_estimator(tmp_path, again)
+    writing.finish(tmp_path, "global_step4", {"step": 4, "options": {}, "architecture": {}}, limits)
+    again = make_estimator(args)
+    estimator_state.load_estimator(tmp_path, again)
     assert again.seen == 12
-    (tmp_path / checkpoints.ACTOR / "global_step4" / checkpoints.ESTIMATOR).unlink()
+    (tmp_path / layout.ACTOR / "global_step4" / layout.ESTIMATOR).unlink()
     with pytest.raises(estimators.EstimatorError, match="estimator.pt: is missing, and the Sized estimator goes on"):
-        checkpoints.load_estimator(tmp_path, again)
-    checkpoints.load_estimator(tmp_path, estimators.find("lens")())  # has no state
+        estimator_state.load_estimator(tmp_path, again)
+    estimator_state.load_estimator(tmp_path, estimators.find("lens")())  # has no state
 
 
 def test_a_state_that_raises_is_no_fault_of_the_disk(parse_plugin, tmp_path):
-    estimator = options.make_estimator(parse_plugin("Forgets"))
+    estimator = make_estimator(parse_plugin("Forgets"))
     estimator.forgets = True
-    (tmp_path / checkpoints.ACTOR / "unfinished-global_step4").mkdir(parents=True)
+    (tmp_path / layout.ACTOR / "unfinished-global_step4").mkdir(parents=True)
     with pytest.raises(estimators.EstimatorError, match=r"plugins.py\): state_dict raised RuntimeError: no luck"):
-        checkpoints.save_estimator(tmp_path, "global_step4", estimator)
+        estimator_state.save_estimator(tmp_path, "global_step4", estimator)
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_start(parse_plugin):
-    estimator = options.make_estimator(parse_plugin("Sized"))
-    checkpoints.check_state(estimator)
+    estimator = make_estimator(parse_plugin("Sized"))
+    estimator_state.check_state(estimator)
     for unfit in (SimpleNamespace(a=1), lambda: 0):
         estimator.seen = unfit
         with pytest.raises(estimators.EstimatorError, match=r"Sized \(.*plugins.py\): its state_dict\(\) cannot be k"):
-            checkpoints.check_state(estimator)
+            estimator_state.check_state(estimator)
 
 
 def test_a_broken_package_spoils_only_the_run_that_chose_it(parse, monkeypatch, capsys):
     from importlib.metadata import EntryPoint
 
     broken = EntryPoint("broken", "no_such_package:f", estimators.ENTRY_POINTS)
-    monkeypatch.setattr(estimators, "entry_points", lambda group: [broken])
-    assert options.make_estimator(parse()).name == "lens"
+    monkeypatch.setattr(estimators.registry, "entry_points", lambda group: [broken])
+    assert make_estimator(parse()).name == "lens"
     assert capsys.readouterr().err.startswith("warning: an installed estimator is left out: broken: entry point no_su")
     with pytest.raises(OptionError, match="--algo.advantage.estimator broken: entry point no_such_package:f cannot"):
         parse(estimator="broken")
@@ -349,9 +350,9 @@ def test_a_package_does_not_take_openrlhfs_names(parse, monkeypatch, capsys):
     from importlib.metadata import EntryPoint
 
     taken = EntryPoint("rloo", "no_such_package:f", estimators.ENTRY_POINTS)
-    monkeypatch.setattr(estimators, "entry_points", lambda group: [taken])
+    monkeypatch.setattr(estimators.registry, "entry_points", lambda group: [taken])
     args = parse(estimator="rloo")
-    assert options.make_estimator(args) is None and args.algo.advantage.estimator == "rloo"
+    assert make_estimator(args) is None and args.algo.advantage.estimator == "rloo"
     expected = "warning: an installed estimator is left out: rloo (no_such_package:f): the name is taken"
     assert expected in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 
 from lens_openrlhf.advantages import reference
 from lens_openrlhf.training.commandline import openrlhf_command, options
+from lens_openrlhf.training.commandline.estimator import make_estimator
 from lens_openrlhf.training.hooks.actor import LensPolicyModel
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 from lens_openrlhf.training.hooks.gather import needs_of
@@ -35,7 +36,7 @@ def replay_buffer():
 def actor_with(args, buffer, mesh):
     """LensPolicyModel with what compute_advantages needs; its models are not."""
     actor = object.__new__(LensPolicyModel)
-    actor.estimator = options.make_estimator(args)
+    actor.estimator = make_estimator(args)
     actor.needs = actor.estimator and needs_of(actor.estimator)
     actor.step = 0
     actor.strategy = SimpleNamespace(args=args, ds_device_mesh=mesh)
@@ -70,7 +71,7 @@ def expected_advantages(args, samples):
     scores = torch.cat([s.scores for s in samples])
     rewards = torch.cat([s.rewards for s in samples])
     cu_groups = torch.arange(0, len(samples) + 1, GROUP)
-    config = options.make_estimator(args).config
+    config = make_estimator(args).config
     return reference.lens_advantages(
         torch.cat(tokens), cu_seqlens, scores, cu_groups, config, rewards=rewards
     ).advantage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lens_openrlhf.advantages.estimators import _OURS, find
+from lens_openrlhf.advantages.estimators import OURS, find
 from lens_openrlhf.training.hooks.advantages import compute
 from lens_openrlhf.training.hooks.gather import Gathered, needs_of
 from tests.advantages.one_order import OneOrder
@@ -30,7 +30,7 @@ def gathered(needs) -> Gathered:
     return Gathered(rows, tokens, [SAMPLES], [len(tokens)], 0)
 
 
-@pytest.mark.parametrize("name", _OURS)
+@pytest.mark.parametrize("name", OURS)
 def test_what_ranks_compute_together_adds_in_one_order(name):
     estimator = find(name)()
     needs = needs_of(estimator)

@@ -11,18 +11,18 @@ import pytest
 from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor, SingleTurnAgentExecutor
 
 from lens_openrlhf.run_folder.log import REWARD_FAILED, RunLog, read
-from lens_openrlhf.training.hooks import rollout
+from lens_openrlhf.training.hooks import rewards_watched
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
     """watched(reward_func, limit) -> WatchedRewards of an executor with that function, recording in tmp_path."""
-    monkeypatch.setattr(rollout, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(rewards_watched, "POLL_SECONDS", 0.02)
 
     def make(function, limit):
         executor = SingleTurnAgentExecutor()
         executor.reward_func = function
-        return rollout.WatchedRewards(executor, limit, RunLog(tmp_path))
+        return rewards_watched.WatchedRewards(executor, limit, RunLog(tmp_path))
 
     return make
 
@@ -99,7 +99,7 @@ def test_a_time_limit_of_the_agents_own_keeps_its_words():
             raise TimeoutError("the tool gave up")
 
     with pytest.raises(TimeoutError, match="^the tool gave up$"):
-        asyncio.run(rollout.watched(Agent, 5)().step({}))
+        asyncio.run(rewards_watched.watched(Agent, 5)().step({}))
 
 
 @pytest.mark.parametrize(("slow", "words"), [("reset", "no observation of the agent's reset"), ("step", "no feedback")])
@@ -116,7 +116,7 @@ def test_an_agent_that_never_answers_is_late(slow, words):
             await asyncio.sleep(30)
 
     async def turn():
-        agent = MultiTurnAgentExecutor(rollout.watched(Agent, 0.1)).agent_instance_cls()
+        agent = MultiTurnAgentExecutor(rewards_watched.watched(Agent, 0.1)).agent_instance_cls()
         assert await agent.reset({"observation": "2+2"}) == {"observation": "2+2"}
         await agent.step({})
 

@@ -12,11 +12,12 @@ import torch
 from lens_openrlhf.advantages import estimators, lens_advantages
 from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
+from lens_openrlhf.run_folder.samples import COLUMNS
 from lens_openrlhf.training.hooks.advantages import compute
 from lens_openrlhf.training.hooks.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
-from lens_openrlhf.training.hooks.samples import SCHEMA, write_samples
+from lens_openrlhf.training.hooks.samples import write_samples
 
 from ..conftest import make_experiences, make_samples
 
@@ -58,7 +59,7 @@ def test_samples_hold_what_the_update_used_in_rollout_order(parse, tmp_path):
     path = write_samples(tmp_path, 12, samples, columns_of(parse(), samples), Letters(), 4, 1)
     assert path == tmp_path / "samples" / "step-000012.parquet" and not list(path.parent.glob("*.part"))
     kept = pd.read_parquet(path)
-    assert list(kept.columns) == SCHEMA.names
+    assert list(kept.columns) == list(COLUMNS)
     assert kept["index"].tolist() == list(range(12)) and kept["step"].unique() == [12]
     assert kept["prompt_id"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert kept["correctness"].tolist() == SCORES and kept["tokens"].tolist() == LENGTHS

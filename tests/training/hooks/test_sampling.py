@@ -20,19 +20,12 @@ from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 
 from lens_openrlhf.advantages.estimators.reinforce_ada import ReinforceAdaConfig
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training.checkpoints import checkpoints
+from lens_openrlhf.training.checkpoints import writing
 from lens_openrlhf.training.commandline.step_scorer import StepScorer, load_scorer
-from lens_openrlhf.training.hooks.sampling import (
-    PromptsByWeight,
-    RolloutInRounds,
-    UntilPositive,
-    by_weight,
-    enough,
-    kept,
-    prompt_id,
-    score_steps,
-)
-from lens_openrlhf.training.hooks.tags import EXTRA
+from lens_openrlhf.training.hooks.prompt_weights import PromptsByWeight, by_weight
+from lens_openrlhf.training.hooks.rounds import RolloutInRounds, UntilPositive, enough, kept
+from lens_openrlhf.training.hooks.step_scores import score_steps
+from lens_openrlhf.training.hooks.tags import EXTRA, prompt_id
 
 from ..conftest import make_experiences, make_samples
 
@@ -266,7 +259,7 @@ def test_draws_go_on_where_a_checkpoint_left_them(stop):
                 if drawn:
                     states = {"episode": now, "data_loader_state_dict": loader.state_dict()}
                     teach(loader, drawn)
-                    yield drawn, checkpoints.resumable(states), loader.sampler.weights
+                    yield drawn, writing.resumable(states), loader.sampler.weights
 
     everything = [drawn for drawn, *_ in steps(by_weight(dataloader(7), 4, seed=5))]
     _, states, weights = next(islice(steps(by_weight(dataloader(7), 4, seed=5)), stop - 1, None))

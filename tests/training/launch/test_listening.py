@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training import command
+from lens_openrlhf.training.launch import cluster
 
 LOOK = """
 import json, sys
 from types import SimpleNamespace
-from lens_openrlhf.training import command
+from lens_openrlhf.training.launch import cluster
 from lens_openrlhf.training.commandline import options
 
 words = json.loads(sys.argv[1])
-command.start_ray(options.parse(words))
+cluster.start_ray(options.parse(words))
 
 import psutil, ray
 
@@ -68,7 +68,7 @@ def test_every_port_of_a_local_cluster_is_on_localhost(tmp_path):
 
 @pytest.fixture
 def started(parse, monkeypatch, tmp_path):
-    """started(): what launch.start_ray passes to ray.init; the second value tells what was set for Ray itself."""
+    """started(): what cluster.start_ray passes to ray.init; the second value tells what was set for Ray itself."""
     import ray
     from ray._private import ray_constants
 
@@ -79,7 +79,7 @@ def started(parse, monkeypatch, tmp_path):
     monkeypatch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "1")
 
     def run(*more):
-        command.start_ray(parse("--logger.run_dir", str(tmp_path), *more))
+        cluster.start_ray(parse("--logger.run_dir", str(tmp_path), *more))
         return given, ray_constants.ENABLE_RAY_CLUSTER
 
     return run

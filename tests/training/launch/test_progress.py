@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from lens_openrlhf.run_folder.log import RunLog, read
+from lens_openrlhf.run_folder.log import ANSWERS, SAMPLING, RunLog, read
+from lens_openrlhf.training.hooks import counting
+from lens_openrlhf.training.hooks.counting import CountedAnswers
 from lens_openrlhf.training.launch import progress
 from lens_openrlhf.training.launch.console import Console
-from lens_openrlhf.training.launch.progress import CountedAnswers, Progress
+from lens_openrlhf.training.launch.progress import Progress
 
 
 class Run:
@@ -94,7 +96,7 @@ def test_after_the_last_step_nothing_is_left(step):
 
 
 def test_an_actor_counts_answers_and_the_console_shows_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(counting, "COUNT_SECONDS", 0.05)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.2)
 
     async def execute(number: int) -> int:
@@ -111,9 +113,9 @@ def test_an_actor_counts_answers_and_the_console_shows_them(tmp_path, monkeypatc
 
     terminal = io.StringIO()
     with Console(tmp_path, terminal):
-        log.event(progress.SAMPLING, answers=8, tokens=256, evaluation=False)
+        log.event(SAMPLING, answers=8, tokens=256, evaluation=False)
         answers = asyncio.run(rollout())
         time.sleep(0.4)
     assert [answer["number"] for answer in answers if isinstance(answer, dict)] == [1, 2, 4, 5, 6, 7, 8]
-    events = [event for event in read(tmp_path / "events.jsonl") if event["event"] == progress.ANSWERS]
+    events = [event for event in read(tmp_path / "events.jsonl") if event["event"] == ANSWERS]
     assert sum(event["more"] for event in events) == 7 and "of 8 answers after" in terminal.getvalue()
