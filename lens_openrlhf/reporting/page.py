@@ -16,10 +16,12 @@ from typing import Any
 from .. import __version__
 from . import arms as arm_module
 from .arms import Arm
+from .confidence import penalty_data, reliability_data, windows
 from .curves import curve_data
 from .evaluations import evaluation_data
 from .runs import Problem, Run
-from .samples import penalty_data, read_samples, reliability_data, text_data, windows
+from .samples import read_samples
+from .texts import text_data
 
 # Options that say what was run, in the page's words.
 FACTS = {
