@@ -34,6 +34,8 @@ FACTS = {
 }
 
 
+# Joined in this order.
+STYLES = ("page.css", "controls.css", "cards.css", "answers.css", "media.css")
 # Joined in this order into one function.
 SCRIPTS = (
     *("base.js", "colours.js", "controls.js", "figures.js", "drawing.js", "saving.js", "tables.js", "answers.js"),
@@ -178,7 +180,7 @@ def page(data: dict) -> str:
     labels = ", ".join(arm["label"] for arm in data["arms"])
     return string.Template(_own("template.html")).substitute(
         title=html.escape(f"LENS report: {labels}"),
-        style=_own("page.css"),
+        style="".join(map(_own, STYLES)),
         data=to_json(data),
         script="\n".join(map(_own, SCRIPTS)),
         plotly=_plotly(),
