@@ -16,7 +16,7 @@
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
 #   make machine-code  registers, spills, code and instructions a token of the compiled kernels, by architecture
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
-#   make lint     ruff
+#   make lint     ruff and mypy
 #   make lint-docker  hadolint and shellcheck, in an environment of their own
 #   make lock     resolve requirements/cpu.in anew into requirements/cpu.txt, gpu.txt into gpu_constraints.txt
 
@@ -49,8 +49,7 @@ train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 	@$(RUN) PROFILE="$(PROFILE)" $(if $(DRY_RUN),bash,deepspeed --quiet) examples/scripts/train_lens.sh \
 	  $(if $(GPUS),--gpus $(GPUS)) $(if $(DRY_RUN),--dry_run) $(ARGS)
 
-test: setup
-	@$(RUN) ruff check . && $(RUN) ruff format --check .
+test: lint
 ifdef ARGS
 	@$(RUN) python -m pytest $(ARGS)
 else

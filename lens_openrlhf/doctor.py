@@ -106,7 +106,7 @@ def _loaded_from_elsewhere(folder: Path) -> list[str]:
 
 def _extension() -> list[Finding]:
     try:
-        from .advantages import cuda_library, extension
+        from .advantages import extension
     except ImportError as error:
         return [Finding("extension _C", f"not usable: {error}", "run `pip install -e .` in the project's folder")]
     import torch
@@ -121,7 +121,7 @@ def _extension() -> list[Finding]:
     else:
         findings.append(Finding("extension _C_cuda", "CUDA tensors are refused", problem))
     for index in range(torch.cuda.device_count()) if problem is None else ():
-        unfit = cuda_library.unfit_for_device(cuda_library.built_for(library), index)
+        unfit = extension.device_problem(torch.device("cuda", index))
         if unfit is not None:
             findings.append(Finding(f"GPU {index}", "cannot run the CUDA library", unfit))
     return findings

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from typing import NoReturn
 
 import torch
 
@@ -39,7 +40,9 @@ def device_problem(device: torch.device) -> str | None:
     """What is known to keep the operators from running on a device, and the remedy, in one line."""
     if device.type != "cuda" or cuda_problem is not None:
         return cuda_problem if device.type == "cuda" else None
-    return unfit_for_device(built_for(find("_C_cuda")), device.index or 0)
+    library = find("_C_cuda")
+    built = built_for(library) if library else None
+    return unfit_for_device(built, device.index or 0) if built else None
 
 
 def _load() -> None:
@@ -78,7 +81,7 @@ def _load_cuda() -> str | None:
 def _refuse_cuda(problem: str) -> torch.library.Library:
     """Register an error for CUDA tensors wherever there is no kernel; it lasts as long as what is returned."""
 
-    def refuse(*arguments):
+    def refuse(*arguments: object) -> NoReturn:
         raise RuntimeError(f"lens_openrlhf cannot take CUDA tensors: {problem}")
 
     library = torch.library.Library(NAMESPACE, "IMPL")

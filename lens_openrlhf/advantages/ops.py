@@ -9,6 +9,8 @@ reference.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +32,15 @@ def _new(like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 @torch.library.register_fake("lens_openrlhf::segment_mean")
-def _(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None):
+def _(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
     n = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return _new(values, torch.float64, n), _new(values, torch.int64, n), _new(values, torch.int64, 1)
 
 
 @torch.library.register_fake("lens_openrlhf::group_advantages")
-def _(mean_logprob, lengths, correctness, rewards, cu_groups, *switches):
+def _(
+    mean_logprob: Tensor, lengths: Tensor, correctness: Tensor, rewards: Tensor, cu_groups: Tensor, *switches: object
+) -> tuple[Tensor, ...]:
     groups = cu_groups.shape[0] - 1
     responses = [torch.empty_like(mean_logprob) for _ in range(3)]
     per_group = [_new(mean_logprob, d, groups) for d in (torch.float64, torch.float64, torch.int8)]
@@ -44,7 +48,15 @@ def _(mean_logprob, lengths, correctness, rewards, cu_groups, *switches):
 
 
 @torch.library.register_fake("lens_openrlhf::lens_advantages")
-def _(values, cu_seqlens, mask, correctness, rewards, cu_groups, *switches):
+def _(
+    values: Tensor,
+    cu_seqlens: Tensor | None,
+    mask: Tensor | None,
+    correctness: Tensor,
+    rewards: Tensor,
+    cu_groups: Tensor,
+    *switches: object,
+) -> tuple[Tensor, ...]:
     n = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     groups = cu_groups.shape[0] - 1
     shapes = ((torch.float64, 4, n), (torch.int64, n), (torch.float64, 2, groups), (torch.int8, groups))
@@ -121,18 +133,18 @@ _GROUP_FAULTS = {
 }
 
 
-def _raise(status: int, name: str, *of_stages: dict[str, Tensor | None]) -> None:
+def _raise(status: int, name: str, *of_stages: Mapping[str, Tensor | None]) -> None:
     """Raise what the status says of the stages' inputs; `name` is what the log-probabilities are called."""
     if status == STATUS_OK:
         return
     code, index = _decode(status)
-    inputs = {field: tensor for stage in of_stages for field, tensor in stage.items()}
+    inputs = {field: tensor for stage in of_stages for field, tensor in stage.items() if tensor is not None}
     if code == 1:
         message = _offset_message(
             inputs["cu_seqlens"], "cu_seqlens", "response", index, len(inputs["values"]), "tokens"
         )
     elif code in (2, 3):
-        message = _token_message(name, index, inputs["values"], inputs["cu_seqlens"], inputs["mask"])
+        message = _token_message(name, index, inputs["values"], inputs.get("cu_seqlens"), inputs.get("mask"))
     elif code == 4:
         total = len(inputs["correctness"])
         message = _offset_message(inputs["cu_groups"], "cu_groups", "group", index, total, "responses")
@@ -154,7 +166,7 @@ def _token_message(name: str, index: int, values: Tensor, cu_seqlens: Tensor | N
     return f"{name}: response {index} has a token with log-probability {problem} (token {position} of it)"
 
 
-def _run(operator, first: Tensor, *arguments):
+def _run(operator: Callable[..., tuple[Tensor, ...]], first: Tensor, *arguments: object) -> tuple[Tensor, ...]:
     """What the raw operator gives; where the device cannot run it, the error says why and what to do."""
     try:
         return operator(first, *arguments)
@@ -165,8 +177,24 @@ def _run(operator, first: Tensor, *arguments):
         raise RuntimeError(f"lens_openrlhf cannot run on {first.device}: {problem}") from error
 
 
-def _check_tokens(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str) -> dict:
-    """The first stage's tensors as the operator takes them."""
+class _Tokens(NamedTuple):
+    """The first stage's tensors as the operators take them."""
+
+    values: Tensor
+    cu_seqlens: Tensor | None
+    mask: Tensor | None
+
+
+class _Groups(NamedTuple):
+    """The second stage's tensors as the operators take them."""
+
+    correctness: Tensor
+    rewards: Tensor
+    cu_groups: Tensor
+    preference: Tensor | None
+
+
+def _check_tokens(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None, name: str) -> _Tokens:
     integers = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64)
     if isinstance(values, Tensor) and values.dim() == 2:
         if cu_seqlens is not None:
@@ -192,7 +220,7 @@ def _check_tokens(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None
             mask = _check(mask, "mask", integers, values, values.shape[0])
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(torch.bool)
-    return {"values": values, "cu_seqlens": cu_seqlens, "mask": mask}
+    return _Tokens(values, cu_seqlens, mask)
 
 
 def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = None) -> SegmentMean:
@@ -213,8 +241,8 @@ def segment_mean(values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None 
             offsets that decrease or do not span [0, T], and wrong shapes, dtypes or devices.
     """
     inputs = _check_tokens(values, cu_seqlens, mask, "values")
-    mean, lengths, status = _run(_ops.segment_mean, *inputs.values())
-    _raise(status.item(), "values", inputs)
+    mean, lengths, status = _run(_ops.segment_mean, *inputs)
+    _raise(int(status), "values", inputs._asdict())
     return SegmentMean(mean, lengths)
 
 
@@ -226,8 +254,8 @@ def _check_groups(
     config: LensConfig,
     rewards: Tensor | None,
     preference: Tensor | None,
-) -> tuple[dict, tuple]:
-    """The second stage's tensors as the operators take them, and the switches."""
+) -> tuple[_Groups, tuple[float, ...]]:
+    """The tensors, and the switches."""
     floats = (*FLOAT_DTYPES, torch.bool, torch.int8, torch.int32, torch.int64)
 
     def doubles(tensor: Tensor, name: str) -> Tensor:
@@ -240,7 +268,6 @@ def _check_groups(
         config.check_preference_tensor()
         preference = doubles(preference, "preference")
     cu_groups = _check_offsets(cu_groups, "cu_groups", f"{n} responses", correctness)
-    inputs = {"correctness": correctness, "rewards": rewards, "cu_groups": cu_groups, "preference": preference}
     switches = (
         config.alpha,
         config.penalises_mixed,
@@ -250,7 +277,7 @@ def _check_groups(
         PREFERENCES.index(config.preference),
         config.gamma,
     )
-    return inputs, switches
+    return _Groups(correctness, rewards, cu_groups, preference), switches
 
 
 def group_advantages(
@@ -290,10 +317,9 @@ def group_advantages(
     groups, switches = _check_groups(
         mean_logprob, mean_logprob.shape[0], correctness, cu_groups, config, rewards, preference
     )
-    inputs = {"mean_logprob": mean_logprob, "lengths": lengths, **groups}
-    *tensors, rho = inputs.values()
-    *outputs, status = _run(_ops.group_advantages, *tensors, *switches, rho)
-    _raise(status.item(), "mean_logprob", inputs)
+    *tensors, rho = groups
+    *outputs, status = _run(_ops.group_advantages, mean_logprob, lengths, *tensors, *switches, rho)
+    _raise(int(status), "mean_logprob", {"mean_logprob": mean_logprob, "lengths": lengths}, groups._asdict())
     return GroupAdvantages(*outputs)
 
 
@@ -313,14 +339,14 @@ def lens_advantages(
     On CUDA it synchronises once, to read the status.
     """
     tokens = _check_tokens(logprobs, cu_seqlens, mask, "logprobs")
-    values, offsets, _ = tokens.values()
+    values, offsets, _ = tokens
     n = values.shape[0] if offsets is None else offsets.shape[0] - 1
     groups, switches = _check_groups(values, n, correctness, cu_groups, config or LensConfig(), rewards, preference)
-    *tensors, rho = groups.values()
-    responses, lengths, difficulties, kind, status = _run(
-        _ops.lens_advantages, *tokens.values(), *tensors, *switches, rho
-    )
-    *of_responses, mean = responses.unbind()
-    result = LensAdvantages(*of_responses, *difficulties.unbind(), kind, mean, lengths)
-    _raise(status.item(), "logprobs", tokens, groups)  # last, as it waits for the device
+    *tensors, rho = groups
+    responses, lengths, difficulties, kind, status = _run(_ops.lens_advantages, *tokens, *tensors, *switches, rho)
+    advantage, calibrated, confidence, mean = responses.unbind()
+    importance, difficulty = difficulties.unbind()
+    result = LensAdvantages(advantage, calibrated, confidence, importance, difficulty, kind, mean, lengths)
+    # Last, as it waits for the device.
+    _raise(int(status), "logprobs", tokens._asdict(), groups._asdict())
     return result

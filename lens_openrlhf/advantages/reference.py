@@ -37,7 +37,9 @@ def group_kind(correctness: list[float]) -> GroupKind:
     return GroupKind.POSITIVE if 1 - high <= ROUNDING else GroupKind.NEGATIVE
 
 
-def _one_group(logprob: list[float], lengths: list[int], c: list[float], s: list[float], config: LensConfig):
+def _one_group(
+    logprob: list[float], lengths: list[int], c: list[float], s: list[float], config: LensConfig
+) -> tuple[list[float], list[float], float, float, GroupKind]:
     """One group: (advantages, calibrated rewards, D_imp, D, kind). `logprob` is the log of the confidence."""
     size = len(c)
     kind = group_kind(c)

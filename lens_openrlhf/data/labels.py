@@ -37,7 +37,7 @@ def cache_file(folder: Path) -> Path:
 
 
 def _kept(file: Path) -> dict[str, str | None]:
-    verdicts = {}
+    verdicts: dict[str, str | None] = {}
     try:
         lines = file.read_text().splitlines()
     except (OSError, ValueError):

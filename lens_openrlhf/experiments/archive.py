@@ -104,8 +104,8 @@ def _extract(archive: Path, place: str) -> None:
                 raise tarfile.ReadError(f"{member.name!r} would lie outside")
             folder = target if member.isdir() else target.parent
             folder.mkdir(parents=True, exist_ok=True)
-            if member.isfile():
-                with tar.extractfile(member) as content, open(target, "wb") as out:
+            if (content := tar.extractfile(member)) is not None:
+                with content, open(target, "wb") as out:
                     shutil.copyfileobj(content, out)
 
 

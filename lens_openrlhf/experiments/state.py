@@ -73,7 +73,7 @@ class State:
         """What is recorded of a run: `state`, `seconds`, `exit`, `pid`; empty before its first start."""
         return self.record["runs"].get(run.key, {})
 
-    def set(self, run: Run, **facts) -> None:
+    def set(self, run: Run, **facts: object) -> None:
         self.record["runs"][run.key] = facts
         self.save()
 
@@ -120,7 +120,7 @@ class State:
                     f"--reuse {other.folder}: {name} has changed since its runs were trained, so that they are not "
                     "comparable; restore it, or leave --reuse out"
                 )
-        finished = {}
+        finished: dict[int, list[tuple[Run, Options]]] = {}
         for label, options in other.record["arms"].items():
             for seed in {run.seed for run in runs}:
                 theirs = Run(label, seed, options)

@@ -166,7 +166,8 @@ def compute(folder: Path) -> dict:
         for label, of_arm in outcomes.items()
         for seed, one in of_arm.items()
     }
-    table, differences = {}, {}
+    table: dict[str, dict[str, dict[str, dict]]] = {}
+    differences: dict[str, dict[str, dict[str, dict]]] = {}
     for split in dict.fromkeys(split for found in by_run.values() for split in found):
         for k in map(str, ks):
             values: dict[str, dict[int, float]] = {label: {} for label in spec.arms}
@@ -175,9 +176,9 @@ def compute(folder: Path) -> dict:
                     values[label][seed] = found[split][k][0]
             table.setdefault(split, {})[k] = {label: _summary(v) for label, v in values.items() if v}
             differences.setdefault(split, {})[k] = {
-                label: found
+                label: paired
                 for label, v in values.items()
-                if label != baseline and (found := _difference(v, values[baseline]))
+                if label != baseline and (paired := _difference(v, values[baseline]))
             }
     return {
         "name": spec.name,
@@ -191,9 +192,9 @@ def compute(folder: Path) -> dict:
         "differences": differences,
         "training": {
             row: {
-                label: _summary(values)
+                label: _summary(means)
                 for label, of_arm in outcomes.items()
-                if (values := {seed: one.training[row] for seed, one in of_arm.items() if row in one.training})
+                if (means := {seed: one.training[row] for seed, one in of_arm.items() if row in one.training})
             }
             for row in TRAINING
         },

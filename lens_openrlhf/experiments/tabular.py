@@ -23,6 +23,7 @@ from ..evaluation import mean_and_error
 from ..process import ended
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from torch import Tensor
 
 RIGHT, CONFIDENT_WRONG = 0, 1  # columns of the table
@@ -177,7 +178,7 @@ def table(results: Mapping[str, Curves], settings: Settings) -> str:
     return "\n".join(rows)
 
 
-def figure(results: Mapping[str, Curves]):
+def figure(results: Mapping[str, Curves]) -> go.Figure:
     """Both curves over the steps, with bands of one standard error over seeds: a plotly Figure."""
     import plotly.graph_objects as go
     from plotly.colors import hex_to_rgb, qualitative

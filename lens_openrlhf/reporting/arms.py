@@ -84,7 +84,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         grouped.setdefault(key, []).append(run)
     names = differing([run for run in runs if not run.arm])
     labels = [_label(members[0], names, len(grouped) == 1) for members in grouped.values()]
-    arms = []
+    arms: list[Arm] = []
     for label, members in zip(labels, grouped.values(), strict=True):
         if labels.count(label) > 1:
             label = f"{(members[0].comparison or members[0].folder).resolve().name}: {label}"

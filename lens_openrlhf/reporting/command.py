@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .runs import ReportError, Run, check_same_data, find_runs
 PACKAGES = ("plotly", "pyarrow", "scipy", "torch")
 
 
-def _number(least: int, most: int = 10**9):
+def _number(least: int, most: int = 10**9) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} to {most}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,9 @@ def windows(steps: Sequence[int]) -> dict[str, range]:
     return parts
 
 
-def _pooled(runs: Sequence[dict[int, StepSamples]], window: range, of) -> np.ndarray:
+def _pooled(
+    runs: Sequence[dict[int, StepSamples]], window: range, of: Callable[[StepSamples], np.ndarray]
+) -> np.ndarray:
     parts = [of(samples) for run in runs for step, samples in run.items() if step in window]
     return np.concatenate(parts) if parts else np.empty(0)
 
@@ -45,12 +47,10 @@ def _bin_means(values: np.ndarray, bins: np.ndarray, count: np.ndarray) -> list[
         return [short(mean) for mean in np.bincount(bins, values, len(count)) / count]
 
 
-def _reliability(pairs: np.ndarray, edges: np.ndarray) -> dict[str, Any] | None:
-    """Answers binned by confidence: mean confidence x, share right y (both None in an empty bin) and count n of each
-    bin; and the chance `auc` that of a right and a wrong answer the right one is the more confident (Mann & Whitney
-    1947)."""
-    if not len(pairs):
-        return None
+def _reliability(pairs: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
+    """Answers, one at least, binned by confidence: mean confidence x, share right y (both None in an empty bin) and
+    count n of each bin; and the chance `auc` that of a right and a wrong answer the right one is the more confident
+    (Mann & Whitney 1947)."""
     confidence, right = pairs[:, 0], pairs[:, 1] == 1
     bins = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)
     count = np.bincount(bins, minlength=len(edges) - 1)
@@ -77,7 +77,9 @@ def reliability_data(arms: Sequence[Sequence[dict[int, StepSamples]]], parts: di
         edges = edges.repeat(2)
     return {
         "confidence": _reliability(everything, edges)["x"],
-        "windows": {name: [_reliability(p, edges) for p in by_arm] for name, by_arm in pairs.items()},
+        "windows": {
+            name: [_reliability(p, edges) if len(p) else None for p in by_arm] for name, by_arm in pairs.items()
+        },
     }
 
 
@@ -89,7 +91,7 @@ def weight(z: ArrayLike) -> np.ndarray:
 def penalty_data(arms: Sequence[Sequence[dict[int, StepSamples]]], parts: dict[str, range]) -> dict[str, Any]:
     """w on a grid, and how the z's of each arm's wrong answers spread over [0, 1/2]."""
     grid = np.concatenate([np.linspace(0, 0.9, 91), np.linspace(0.91, 0.98, 8)])
-    histograms = {}
+    histograms: dict[str, list[dict[str, Any] | None]] = {}
     for name, part in parts.items():
         histograms[name] = []
         for runs in arms:

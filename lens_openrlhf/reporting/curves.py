@@ -11,7 +11,7 @@ from .arms import Arm
 from .evaluations import MAX_EVALUATIONS
 from .runs import Run
 from .samples import KINDS, StepSamples
-from .series import over_runs, spread
+from .series import Curve, over_runs, spread
 
 POINTS = 400  # of a curve; longer runs are averaged over neighbouring steps
 PHASES = "timing/"
@@ -30,16 +30,16 @@ def _advantage_mass(metrics: dict[str, float]) -> dict[str, float]:
     return {MASS + kind: value / total for kind, value in mass.items()} if total > 0 else {}
 
 
-def step_metrics(run: Run, samples: dict[int, StepSamples]) -> dict[str, dict[int, float]]:
+def step_metrics(run: Run, samples: dict[int, StepSamples]) -> dict[str, Curve]:
     """{metric: {step: value}}: what the run logged; and what its samples tell, where it logged nothing of LENS."""
-    logged: dict[str, dict[int, float]] = {}
+    logged: dict[str, Curve] = {}
     for record in run.metrics:
         for name, value in (record | _advantage_mass(record)).items():
             if name not in ("step", "time"):
                 logged.setdefault(name, {})[record["step"]] = value
     if "lens/negative_groups" in logged:
         return logged
-    told: dict[str, dict[int, float]] = {}
+    told: dict[str, Curve] = {}
     for step, answers in samples.items():
         values = {k: v for k, v in answers.metrics().items() if v is not None and math.isfinite(v)}
         for name, value in (values | _advantage_mass(values)).items():
@@ -47,17 +47,17 @@ def step_metrics(run: Run, samples: dict[int, StepSamples]) -> dict[str, dict[in
     return told | logged
 
 
-def _binned(curve: dict[int, float], width: int) -> dict[float, float]:
+def _binned(curve: Curve, width: int) -> Curve:
     """Means over `width` neighbouring steps, placed at their middle."""
     if width == 1:
         return curve
-    bins: dict[int, list[float]] = {}
+    bins: dict[float, list[float]] = {}
     for step, value in curve.items():
         bins.setdefault((step - 1) // width, []).append(value)
     return {number * width + (width + 1) / 2: math.fsum(v) / len(v) for number, v in bins.items()}
 
 
-def _evaluation_metrics(run: Run) -> dict[str, dict[int, float]]:
+def _evaluation_metrics(run: Run) -> dict[str, Curve]:
     evaluations = spread(run.evaluations, MAX_EVALUATIONS)
     return {
         "evaluation/length": {e.step: e.length for e in evaluations if e.length is not None},
@@ -65,7 +65,7 @@ def _evaluation_metrics(run: Run) -> dict[str, dict[int, float]]:
     }
 
 
-def _tenth(values: dict[int, float], end: int) -> float:
+def _tenth(values: Curve, end: int) -> float:
     """Mean over the first (end 0) or last (end -1) tenth of the steps."""
     ordered = [values[step] for step in sorted(values)]
     tenth = max(1, len(ordered) // 10)

@@ -12,7 +12,7 @@ from ..evaluation.splits import ALL, default_ks, split_order
 from ..evaluation.statistics import paired_difference
 from .arms import Arm
 from .runs import MAX_SPLIT_VALUES, Evaluation, Run
-from .series import over_runs, short, spread
+from .series import Curve, over_runs, short, spread
 
 MAX_EVALUATIONS = 150  # of a run, in a figure
 
@@ -60,7 +60,7 @@ def _splits(evaluations: Sequence[Evaluation]) -> list[dict]:
 def _curve(arm: Arm, split: str, k: int) -> dict[str, list] | None:
     curves, errors = [], {}
     for run in arm.runs:
-        curve = {}
+        curve: Curve = {}
         for evaluation in spread(run.evaluations, MAX_EVALUATIONS):
             if values := pass_values(evaluation, split, k):
                 if len(arm.runs) > 1:
@@ -134,7 +134,7 @@ def evaluation_data(arms: Sequence[Arm]) -> dict[str, Any] | None:
     if not evaluations:
         return None
     ks, splits, step = _ks(evaluations), _splits(evaluations), last_step(arms)
-    pairs = [[]] + [_pairs(arm, arms[0], step) for arm in arms[1:]]
+    pairs = [_pairs(arm, arms[0], step) if arm is not arms[0] else [] for arm in arms]
 
     def table(cell: Callable[[int, str, int], dict | None]) -> dict[str, dict[str, list]]:
         """One cell an arm, for each split and k."""

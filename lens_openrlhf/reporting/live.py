@@ -82,7 +82,7 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_) -> None:
+        def log_message(self, *_: object) -> None:
             """Nothing: the terminal shows the address and the end."""
 
     return Handler

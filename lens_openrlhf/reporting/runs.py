@@ -158,11 +158,8 @@ def _read_metrics(run: Run) -> None:
         run.problems.append(Problem(str(path), f"values that are no numbers are left out: {names}"))
 
 
-def _table(record: dict, key: str, prompts: int, n: int) -> list[list] | None:
-    """record[key] if it is [P][n]; None where there is none."""
-    value = record.get(key)
-    if value is None:
-        return None
+def _table(value: object, key: str, prompts: int, n: int) -> list[list]:
+    """The value of a record's `key` if it is [P][n]."""
     if not isinstance(value, list) or len(value) != prompts:
         raise ValueError(f"`{key}` is no list of {prompts} prompts")
     if any(not isinstance(row, list) or len(row) != n for row in value):
@@ -170,11 +167,12 @@ def _table(record: dict, key: str, prompts: int, n: int) -> list[list] | None:
     return value
 
 
-def _mean(table: list[list] | None, fallback: Any) -> float | None:
-    """Mean over all answers; what OpenRLHF logged where the run kept none."""
-    if table is None:
+def _mean(record: dict, key: str, prompts: int, n: int, logged: str) -> float | None:
+    """Mean of `key` over all answers; what OpenRLHF `logged` where the run kept none."""
+    if record.get(key) is None:
+        fallback = record.get(logged)
         return fallback if _is_number(fallback) else None
-    values = np.array(table, dtype=float)  # null becomes NaN
+    values = np.array(_table(record[key], key, prompts, n), dtype=float)  # null becomes NaN
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
@@ -186,7 +184,7 @@ def _evaluation(record: dict) -> Evaluation:
     if not isinstance(scores, list) or not scores or not isinstance(scores[0], list) or not scores[0]:
         raise ValueError("has no `scores`, one list of answers a prompt")
     prompts, n = len(scores), len(scores[0])
-    scores = _table(record, "scores", prompts, n)
+    scores = _table(scores, "scores", prompts, n)
     if none := sum(not _is_number(score) for row in scores for score in row):
         raise ValueError(f"{none} of {prompts * n} `scores` are no numbers (NaN or null), and would count as wrong")
     splits = record.get("splits") or {}
@@ -202,8 +200,8 @@ def _evaluation(record: dict) -> Evaluation:
         n=n,
         right={split: [right[i] for i in chosen] for split, chosen in prompts_by_split(prompts, splits).items()},
         splits={c: {value for value in values if value is not None} for c, values in splits.items()},
-        length=_mean(_table(record, "lengths", prompts, n), record.get("eval_response_length_mean")),
-        truncated=_mean(_table(record, "truncated", prompts, n), record.get("eval_truncated_rate")),
+        length=_mean(record, "lengths", prompts, n, "eval_response_length_mean"),
+        truncated=_mean(record, "truncated", prompts, n, "eval_truncated_rate"),
         ks={int(k) for k in asked if k.isdecimal() and 1 <= int(k) <= n} if isinstance(asked, dict) else set(),
     )
 

@@ -11,6 +11,7 @@ from ..evaluation import mean_and_error
 DIGITS = 5  # significant; more would only make the page heavier
 
 T = TypeVar("T")
+Curve = dict[float, float]  # {x: y}, x mostly a step
 
 
 def short(value: float | None) -> float | None:
@@ -27,7 +28,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def over_runs(curves: Sequence[dict[float, float]]) -> dict[str, list]:
+def over_runs(curves: Sequence[Curve]) -> dict[str, list]:
     """Curves {x: y} of one arm's runs to their mean: x, y, its standard error e (None with one run) and runs n."""
     xs = sorted({x for curve in curves for x in curve})
     points = [[curve[x] for curve in curves if x in curve] for x in xs]

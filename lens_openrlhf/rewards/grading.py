@@ -119,13 +119,13 @@ def read(response: str, label: str) -> Reading:
     found = answer.find(response)
     compared = (found.text if found and found.alone else _text(whole), _text(whole), _text(gold))
     detail = _comparison(whole, label)
-    only = found is not None and found.alone and not found.parts
-    if only and (apart := _units_apart(found.text, label)):
+    only = found if found and found.alone and not found.parts else None
+    if only and (apart := _units_apart(only.text, label)):
         return Reading("wrong", f"{detail}: {apart}", *compared, apart)
     together = not parts or _choice_of(label) is None
     try:
         right = (together and equal(gold, whole)) or (bool(parts) and all(equal(gold, part) for part in parts))
-        if right and only and (apart := _kinds_apart(found.text, label, gold)):
+        if right and only and (apart := _kinds_apart(only.text, label, gold)):
             return Reading("wrong", f"{detail}: {apart}", *compared, apart)
     except Exception as error:
         return Reading("error", f"comparison failed: {describe(error)}, {detail}", *compared)
@@ -251,7 +251,7 @@ def parse_label(label: str) -> tuple:
     boxed = answer.find(label) if answer.last_boxed(label) is not None else None
     choice = _choice_of(label)
     if boxed is None and choice is None and is_prose(label):
-        return _label_forms(label, notation.prose(label), _LATEX_OR_NUMBER)
+        return tuple(_label_forms(label, notation.prose(label), _LATEX_OR_NUMBER))
     if choice is not None:
         texts = [part for part in choice if part]
     else:

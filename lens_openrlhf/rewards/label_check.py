@@ -100,7 +100,10 @@ def _lost(label: str) -> str | None:
 
 def neighbours(text: str, form: object) -> Iterator[str]:
     """Answers other than `text`, each by one digit, sign or letter; `form` is what was read."""
-    numbers, letters, signs, words = [], {}, [], []
+    numbers: list[re.Match] = []
+    letters: dict[str, re.Match] = {}
+    signs: list[re.Match] = []
+    words: list[tuple[re.Match, re.Match]] = []  # each with its last letter
     for token in _TOKEN.finditer(text):
         if token["number"]:
             numbers.append(token)
@@ -108,8 +111,8 @@ def neighbours(text: str, form: object) -> Iterator[str]:
             letters[token["letter"]] = token
         elif token["sign"]:
             signs.append(token)
-        elif token["word"] and re.search("[a-z]", token["word"], re.IGNORECASE):
-            words.append(token)
+        elif token["word"] and (last := re.search("[a-zA-Z](?=[^a-zA-Z]*$)", token["word"])):
+            words.append((token, last))
 
     def changed(token: re.Match, other: str, group: str | int = 0) -> str:
         return text[: token.start(group)] + other + text[token.end(group) :]
@@ -122,8 +125,7 @@ def neighbours(text: str, form: object) -> Iterator[str]:
         yield changed(token, _other_number(token[0]))
     for token in _some(signs):
         yield changed(token, "+" if token[0] == "-" else "-")
-    for token in words[-1:]:
-        last = re.search("[a-zA-Z](?=[^a-zA-Z]*$)", token["word"])
+    for token, last in words[-1:]:
         other = "q" if last[0].lower() != "q" else "w"
         yield changed(token, token["word"][: last.start()] + other + token["word"][last.end() :], "word")
     if isinstance(form, Expr) and form != 0 and not words and not re.match(r"\s*(?:[-+]|\\pm|\\mp)|.*[=<>,]", text):

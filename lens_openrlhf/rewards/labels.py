@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
@@ -45,10 +45,10 @@ def check_labels(labels: Iterable[Label]) -> dict[Label, str]:
     """
     distinct = dict.fromkeys(labels)
     found = dict(as_found(validate_label, distinct))
-    return {label: found[label] for label in distinct if found[label] is not None}
+    return {label: why for label in distinct if (why := found[label]) is not None}
 
 
-def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Iterator[tuple[Label, Found]]:
+def as_found(find: Callable[[Label], Found], labels: Iterable[Label]) -> Generator[tuple[Label, Found], None, None]:
     """Labels with what `find` gives for them, as it comes; `find` waits for a worker, so many run at once.
 
     Closing it early waits for those that run.

@@ -7,7 +7,7 @@ time, from many threads. It drops the reward of a call that raises, so `reward_f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
@@ -61,7 +61,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
         with ThreadPoolExecutor(MAX_THREADS) as threads:
             graded = list(threads.map(lambda sample: _grade(*sample), samples))
 
-    def column(values):
+    def column(values: Iterable[float]) -> float | list[float]:
         column = [float(value) for value in values]
         return column[0] if len(column) == 1 else column
 

@@ -30,7 +30,7 @@ def group_metrics(batch: Batch, magnitude: Tensor, confidence: Tensor) -> dict[s
     rescued = (same_rewards(batch.rewards, batch.cu_groups)[group] & (magnitude > 0)).double()
 
     shown = (batch.lengths > 0).double()
-    metrics = {
+    metrics: dict[str, float | None] = {
         f"lens/{name.lower()}_groups": (kinds == name_kind).double().mean().item()
         for name, name_kind in GroupKind.__members__.items()
     }

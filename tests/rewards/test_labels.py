@@ -61,5 +61,6 @@ def test_neighbours_differ_by_one_thing():
     assert list(neighbours("2x-9", Integer(1))) == ["2q-9", "3x-9", "2x-8", "2x+9", "-(2x-9)"]
     assert list(neighbours("0.1234567", Integer(1)))[0] == "0.2234567"
     assert list(neighbours(r"\text{Monday}", Integer(1))) == [r"\text{Mondaq}"]
+    assert list(neighbours(r"\text{ſ}", None)) == []  # a letter only to a search that ignores case
     assert list(neighbours("R=r", Integer(1))) == ["r=r", "q=r", "R=R", "R=q"]
     assert list(neighbours(r"\emptyset", None)) == []
