@@ -4,6 +4,8 @@ A writing changes nothing that a marker looks at: where the answer stands (a box
 set (`\dfrac`, thousands, `x=`). A neighbour changes one thing that decides: a digit, a sign, a letter, an order, a
 part, or which answer is the final one. What changes the formula itself is kept only if `values` finds the new formula
 equal (or unequal) by a route of its own; those that it cannot decide are counted.
+
+A list of small rules, one after the other, which is why it is long.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@ r"""Labels of our own, by kind, with right answers and wrong ones that a marker 
 
 An answer is what stands in the box, or a whole response, if it has a box, a tag or the word "answer" of its own. To
 these `cases.make` adds what its rules make of the label.
+
+Nearly all of it is the table of them, which is why it is long.
 """
 
 from __future__ import annotations

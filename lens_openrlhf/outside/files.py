@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..inputs import OptionError, rows_of_file
+from ..run_folder.samples import files_by_step
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -27,7 +28,7 @@ def find_files(places: Sequence[str]) -> list[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found = sorted(path.glob("samples/step-*.parquet"))
+            found = list(files_by_step(path).values())
             if not found:
                 raise OptionError(f"{place}: a folder without samples/step-*.parquet; name a run folder, or files")
             files += found

@@ -16,10 +16,12 @@ from typing import Any
 from .. import __version__
 from . import arms as arm_module
 from .arms import Arm
+from .confidence import penalty_data, reliability_data, windows
 from .curves import curve_data
 from .evaluations import evaluation_data
 from .runs import Problem, Run
-from .samples import penalty_data, read_samples, reliability_data, text_data, windows
+from .samples import read_samples
+from .texts import text_data
 
 # Options that say what was run, in the page's words.
 FACTS = {
@@ -32,6 +34,8 @@ FACTS = {
 }
 
 
+# Joined in this order.
+STYLES = ("page.css", "controls.css", "cards.css", "answers.css", "media.css")
 # Joined in this order into one function.
 SCRIPTS = (
     *("base.js", "colours.js", "controls.js", "figures.js", "drawing.js", "saving.js", "tables.js", "answers.js"),
@@ -176,7 +180,7 @@ def page(data: dict) -> str:
     labels = ", ".join(arm["label"] for arm in data["arms"])
     return string.Template(_own("template.html")).substitute(
         title=html.escape(f"LENS report: {labels}"),
-        style=_own("page.css"),
+        style="".join(map(_own, STYLES)),
         data=to_json(data),
         script="\n".join(map(_own, SCRIPTS)),
         plotly=_plotly(),

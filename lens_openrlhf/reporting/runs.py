@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.splits import ALL, prompts_by_split
+from ..run_folder import samples
 from ..run_folder.log import EVALUATIONS, EVENTS, METRICS
 
-CONFIG, COMPARISON, SPEC, SAMPLES = "config.json", "compare.json", "spec.yaml", "samples"
+CONFIG, COMPARISON, SPEC = "config.json", "compare.json", "spec.yaml"
 MAX_SPLIT_VALUES = 12  # a column with more values, such as a prompt's id, makes no readable figure
 
 
@@ -234,10 +235,7 @@ def _read_rest(run: Run) -> None:
     for _, event in _lines(run.folder / EVENTS, run.problems):
         if event.get("event") == "steps" and _is_step(event.get("total")):
             run.planned = event["total"]
-    for path in (run.folder / SAMPLES).glob("step-*.parquet"):
-        if match := re.fullmatch(r"step-(\d+)\.parquet", path.name):
-            run.samples[int(match[1])] = path
-    run.samples = dict(sorted(run.samples.items()))
+    run.samples = samples.files_by_step(run.folder)
 
 
 def read_run(folder: Path, arm: str | None = None, comparison: Path | None = None) -> Run:
@@ -250,7 +248,7 @@ def read_run(folder: Path, arm: str | None = None, comparison: Path | None = Non
 
 
 def is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CONFIG, METRICS, EVALUATIONS, EVENTS, SAMPLES))
+    return any((folder / name).exists() for name in (CONFIG, METRICS, EVALUATIONS, EVENTS, samples.FOLDER))
 
 
 def is_comparison(folder: Path) -> bool:
@@ -298,7 +296,7 @@ def find_runs(paths: Sequence[Path], *, may_be_empty: bool = False) -> list[Run]
             remedy = f"; but the folders in it are runs: name them, such as {inner[0]}" if inner else ""
             raise ReportError(
                 f"{path}: neither a run folder (it holds none of {CONFIG}, {METRICS}, {EVALUATIONS}, {EVENTS}, "
-                f"{SAMPLES}/) nor a comparison's{remedy}"
+                f"{samples.FOLDER}/) nor a comparison's{remedy}"
             )
     return list(runs.values())
 

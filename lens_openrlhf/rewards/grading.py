@@ -35,7 +35,7 @@ TINY, SAME_DIGITS = Float("0.01"), Float("2e-4")
 # 1/3 = 0.33 is a value with its rounding.
 ROUNDED = Float("0.02")
 
-# Without Math-Verify's units, which are letters too: it reads 2+3d as 5. notation.py takes units away.
+# Without Math-Verify's units, which are letters too: it reads 2+3d as 5. units.py takes units away.
 _LATEX = LatexExtractionConfig(
     boxed_match_priority=0, normalization_config=replace(LatexExtractionConfig().normalization_config, units=False)
 )

@@ -16,10 +16,11 @@ from lens_openrlhf.advantages.reference import group_advantages
 from lens_openrlhf.evaluation.statistics import paired_difference
 from lens_openrlhf.reporting import curves
 from lens_openrlhf.reporting.arms import Arm, group
+from lens_openrlhf.reporting.confidence import weight, windows
 from lens_openrlhf.reporting.evaluations import evaluation_data, last_step
 from lens_openrlhf.reporting.page import report_data
 from lens_openrlhf.reporting.runs import find_runs, read_run
-from lens_openrlhf.reporting.samples import read_samples, weight, windows
+from lens_openrlhf.reporting.samples import read_samples
 from lens_openrlhf.reporting.series import short, spread
 
 from .conftest import EVERY, SEEDS, STEPS
@@ -275,12 +276,12 @@ def test_texts_are_those_of_the_samples(comparison, data):
 
 
 def test_texts_keep_within_their_budget(one_run, monkeypatch):
-    from lens_openrlhf.reporting import samples
+    from lens_openrlhf.reporting import texts
 
-    monkeypatch.setattr(samples, "TEXT_BYTES", 4000)
+    monkeypatch.setattr(texts, "TEXT_BYTES", 4000)
     data = report_data([read_run(one_run)], sample_steps=4)
     assert [len(prompts) for prompts in data["samples"][0]["texts"].values()] == [1, 1, 1, 1]
-    monkeypatch.setattr(samples, "MAX_CHARACTERS", 10)
+    monkeypatch.setattr(texts, "MAX_CHARACTERS", 10)
     text = report_data([read_run(one_run)], sample_steps=1)["samples"][0]["texts"]["12"][0]["answers"][0]["text"]
     assert text == "I add the  … (46 more characters)"
 

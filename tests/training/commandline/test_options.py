@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from lens_openrlhf import cpu_runtime
+from lens_openrlhf.advantages.estimators import find
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.commandline import options, profiles, records
 from lens_openrlhf.training.commandline.estimator import make_estimator
 from lens_openrlhf.training.commandline.gpus import check_gpus, gpus_needed
+
+README = Path(__file__).parents[3] / "README.md"
 
 
 def test_lens_is_hidden_from_openrlhf_and_kept_for_the_actor(parse):
@@ -126,6 +131,25 @@ def test_packed_samples_keep_sdpa_on_cpu(parse):
 def test_math_verify_is_a_name_for_its_file(parse):
     (url,) = parse("--reward.remote_url", "math-verify").reward.remote_url
     assert url.endswith("math_verify_reward.py")
+
+
+def test_readme_has_every_option_that_is_ours():
+    """Those of estimators are in docs/estimators.md, which tests/advantages/estimators/test_document.py reads."""
+
+    class Bare(argparse.ArgumentParser):
+        def __init__(self):
+            super().__init__()
+            self.add_argument("--algo.advantage.estimator", choices=[])
+            self.add_argument("--reward.remote_url", help="")
+            for action in self._actions:
+                action.help = action.help or ""
+
+    parser = Bare()
+    before = {action.dest for action in parser._actions}
+    options._add_options(parser, {"lens": find("lens")})
+    ours = sorted({action.dest for action in parser._actions} - before)
+    text = README.read_text() + (README.parent / "docs" / "estimators.md").read_text()
+    assert len(ours) > 10 and [name for name in ours if f"`--{name}" not in text and f" --{name}" not in text] == []
 
 
 def test_help_shows_lens_beside_openrlhf():
