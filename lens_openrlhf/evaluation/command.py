@@ -7,7 +7,7 @@ import atexit
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +21,9 @@ from ..prompts import check_chat_template, check_verifier
 
 # What computes is imported where it is used: pandas, SciPy and Math-Verify take longer than an option to refuse.
 if TYPE_CHECKING:
-    from .grading import RewardFunction
+    from .grading import Grade, RewardFunction
     from .prompts import Prompt
+    from .sampling import Completion
 
 DEFAULTS: dict[str, Any] = {
     "input_key": "prompt",
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
 
-    def option(group, name: str, help: str, **kwargs) -> None:
+    def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
         default = DEFAULTS.get(name.lstrip("-"))
         shown = "" if default is None or default is False else f" (default: {default})"
         group.add_argument(name, help=help + shown, **kwargs)
@@ -287,7 +288,9 @@ def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
     return Job(settings, out, prompts, reward, min(max_length, limit or max_length))
 
 
-def _rows(prompts: Sequence[Prompt], completions, grades) -> Iterator[dict[str, Any]]:
+def _rows(
+    prompts: Sequence[Prompt], completions: list[list[Completion]], grades: list[list[Grade]]
+) -> Iterator[dict[str, Any]]:
     """The rows of a part, one an answer."""
     for prompt, texts, marks in zip(prompts, completions, grades, strict=True):
         for sample, (completion, grade) in enumerate(zip(texts, marks, strict=True)):
@@ -332,7 +335,7 @@ def run(job: Job, terminal: IO[str]) -> None:
     ) as sampler:
         for part, prompts in missing:
 
-            def bar(iterable=None, done: int = done, **theirs):
+            def bar(iterable: Iterable | None = None, done: int = done, **theirs: Any) -> Iterable:
                 """vLLM's bar of a part, continuing that of the parts before; none for what takes no time."""
                 if iterable is not None:
                     return iterable
