@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import io
 import logging
 import os
 import sys
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the process's exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # of a stream that is none of Python's own
+        if isinstance(stream, io.TextIOWrapper):  # else it is none of Python's own
             stream.reconfigure(errors="backslashreplace")  # a path need not be text that a terminal can show
     warnings.filterwarnings("ignore", PYNVML_WARNING, FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", f"ignore:{PYNVML_WARNING}:FutureWarning")

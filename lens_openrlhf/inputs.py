@@ -110,7 +110,7 @@ def _check_no_code(option: str, name: str, code_option: str, seen: tuple[str, ..
     """Refuse a model whose files name code, in itself or in another model that is loaded for it."""
     folder = _model_folder(option, name)
     of_hub = folder is None
-    if of_hub:
+    if folder is None:
         from huggingface_hub import snapshot_download
 
         try:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 LOCK = ".lock"
@@ -188,7 +189,7 @@ def interrupt_once() -> None:
     and a launcher signals its children again, and cleaning up must not be interrupted."""
     pending = True
 
-    def interrupt(signum, frame):
+    def interrupt(signum: int, frame: FrameType | None) -> None:
         nonlocal pending
         if pending:
             pending = False

@@ -148,15 +148,16 @@ class Labels:
         if others := [label for label in self._places if label not in verdicts]:
             verdicts |= labels.check(others, cache_folder() / "labels", seconds)
         checked = len(self._no_text) + sum(len(self._places[label]) for label in verdicts)
-        bad = [(*place, label) for label, why in verdicts.items() if why for place in self._places[label]]
-        bad = sorted([*bad, *((number, place, None) for number, place, _ in self._no_text)], key=lambda row: row[0])
+        bad: list[tuple[int, str, str | None]] = [(number, place, None) for number, place, _ in self._no_text]
+        bad += [(*place, label) for label, why in verdicts.items() if why for place in self._places[label]]
+        bad.sort(key=lambda row: row[0])
         if not bad:
             return 0.0, ""
         number, _, label = bad[0]
-        if label is None:
-            why = next(why for at, _, why in self._no_text if at == number)
-        else:
+        if label is not None:
             why = validate_label(label) or verdicts[label]
+        else:
+            why = next(why for at, _, why in self._no_text if at == number)
         places = [place for _, place, _ in bad[:NAMED]]
         rest = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         of = f"{checked} labels" + (f" that were looked at, of {self._rows}" if checked < self._rows else "")

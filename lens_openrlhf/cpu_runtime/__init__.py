@@ -14,8 +14,11 @@ import importlib.util
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 from ..advantages.lazily import torch
 
@@ -44,7 +47,9 @@ def required() -> bool:
 def _torch_without_cuda() -> bool:
     if "torch" in sys.modules:
         return False  # it can be asked
-    version = runpy.run_path(Path(importlib.util.find_spec("torch").origin).with_name("version.py"))
+    spec = importlib.util.find_spec("torch")
+    assert spec and spec.origin
+    version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
     return version["cuda"] is None and version["hip"] is None
 
 
@@ -86,30 +91,31 @@ class CpuDevice(str):
 
 def _patch_torch_cuda() -> None:
     # One function each: torch.compile keeps a rule for every function of torch.cuda and refuses to see one twice.
-    def current_device():
+    def current_device() -> CpuDevice:
         return CpuDevice()
 
-    def set_device(device):
+    def set_device(device: Any) -> None:
         return None
 
-    def current_stream(device=None):
+    def current_stream(device: Any = None) -> None:
         return None
 
-    def synchronize(device=None):
+    def synchronize(device: Any = None) -> None:
         return None
 
-    torch.cuda.current_device = current_device
-    torch.cuda.set_device = set_device
-    torch.cuda.current_stream = current_stream
-    torch.cuda.synchronize = synchronize
+    cuda: Any = torch.cuda  # as its own give other types
+    cuda.current_device = current_device
+    cuda.set_device = set_device
+    cuda.current_stream = current_stream
+    cuda.synchronize = synchronize
 
 
-def _patch_strategy(module) -> None:
+def _patch_strategy(module: Any) -> None:
     """openrlhf.utils.deepspeed.deepspeed: the device mesh and EMA are told "cuda"; DeepSpeed's own Adam would be
     compiled when a run first starts, which takes longer than many a run, so torch's is used."""
     make_config = module.get_train_ds_config
 
-    def get_train_ds_config(*args, **kwargs):
+    def get_train_ds_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
         config = make_config(*args, **kwargs)
         if "optimizer" in config and config["zero_optimization"]["offload_optimizer"]["device"] == "none":
             config["optimizer"] = {
@@ -121,38 +127,38 @@ def _patch_strategy(module) -> None:
     module.get_train_ds_config = get_train_ds_config
     make_mesh = module.init_device_mesh
 
-    def init_device_mesh(device_type, *args, **kwargs):
+    def init_device_mesh(device_type: Any, *args: Any, **kwargs: Any) -> Any:
         return make_mesh("cpu", *args, **kwargs)
 
     module.init_device_mesh = init_device_mesh
     average = module.DeepspeedStrategy.moving_average
 
-    def moving_average(self, model, model_ema, beta=0.992, device="cpu"):
-        return average(self, model, model_ema, beta, "cpu")
+    def moving_average(self: Any, model: Any, model_ema: Any, beta: float = 0.992, device: str = "cpu") -> None:
+        average(self, model, model_ema, beta, "cpu")
 
     module.DeepspeedStrategy.moving_average = moving_average
 
 
-def _patch_process_group(module) -> None:
+def _patch_process_group(module: Any) -> None:
     """openrlhf.utils.distributed_util: the group that carries weights to vLLM is NCCL's."""
     from .weight_sync import connect
 
     module.stateless_init_process_group = connect
 
 
-def _patch_deepspeed_comm(module) -> None:
+def _patch_deepspeed_comm(module: Any) -> None:
     """deepspeed.comm.torch: ZeRO-3 waits for the last of several asynchronous collectives only, which is enough on
     a CUDA stream. Gloo runs them on several threads, in no order, so each is waited for here. And gloo does the work of
     DeepSpeed's shared-memory collectives, which would be compiled first."""
 
-    def build_shm_op():
+    def build_shm_op() -> None:
         return None
 
     module.build_shm_op = build_shm_op
 
-    def finished(method):
+    def finished(method: Callable) -> Callable:
         @functools.wraps(method)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             work = method(*args, **kwargs)
             if hasattr(work, "wait"):
                 work.wait()
@@ -192,7 +198,7 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
     """Patches each module right after it is imported, so that `from module import name` elsewhere sees the result,
     and processes that need none of them do not pay for importing them."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name not in _PATCHES:
             return None
         sys.meta_path.remove(self)
@@ -204,11 +210,12 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
             return None
         load = spec.loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: Any) -> None:
             load(module)
             _PATCHES[name](module)
 
-        spec.loader.exec_module = exec_module
+        loader: Any = spec.loader
+        loader.exec_module = exec_module
         return spec
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,7 +41,7 @@ def pad_input(tokens: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tenso
     return padded.index_copy(0, indices, tokens).unflatten(0, (batch, seqlen))
 
 
-def all_gather(tensor: Tensor, group) -> Tensor:
+def all_gather(tensor: Tensor, group: Any) -> Tensor:
     """Concatenation of every rank's `tensor` along dimension 0, with gradients."""
     from torch.distributed.nn.functional import all_gather as gather
 
@@ -50,7 +52,7 @@ def register() -> None:
     """Make the helpers importable under flash-attn's names."""
     from einops import rearrange
 
-    contents = {
+    contents: dict[str, dict[str, Callable]] = {
         "flash_attn": {},
         "flash_attn.bert_padding": {
             "index_first_axis": index_first_axis,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,10 +25,10 @@ class GlooGroup:
         self._store = dist.TCPStore(
             host, port, world_size, is_master=rank == 0, timeout=TIMEOUT, master_listen_fd=listener
         )
-        self._group = dist.ProcessGroupGloo(self._store, rank, world_size, TIMEOUT)
+        self._group: Any = dist.ProcessGroupGloo(self._store, rank, world_size, TIMEOUT)
         self.rank = rank
 
-    def broadcast(self, tensor: torch.Tensor, src: int, stream=None) -> None:
+    def broadcast(self, tensor: torch.Tensor, src: int, stream: object = None) -> None:
         """Fill `tensor` on every rank with rank `src`'s values; `stream` has no meaning on a CPU."""
         options = dist.BroadcastOptions()
         options.rootRank = src
@@ -37,7 +39,7 @@ class GlooGroup:
             tensor.copy_(payload)
 
 
-def connect(master_address: str, master_port: int, rank: int, world_size: int, device) -> GlooGroup:
+def connect(master_address: str, master_port: int, rank: int, world_size: int, device: object) -> GlooGroup:
     """Stands for OpenRLHF's `stateless_init_process_group`."""
     return GlooGroup(master_address, master_port, rank, world_size)
 
@@ -49,14 +51,23 @@ class CpuWorkerWrap:
     update is collected and loaded as a whole with its last parameter, which OpenRLHF marks by `empty_cache`.
     """
 
+    model_runner: Any  # of the worker
+
     def init_process_group(
-        self, master_address, master_port, rank_offset, world_size, group_name, backend="gloo", use_ray=False
-    ):
+        self,
+        master_address: str,
+        master_port: int,
+        rank_offset: int,
+        world_size: int,
+        group_name: str,
+        backend: str = "gloo",
+        use_ray: bool = False,
+    ) -> None:
         rank = dist.get_rank() + rank_offset
         self._update_group = connect(master_address, master_port, rank, world_size, "cpu")
         self._update: list[tuple[str, torch.Tensor]] = []
 
-    def update_weight(self, name, dtype, shape, empty_cache=False):
+    def update_weight(self, name: str, dtype: torch.dtype, shape: Sequence[int], empty_cache: bool = False) -> None:
         weight = torch.empty(shape, dtype=dtype)
         self._update_group.broadcast(weight, src=0)
         self._update.append((name, weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,11 +16,15 @@ from .options import parse
 
 # What computes is imported where it is used: pandas, SciPy and Math-Verify take longer than an option to refuse.
 if TYPE_CHECKING:
+    from .grading import Grade
     from .job import Job
     from .prompts import Prompt
+    from .sampling import Completion
 
 
-def _rows(prompts: Sequence[Prompt], completions, grades) -> Iterator[dict[str, Any]]:
+def _rows(
+    prompts: Sequence[Prompt], completions: list[list[Completion]], grades: list[list[Grade]]
+) -> Iterator[dict[str, Any]]:
     """The rows of a part, one an answer."""
     for prompt, texts, marks in zip(prompts, completions, grades, strict=True):
         for sample, (completion, grade) in enumerate(zip(texts, marks, strict=True)):
@@ -65,7 +69,7 @@ def run(job: Job, terminal: IO[str]) -> None:
     ) as sampler:
         for part, prompts in missing:
 
-            def bar(iterable=None, done: int = done, **theirs):
+            def bar(iterable: Iterable | None = None, done: int = done, **theirs: Any) -> Iterable:
                 """vLLM's bar of a part, continuing that of the parts before; none for what takes no time."""
                 if iterable is not None:
                     return iterable

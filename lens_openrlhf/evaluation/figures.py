@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -110,7 +110,7 @@ def check_ks(ks: Sequence[int], samples: int) -> None:
             raise OptionError(f"--k {k}: there are {samples} answers to a prompt; use a smaller k, or more --samples")
 
 
-def _lines(summary: dict, header: Sequence[str], cells) -> Iterator[str]:
+def _lines(summary: dict, header: Sequence[str], cells: Callable[[dict], list[list[str]]]) -> Iterator[str]:
     """A block of the table: a header, and for each split the lines of cells that `cells(figures)` gives."""
     yield " " * NAME + "".join(f"{name:>{CELL}}" for name in header)
     column = None

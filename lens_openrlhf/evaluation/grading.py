@@ -57,6 +57,7 @@ def load_reward(path: str) -> RewardFunction | None:
     if not Path(path).is_file():
         raise OptionError(f"--reward {path}: no such file")
     spec = importlib.util.spec_from_file_location("reward_func", path)
+    assert spec and spec.loader  # of a .py file
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -106,7 +107,8 @@ def grade(
                 list(threads.map(score, repeat(prompt), group, repeat(label)))
                 for prompt, group, label in zip(prompts, responses, labels, strict=True)
             ]
-    keys, compared = [], []
+    keys: list[list[tuple[str] | str | None]] = []
+    compared: list[list[str]] = []
     for prompt, group in enumerate(parts):
         read = [answers[prompt, part] for part in group]
         keys.append([answer and answer[1] for answer in read])
@@ -121,11 +123,12 @@ def grade(
     with ThreadPoolExecutor(THREADS) as threads:
         same = list(threads.map(same_answers, keys, compared, texts))
     grades = []
+    marks: list[tuple[float, str | None]]
     for prompt, group in enumerate(parts):
         if reward is None:
             marks = [(float(verdicts[prompt, part].correct), verdicts[prompt, part].outcome) for part in group]
         else:
-            marks = [(score, None) for score in scores[prompt]]
+            marks = [(correctness, None) for correctness in scores[prompt]]
         read = [answers[prompt, part] for part in group]
         grades.append(
             [Grade(*m, answer and answer[0], s) for m, answer, s in zip(marks, read, same[prompt], strict=True)]

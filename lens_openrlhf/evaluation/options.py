@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
 
-    def option(group, name: str, help: str, **kwargs) -> None:
+    def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
         default = DEFAULTS.get(name.lstrip("-"))
         shown = "" if default is None or default is False else f" (default: {default})"
         group.add_argument(name, help=help + shown, **kwargs)

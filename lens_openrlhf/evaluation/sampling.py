@@ -82,7 +82,7 @@ class Sampler:
     def __enter__(self) -> Sampler:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._llm.llm_engine.engine_core.shutdown()
 
     def sample(

@@ -59,8 +59,8 @@ def read(path: Path) -> Spec:
     class Loader(yaml.SafeLoader):
         """YAML itself takes the last of several equal keys without a word."""
 
-        def construct_mapping(self, node, deep=False):
-            seen = set()
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            seen: set[str] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in seen:
@@ -116,14 +116,14 @@ def _check_types(content: Any) -> Spec:
     ):
         if key in content and not isinstance(content[key], kind):
             fail(f"{key} is {content[key]!r}: expected {expected}")
-    for key, kind, expected in (
+    for key, member, expected in (
         ("seeds", int, "whole numbers"),
         ("k", int, "whole numbers"),
         ("split_by", str, "columns of the evaluation data"),
         ("allow_unfair", str, "options"),
     ):
         values = content.get(key, [])
-        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        if not isinstance(values, list) or any(type(value) is not member for value in values):
             fail(f"{key} is {values!r}: expected a list of {expected}")
         twice = [value for value in values if values.count(value) > 1]
         if twice:
@@ -143,7 +143,7 @@ def _check_types(content: Any) -> Spec:
     arms = content["arms"]
     if not isinstance(arms, dict) or not arms:
         fail(f"arms is {arms!r}: expected a label and options for each arm")
-    folders = {}
+    folders: dict[str, str] = {}
     for label in arms:
         if not isinstance(label, str):
             fail(f"arms: the label {label!r} is no text; write it in quotes")

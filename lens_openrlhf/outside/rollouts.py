@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def choose(
             raise OptionError(f"--{what} {column}: {path} has no such column; it has {', '.join(there)}")
     found = {what: given.get(what) or next((name for name in USUAL[what] if name in there), None) for what in USUAL}
 
-    def need(problem: str, remedy: str) -> None:
+    def need(problem: str, remedy: str) -> NoReturn:
         raise OptionError(f"{path}: {problem} (columns: {', '.join(there)}); {remedy}")
 
     if not found["prompt"]:
@@ -110,7 +110,7 @@ def choose(
         found[EXTRA + what] = what
     wanted = ["prompt", "step", "correctness", "reward", form, *token_needs, *(EXTRA + what for what in extras)]
     wanted += [] if form == "logprobs" else ["length"]
-    return {what: found[what] for what in dict.fromkeys(wanted) if found[what]}
+    return {what: column for what in dict.fromkeys(wanted) if (column := found[what])}
 
 
 def _refuse_whole_answers(path: Path, column: str) -> None:
@@ -167,21 +167,21 @@ def _read(
     for what in token_needs:
         if what not in found:
             values, counts = file.lists(what)
-            file.check(
-                what,
-                counts != lengths,
-                lambda row, counts=counts: (
-                    f"has {counts[row]} numbers for {lengths[row]} tokens "
-                    f"({columns.get('logprobs') or columns['length']})"
-                ),
-            )
+
+            def other_count(row: int, counts: np.ndarray = counts) -> str:
+                source = columns.get("logprobs") or columns["length"]
+                return f"has {counts[row]} numbers for {lengths[row]} tokens ({source})"
+
+            file.check(what, counts != lengths, other_count)
             file.check_tokens(what, ~np.isfinite(values), counts, "a finite number is needed", values)
             found[what] = values
     for what in (EXTRA + name for name in extras):
         values = found[what] = file.numbers(what)
-        file.check(
-            what, ~np.isfinite(values), lambda row, values=values: f"{shown(values[row])}; a finite number is needed"
-        )
+
+        def not_finite(row: int, values: np.ndarray = values) -> str:
+            return f"{shown(values[row])}; a finite number is needed"
+
+        file.check(what, ~np.isfinite(values), not_finite)
     return file.keys("prompt"), found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def _write_lines(out: Path, paths: Sequence[Path], columns: Mapping[str, Sequenc
                 number += 1
 
 
-def _rows(path: Path):
+def _rows(path: Path) -> Iterator[dict]:
     if path.suffix == ".jsonl":
         yield from (row for _, row in rows_of_file("ROLLOUTS", path))
     else:

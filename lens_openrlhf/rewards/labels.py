@@ -11,7 +11,7 @@ from lens_openrlhf.rewards import label_check, pool
 from lens_openrlhf.rewards.label_check import Refusal
 from lens_openrlhf.rewards.verifier import label_text
 
-Label = TypeVar("Label", str, int)
+Label = TypeVar("Label", bound=str | int)
 Found = TypeVar("Found")
 
 

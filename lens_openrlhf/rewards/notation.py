@@ -61,9 +61,14 @@ def undelimited(text: str) -> str:
         while found := _ENDS.search(text, max(0, end - 3), end):
             end = found.start()
         text = text[:end]
-        for start, end in _DELIMITERS:
-            inner = text[len(start) : len(text) - len(end)]
-            if text.startswith(start) and text.endswith(end) and len(text) > len(start + end) and start not in inner:
+        for opens, closes in _DELIMITERS:
+            inner = text[len(opens) : len(text) - len(closes)]
+            if (
+                text.startswith(opens)
+                and text.endswith(closes)
+                and len(text) > len(opens + closes)
+                and opens not in inner
+            ):
                 text = inner
                 break
         if text == before:

@@ -58,7 +58,7 @@ class Messages(pickle.Unpickler):
         raise pickle.PicklingError(f"a worker sent {module}.{name}")  # pebble ends the pool at this
 
     @staticmethod
-    def _status(kind: type, name: str) -> ResultStatus:
+    def _status(kind: Any, name: str) -> ResultStatus:
         """A status as some releases of Python 3.11 (Debian's 3.11.2) pickle it: getattr(ResultStatus, name)."""
         if kind is not ResultStatus or name not in list(ResultStatus.__members__):
             raise pickle.PicklingError(f"a worker sent getattr({kind!r}, {name!r})")
@@ -73,5 +73,6 @@ class WorkerContext(context.SpawnContext):
     def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
         reader, writer = super().Pipe(duplex)
         # Of this object alone: the worker's own end is a new one, and the parent can be trusted.
-        reader.recv = lambda: Messages(io.BytesIO(reader.recv_bytes())).load()
+        own: Any = reader
+        own.recv = lambda: Messages(io.BytesIO(reader.recv_bytes())).load()
         return reader, writer

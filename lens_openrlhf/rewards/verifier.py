@@ -52,7 +52,7 @@ def _read(response: str, label: str) -> tuple[str, ...]:
     return tuple(grading.read(response, label))  # no other class is taken from a worker
 
 
-def _limited(function: Callable[..., tuple], response: str, label: str | int, timeout: float | None) -> tuple:
+def _limited(function: Callable[..., tuple], response: str, label: str | float, timeout: float | None) -> tuple:
     """What `function` gives for a response in a worker or, where that fails, the outcome and why."""
     try:
         found = pool.run_in_worker(function, (grading.response_end(response), label_text(label)), timeout)

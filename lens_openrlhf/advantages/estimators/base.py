@@ -78,6 +78,7 @@ class Estimator:
     reads_reward: ClassVar[bool] = True
     sampling: ClassVar[str] = "plain"
     policy_loss: ClassVar[str] = "ppo"
+    source: ClassVar[str]  # where a user's own or a package's comes from
 
     def __init__(self, config: Any = None):
         self.config = self.Config() if config is None else config

@@ -58,7 +58,7 @@ class Batch:
     @property
     def response_of(self) -> Tensor:
         """[T] int64, the response of every token."""
-        lengths = self.cu_seqlens.diff()
+        lengths = self.of_tokens("cu_seqlens").diff()
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
     def group_sum(self, values: Tensor) -> Tensor:
@@ -68,6 +68,17 @@ class Batch:
     def group_mean(self, values: Tensor) -> Tensor:
         """[N] to [Q]."""
         return self.group_sum(values) / self.cu_groups.diff()
+
+    def of_tokens(self, name: str) -> Tensor:
+        """The field of that name, which only a batch with numbers of tokens has.
+
+        Raises:
+            ValueError: it is None.
+        """
+        values = getattr(self, name)
+        if values is None:
+            raise ValueError(f"the batch has no {name}: name what is read of the tokens in the estimator's `needs`")
+        return values
 
     def extra(self, name: str, remedy: str) -> Tensor:
         """[N] float64, the extra of that name.
@@ -94,7 +105,7 @@ class Batch:
 
     def token_mean(self, values: Tensor) -> Tensor:
         """[T] to [N] float64: the mean over a response's tokens, 0 for an empty one."""
-        return segment_sum(values, self.cu_seqlens.diff()) / self.lengths.clamp(min=1)
+        return segment_sum(values, self.of_tokens("cu_seqlens").diff()) / self.lengths.clamp(min=1)
 
 
 def segment_sum(values: Tensor, sizes: Tensor) -> Tensor:

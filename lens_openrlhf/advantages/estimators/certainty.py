@@ -50,7 +50,7 @@ class Intuitor(Estimator):
     verified = False
 
     def advantages(self, batch: Batch) -> Result:
-        return Result(advantage=_normalised(batch, batch.self_certainty))
+        return Result(advantage=_normalised(batch, batch.of_tokens("self_certainty")))
 
 
 class Rent(Estimator):
@@ -64,4 +64,4 @@ class Rent(Estimator):
     verified = False
 
     def advantages(self, batch: Batch) -> Result:
-        return Result(advantage=_normalised(batch, -batch.entropies))
+        return Result(advantage=_normalised(batch, -batch.of_tokens("entropies")))

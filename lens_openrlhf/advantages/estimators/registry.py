@@ -118,6 +118,7 @@ def load(place: str, expected: str) -> tuple[object, str, str]:
     if not Path(path).is_file():
         raise EstimatorError(f"{place}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"lens_estimator_{Path(path).stem}", path)
+    assert spec and spec.loader  # of a .py file
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     try:

@@ -36,7 +36,7 @@ class RlZvp(Estimator):
     needs = frozenset({"entropies"})
 
     def advantages(self, batch: Batch) -> Result:
-        response, entropy = batch.response_of, batch.entropies.double()
+        response, entropy = batch.response_of, batch.of_tokens("entropies").double()
         largest = entropy.new_zeros(len(batch.lengths))
         largest = largest.scatter_reduce(0, response, entropy, "amax", include_self=False)[response]
         kind = batch.kinds[batch.group_of][response]

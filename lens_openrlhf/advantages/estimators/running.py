@@ -64,7 +64,7 @@ def _for_estimator(estimator: Estimator, batch: Batch) -> Batch:
     batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
     if batch.correctness.is_cpu or not estimator.remembers:
         return batch
-    moved = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    moved: dict[str, Any] = {name: v.cpu() for name, v in vars(batch).items() if isinstance(v, torch.Tensor)}
     return replace(batch, extras={name: v.cpu() for name, v in batch.extras.items()}, **moved)
 
 

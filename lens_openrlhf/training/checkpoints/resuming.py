@@ -154,9 +154,9 @@ def rewind(folder: Path, step: int) -> int:
                 file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
         if (folder / name).exists():
             write_atomically(folder / name, "".join(json.dumps(record) + "\n" for record in kept))
-    for at, file in samples.files_by_step(folder).items():
+    for at, written in samples.files_by_step(folder).items():
         if at > step:
-            file.unlink()
+            written.unlink()
     return cut
 
 

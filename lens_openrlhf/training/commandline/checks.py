@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...inputs import OptionError
@@ -68,7 +68,7 @@ def check_sizes(values: Mapping[str, Any], given: set[str]) -> None:
     _check_evaluation(values)
 
 
-def _check_lora(get) -> None:
+def _check_lora(get: Callable[[str], Any]) -> None:
     """Adapters are merged into the weights that vLLM gets, which must be whole and unpacked for that."""
     if get("ds.lora.rank") <= 0:
         return
@@ -84,7 +84,7 @@ def _check_lora(get) -> None:
             )
 
 
-def _check_cpu(get) -> None:
+def _check_cpu(get: Callable[..., Any]) -> None:
     """Refuse what cannot work without CUDA."""
     refusals = {
         "vllm.enable_sleep": "vLLM's sleep mode needs CUDA",

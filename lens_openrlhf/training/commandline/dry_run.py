@@ -40,16 +40,17 @@ LABEL, WIDTH = 12, 100
 
 def count_prompts(args: SimpleNamespace) -> tuple[int | None, bool]:
     """Training prompts of an episode, and whether that is known; else it is the most, or None where nothing says."""
-    counts = []
+    counts: list[int | None] = []
     for name in data_names(args.data.prompt_dataset):
         path = Path(place_and_split(name)[0])
         if not path.is_file() or args.data.prompt_probs:
-            counts = None
+            counts = [None]
             break
         counts.append(count_rows(path))
     limit = args.data.max_samples
-    if counts is not None and None not in counts:
-        return min(limit, sum(counts)), True
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts):
+        return min(limit, sum(known)), True
     return (limit if limit < 10**8 else None), False
 
 
@@ -203,7 +204,7 @@ def _wrapped(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _host_row(args: SimpleNamespace, shape: ModelShape | None) -> tuple[str, str]:
-    return "memory", machine.memory_line(shape and host_memory(args, shape))
+    return "memory", machine.memory_line(host_memory(args, shape) if shape else None)
 
 
 def announcement(args: SimpleNamespace) -> list[str]:
@@ -231,7 +232,8 @@ def plan(argv: Sequence[str], gpu_memory_gib: float | None = None) -> str:
     Raises:
         OptionError: options that can work nowhere, or not with the model.
     """
-    missing, chosen = [], []
+    missing: list[str] = []
+    chosen: list[str] = []
     try:
         args = options.parse(argv, say=chosen.append)
         on_cpu = cpu_runtime.required()

@@ -38,7 +38,7 @@ def method_in(words: Sequence[str]) -> tuple[str | None, str | None]:
 
 def _refused_by(kind: type[Estimator]) -> dict[str, str]:
     """{option: why} of what has no effect on an estimator, or spoils it."""
-    refused = {}
+    refused: dict[str, str] = {}
     if not (kind.verified and kind.reads_reward):
         refused |= dict.fromkeys(SHAPING, "shapes the reward, which the estimator does not read")
     if kind.sampling == "by_weight":
@@ -54,7 +54,7 @@ def overruled_by(method: tuple[str | None, str | None]) -> Callable[[str], bool]
     """
     name, path = method
     try:
-        kind = estimators.from_path(path) if path else estimators.find(name)
+        kind = estimators.from_path(path) if path else estimators.find(name or "")
         decided = {*kind.defaults, *kind.requires} - {"rollout.n_samples_per_prompt"}
     except EstimatorError:  # OpenRLHF's own, or what the parser will refuse
         decided, kind = set(), Estimator
@@ -149,7 +149,8 @@ def _decide(values: dict[str, Any], given: set[str], name: str, kind: type[Estim
 
 
 def _refuse_what_spoils(values: Mapping[str, Any], given: set[str], estimator: Estimator, name: str) -> None:
-    get, kind = values.get, type(estimator)
+    get: Callable[[str], Any] = values.get
+    kind = type(estimator)
     samples = get("rollout.n_samples_per_prompt")
     if samples < estimator.least_answers:
         raise OptionError(
@@ -198,7 +199,7 @@ def _refuse_what_spoils(values: Mapping[str, Any], given: set[str], estimator: E
                 )
 
 
-def _config(get, name: str, kind: type[Estimator]) -> dict:
+def _config(get: Callable[[str], Any], name: str, kind: type[Estimator]) -> dict:
     return {option.name: get(f"algo.{name}.{option.name}") for option in kind.options()}
 
 

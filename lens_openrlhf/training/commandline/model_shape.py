@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Architectures whose parameters the formula below counts: attention and a gated MLP in every layer.
 COUNTED = ("llama", "mistral", "qwen2")
@@ -77,7 +78,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-def of_config(config) -> ModelShape | None:
+def of_config(config: Any) -> ModelShape | None:
     """The shape in a transformers config; None for one that is no decoder with attention heads."""
     config = config.get_text_config()
     try:
@@ -114,8 +115,11 @@ def _config_file(name: str) -> Path | None:
 def as_written(name: str) -> ModelShape | None:
     """The shape in the config.json of a model that is here, where a COUNTED architecture's says all of it: what it
     leaves to defaults only transformers knows, which takes seconds to import."""
+    file = _config_file(name)
+    if file is None:
+        return None
     try:
-        config = json.loads(_config_file(name).read_bytes())
+        config = json.loads(file.read_bytes())
         kind, tied = config["model_type"], config["tie_word_embeddings"]
         sizes = {field: config[key] for field, key in SIZES.items()}
         head_size = config.get("head_dim") or sizes["hidden"] // sizes["heads"]

@@ -23,7 +23,9 @@ HELPER = "openrlhf.utils.config"
 
 def source() -> Path:
     """The file of OpenRLHF's command."""
-    return Path(importlib.util.find_spec(MODULE).origin)  # imports openrlhf and openrlhf.cli, which are empty
+    spec = importlib.util.find_spec(MODULE)  # imports openrlhf and openrlhf.cli, which are empty
+    assert spec and spec.origin
+    return Path(spec.origin)
 
 
 def main_block() -> ast.Module:
@@ -56,6 +58,7 @@ def _alone(name: str) -> Iterator[None]:
         return
     file = source().parents[1].joinpath(*name.split(".")[1:]).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -26,10 +26,10 @@ from .sizes import as_words, choose_sizes
 
 def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estimator]]) -> None:
     estimator = next(a for a in parser._actions if a.dest == ESTIMATOR)
-    estimator.choices = [*offered, *estimator.choices]
+    estimator.choices = [*offered, *(estimator.choices or ())]
     reward = next(a for a in parser._actions if a.dest == "reward.remote_url")
-    reward.help += f"; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
-    estimator.help += "; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
+    reward.help = f"{reward.help}; or a .py file with a reward_func; or {MATH_VERIFY}: answers checked by Math-Verify"
+    estimator.help = f"{estimator.help}; lens: learns from groups in which every answer is wrong (--algo.lens.*)"
     for name, kind in offered.items():
         add_fields(parser, f"{kind.paper or name} (with --{ESTIMATOR} {name})", name, kind.options())
     group = parser.add_argument_group("an estimator of your own")
@@ -130,7 +130,7 @@ class LensArgumentParser(Parser):
     def on_cpu(self) -> bool:
         return not self.anywhere and cpu_runtime.required()
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: object = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]  # no other reads them
         self.prog = "lens-openrlhf train"
         offered = offered_estimators(*method_in(self.argv))
         _add_options(self, offered)

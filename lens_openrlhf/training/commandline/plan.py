@@ -156,7 +156,7 @@ class HostMemory:
 def host_memory(args: SimpleNamespace, shape: ModelShape) -> HostMemory | None:
     """The memory of a run without CUDA; None where :func:`memory` estimates none."""
     found = memory(args, shape, 0)
-    if found is None:
+    if found is None or shape.parameters is None:
         return None
     ranks, engines = actor_gpus(args), args.vllm.num_engines
     rank = PROCESS + sum(found.state.values())

@@ -201,7 +201,8 @@ def check_surroundings(args: SimpleNamespace) -> list[str]:
 def problems(args: SimpleNamespace, with_models: bool) -> tuple[list[str], list[str]]:
     """What check_surroundings would say of this machine, and all of it; of models only whether they can be taken. And
     its warnings."""
-    found, warnings = [], []
+    found: list[str] = []
+    warnings: list[str] = []
     for check in (*_CHECKS, *([_check_models] if with_models else [])):
         try:
             warnings += check(args) or ()

@@ -103,7 +103,8 @@ def _chain(name: str, within: tuple[str, ...] = ()) -> list[tuple[Path, list[str
 
 def _without(words: Sequence[str], unwanted: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """A command line without some options (by dotted name) and their values; and those words."""
-    kept, taken = [], []
+    kept: list[str] = []
+    taken: list[str] = []
     into = kept
     for word in words:
         if word.startswith("--"):

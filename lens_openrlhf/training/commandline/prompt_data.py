@@ -105,8 +105,8 @@ def _check_file(data: Data) -> str:
         check_chat_template(NAMES.chat, tokenizer)
     fill = data.template.format if data.template and not data.chat else None
     prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
-    rows = (Row(place, row) for place, row in rows_of_file(data.option, path, dict(data.keys)))
-    rows = with_keys(shown, islice(rows, data.limit), dict(data.keys))
+    read = (Row(place, row) for place, row in rows_of_file(data.option, path, dict(data.keys)))
+    rows = with_keys(shown, islice(read, data.limit), dict(data.keys))
     labels = Labels()
     bar = tqdm(rows, f"reading {path.name}", unit="row", unit_scale=True, leave=False, disable=None)
     for row in bar:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import openrlhf.models.actor as openrlhf_actor
 import ray
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from ... import cpu_runtime
 from ...advantages import estimators
+from ...advantages.estimators import Estimator
 from ...advantages.token_statistics import STATISTICS, statistics
 from ...run_folder.log import RunLog
 from ..checkpoints import estimator_state, layout, writing
@@ -43,7 +46,7 @@ class _WithStatistics:
     statistics take its place.
     """
 
-    def __init__(self, model, names: tuple[str, ...]):
+    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         self._model, self._names = model, names
         self.is_vlm = getattr(model, "is_vlm", False)
         self.kept: dict[str, Tensor] = {}
@@ -54,7 +57,7 @@ class _WithStatistics:
     def train(self) -> None:
         self._model.train()
 
-    def __call__(self, sequences: Tensor, action_mask: Tensor, *args, **kwargs) -> Tensor:
+    def __call__(self, sequences: Tensor, action_mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with _entropy_replaced(lambda logits: statistics(logits, self._names)):
             logprobs, output = self._model(
                 sequences, action_mask, *args, return_output=True, return_entropy=True, **kwargs
@@ -66,7 +69,7 @@ class _WithStatistics:
 
 
 @contextmanager
-def _entropy_replaced(function) -> Iterator[None]:
+def _entropy_replaced(function: Callable[[Tensor], Tensor]) -> Iterator[None]:
     before = openrlhf_actor.compute_entropy
     openrlhf_actor.compute_entropy = function
     try:
@@ -94,29 +97,32 @@ def check_update(status: Mapping[str, float], param_dtype: str) -> None:
 class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
     """OpenRLHF's PPO actor. `fit` computes the advantages first where an estimator of ours was chosen."""
 
-    def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        self.estimator = make_estimator(strategy.args)
-        self.columns = None
+    actor: Any  # OpenRLHF's model
+    estimator: Estimator | None
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.estimator = estimator = make_estimator(strategy.args)
+        self.columns: dict[str, list] | None = None
         super().init_model_from_pretrained(strategy, *args, **kwargs)
-        if self.estimator:
-            self._set_up_estimator(strategy.args)
+        if estimator:
+            self._set_up_estimator(estimator, strategy.args)
         run_log = RunLog(strategy.args.logger.run_dir)
         run_log.event("ready", where=f"LensPolicyModel {dist.get_rank()}", pid=os.getpid())
         if cpu_runtime.required():
             # OpenRLHF builds this as "cuda:<index>".
             self.trainer.replay_buffer.target_device = torch.device("cpu")
 
-    def _set_up_estimator(self, args) -> None:
-        self.needs = needs_of(self.estimator)
+    def _set_up_estimator(self, estimator: Estimator, args: SimpleNamespace) -> None:
+        self.needs = needs_of(estimator)
         self.step = self.checkpoint_states.get("global_step", 0)
         if self.checkpoint_states:
-            estimator_state.load_estimator(Path(args.ckpt.path), self.estimator)
-        if self.estimator.policy_loss != "ppo":
+            estimator_state.load_estimator(Path(args.ckpt.path), estimator)
+        if estimator.policy_loss != "ppo":
             self.trainer.actor_loss_fn = PolicyGradientLoss(
-                self.estimator.policy_loss, token_level_loss=args.actor.loss_agg_mode == "token-mean"
+                estimator.policy_loss, token_level_loss=args.actor.loss_agg_mode == "token-mean"
             )
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | WithStatistics:
         """OpenRLHF's log-probabilities [B, A]; WithStatistics where the estimator needs them."""
         names = tuple(name for name in self.needs.tokens if name in STATISTICS) if self.estimator else ()
         if not names:
@@ -137,6 +143,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
                 estimator fails.
         """
         start = time.perf_counter()
+        assert self.estimator
         args, buffer = self.strategy.args, self.trainer.replay_buffer
         device = torch.cuda.current_device()
         (rows, tokens), error = pack([], self.needs, device), ""
@@ -163,7 +170,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         }
         return result.metrics | more
 
-    def fit(self, kl_ctl: float = 0):
+    def fit(self, kl_ctl: float = 0) -> dict:
         metrics = self.compute_advantages() if self.estimator else {}
         status = super().fit(kl_ctl)
         check_update(status, self.strategy.args.ds.param_dtype)
@@ -174,14 +181,17 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
 
     def prompt_weights(self, prompts: Tensor) -> Tensor:
         """How often each of `prompts` [P] is to be drawn, see Estimator.prompt_weights."""
+        assert self.estimator
         with estimators.asked(self.estimator, "prompt_weights"):
             return checked_weights(self.estimator.prompt_weights(prompts), len(prompts))
 
-    def broadcast_to_vllm(self):
+    def broadcast_to_vllm(self) -> None:
         with lora.under_vllm_names(self.actor.model.module):
             super().broadcast_to_vllm()
 
-    def save_checkpoint(self, tag, client_states=None, metric_value=None, metric_key=None):
+    def save_checkpoint(
+        self, tag: str, client_states: dict | None = None, metric_value: Any = None, metric_key: Any = None
+    ) -> None:
         args, folder = self.strategy.args, Path(self.strategy.args.ckpt.path)
         try:
             if self.strategy.is_rank_0():

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from openrlhf.datasets import PromptDataset
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -40,7 +41,7 @@ class EvaluationSet:
         return ordered
 
 
-def evaluation_set(strategy, tokenizer) -> EvaluationSet | None:
+def evaluation_set(strategy: Any, tokenizer: Any) -> EvaluationSet | None:
     """The prompts of --eval.dataset, all or the first --eval.max_samples; None without the option."""
     args = strategy.args
     if not args.eval.dataset:

@@ -7,7 +7,7 @@ samples answer the same prompt. They travel in `info`, which survives to the rep
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -56,7 +56,7 @@ class LensExperienceMaker(RemoteExperienceMaker):
         self._statistics = []
         return super().make_experience(samples_list)
 
-    def _flatten_results(self, refs, duplicate_factor):
+    def _flatten_results(self, refs: Any, duplicate_factor: int) -> list:
         results = super()._flatten_results(refs, duplicate_factor)
         if results and isinstance(results[0], WithStatistics):
             self._statistics = [result.statistics for result in results]

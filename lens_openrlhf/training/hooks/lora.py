@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -52,8 +53,9 @@ def under_vllm_names(model: nn.Module) -> Iterator[None]:
     if not any(isinstance(module, LoraLayer) for module in model.modules()):
         yield
         return
-    model.named_parameters = lambda: merged_parameters(model)
+    patched: Any = model
+    patched.named_parameters = lambda: merged_parameters(model)
     try:
         yield
     finally:
-        del model.named_parameters
+        del patched.named_parameters

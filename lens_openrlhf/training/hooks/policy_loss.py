@@ -35,7 +35,12 @@ class PolicyGradientLoss(PolicyLoss):
         log_ratio = (log_probs - old_log_probs).detach()
         weight = torch.ones_like(log_ratio)
         if self.kind == "topr":
-            whole = (log_ratio * action_mask).sum(-1, keepdim=True).clamp(max=0.0).exp()
+            whole = (
+                (log_ratio if action_mask is None else log_ratio * action_mask)
+                .sum(-1, keepdim=True)
+                .clamp(max=0.0)
+                .exp()
+            )
             weight = torch.where(advantages < 0, whole, 1.0)
         loss = aggregate_loss(
             -weight * advantages * log_probs,

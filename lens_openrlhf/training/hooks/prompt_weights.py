@@ -62,7 +62,8 @@ class _WeightedDraws(Iterator[int]):
     """One episode's draws."""
 
     def __init__(self, sampler: PromptsByWeight):
-        self.sampler, self.drawn, self.block = sampler, 0, []
+        self.sampler, self.drawn = sampler, 0
+        self.block: list[int] = []
 
     def __next__(self) -> int:
         sampler = self.sampler

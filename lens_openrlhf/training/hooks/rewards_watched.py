@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openrlhf.utils.agent import AgentInstanceBase, SingleTurnAgentExecutor
 
@@ -51,7 +51,7 @@ class WatchedRewards:
             self._record(error)
             raise
 
-    async def from_servers(self, *args) -> list[dict]:
+    async def from_servers(self, *args: Any) -> list[dict]:
         """A server's result, by OpenRLHF's own calls; their retries alone would wait a quarter of an hour.
 
         Raises:
@@ -89,10 +89,10 @@ def watched(agent: type[AgentInstanceBase], limit: float) -> type[AgentInstanceB
     """
 
     class Watched(agent):
-        async def reset(self, states: dict, **kwargs):
+        async def reset(self, states: dict, **kwargs: Any) -> dict:
             return await _within(limit, "no observation of the agent's reset", super().reset(states, **kwargs))
 
-        async def step(self, state_dict: dict, **kwargs):
+        async def step(self, state_dict: dict, **kwargs: Any) -> dict:
             return await _within(limit, "no feedback of the agent's step", super().step(state_dict, **kwargs))
 
     return Watched

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from typing import Any
 
 import ray
 import torch
@@ -31,7 +32,7 @@ CPU_WORKER = "lens_openrlhf.cpu_runtime.weight_sync.CpuWorkerWrap"
 class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_class):
     """OpenRLHF's vLLM actor; on CPU, vLLM's workers get the gloo weight sync. A model's code runs only if allowed."""
 
-    async def __init__(self, *args, **kwargs):
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray waits for it
         kwargs["trust_remote_code"] = not remote_code.forbidden()
         if cpu_runtime.required():
             kwargs["worker_extension_cls"] = CPU_WORKER
@@ -46,7 +47,7 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
             facts["reward_workers_isolated_by"] = await asyncio.to_thread(isolation_in_force)
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid(), **facts)
 
-    async def generate(self, prompt_token_ids, sampling_params, *args, **kwargs):
+    async def generate(self, prompt_token_ids: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY  # OpenRLHF waits for the last of an answer's outputs
         return await super().generate(prompt_token_ids, sampling_params, *args, **kwargs)
 
@@ -63,11 +64,11 @@ class LensRollout(RolloutInRounds, RolloutRayActor.__ray_metadata__.modified_cla
 class LensRolloutWithLogprobs(LensRollout):
     """Also asks vLLM for the log-probability of each sampled token, after temperature (confidence_from rollout)."""
 
-    async def __init__(self, *args, **kwargs):
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray waits for it
         kwargs |= {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
         await super().__init__(*args, **kwargs)
 
-    async def generate_responses(self, *args, sampling_params, **kwargs):
+    async def generate_responses(self, *args: Any, sampling_params: Any, **kwargs: Any) -> list[dict]:
         sampling_params.logprobs = 1
         return await super().generate_responses(*args, sampling_params=sampling_params, **kwargs)
 
@@ -82,7 +83,7 @@ class LensSamplesGenerator(UntilPositive, SamplesGenerator):
 
     _evaluating = False
 
-    def _say_sampling(self, prompts: int, **generate_kwargs) -> None:
+    def _say_sampling(self, prompts: int, **generate_kwargs: Any) -> None:
         each = generate_kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
         tokens = most_new_tokens(self.args)
         self._run_log.event(SAMPLING, answers=prompts * each, tokens=tokens, evaluation=self._evaluating)
@@ -91,18 +92,18 @@ class LensSamplesGenerator(UntilPositive, SamplesGenerator):
     def _run_log(self) -> RunLog:
         return RunLog(self.args.logger.run_dir)
 
-    def generate_samples(self, **generate_kwargs):
+    def generate_samples(self, **generate_kwargs: Any) -> tuple:
         samples = super().generate_samples(**generate_kwargs)
         self._run_log.event(SAMPLED)
         return samples
 
-    def _dispatch_prompts_to_vllm(self, prompts, *args, **kwargs):
+    def _dispatch_prompts_to_vllm(self, prompts: list[str], *args: Any, **kwargs: Any) -> list:
         if not self._evaluating:
             self._say_sampling(len(prompts), **kwargs)
         return super()._dispatch_prompts_to_vllm(prompts, *args, **kwargs)
 
     @torch.no_grad()
-    def generate_eval_samples(self, **generate_kwargs) -> list[Experience]:
+    def generate_eval_samples(self, **generate_kwargs: Any) -> list[Experience]:
         self._evaluating = True
         self._say_sampling(len(self.eval_dataloader.dataset), **generate_kwargs)  # of all parts
         self._last_eval = super().generate_eval_samples(**generate_kwargs)

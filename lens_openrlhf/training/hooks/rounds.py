@@ -10,14 +10,19 @@ import functools
 from collections.abc import Sequence
 from copy import deepcopy
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .tags import EXTRA
 
 if TYPE_CHECKING:
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator as Generator
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor as Engine
+
     from ...advantages.estimators.reinforce_ada import ReinforceAdaConfig
+else:  # OpenRLHF\'s classes are mixed in where these are used (rollout.py), so that this needs no OpenRLHF
+    Generator = Engine = object
 
 
 def is_right(score: float) -> bool:
@@ -40,14 +45,14 @@ def kept(scores: Sequence[float], keep: int) -> list[int]:
     return sorted(right[:rights] + wrong[: keep - rights])
 
 
-class RolloutInRounds:
+class RolloutInRounds(Engine):
     """For OpenRLHF's vLLM actor: draws answers to a prompt in rounds, and says what was drawn.
 
     The rounds of one prompt do not wait for another's, and answers that are not kept never leave this process.
     """
 
     async def generate_in_rounds(
-        self, *, rounds: ReinforceAdaConfig, num_samples: int, sampling_params, **call
+        self, *, rounds: ReinforceAdaConfig, num_samples: int, sampling_params: Any, **call: Any
     ) -> list[dict]:
         """`num_samples` of the answers drawn in up to `rounds.rounds` rounds, with extras in `extra_logs`: mean and
         unbiased standard deviation of all drawn rewards, and their number.
@@ -76,23 +81,24 @@ class RolloutInRounds:
         return [drawn[i] | {"extra_logs": drawn[i]["extra_logs"] | extras} for i in kept(scores, num_samples)]
 
 
-class UntilPositive:
+class UntilPositive(Generator):
     """For OpenRLHF's SamplesGenerator: training prompts are answered in rounds where `rounds` is set, evaluation's not.
 
     The engines must be RolloutInRounds.
     """
 
     rounds: ReinforceAdaConfig | None = None
+    vllm_engines: list
     _training = False
 
-    def generate_samples(self, **generate_kwargs):
+    def generate_samples(self, **generate_kwargs: Any) -> tuple:
         self._training = True
         try:
             return super().generate_samples(**generate_kwargs)
         finally:
             self._training = False
 
-    def _dispatch_prompts_to_vllm(self, *args, **kwargs):
+    def _dispatch_prompts_to_vllm(self, *args: Any, **kwargs: Any) -> list:
         if self.rounds is None or not self._training:
             return super()._dispatch_prompts_to_vllm(*args, **kwargs)
         engines = self.vllm_engines
@@ -102,7 +108,7 @@ class UntilPositive:
         finally:
             self.vllm_engines = engines
 
-    def _in_rounds(self, engine) -> SimpleNamespace:
+    def _in_rounds(self, engine: Any) -> SimpleNamespace:
         """What OpenRLHF calls of an engine, with the rounds behind it."""
         remote = functools.partial(engine.generate_in_rounds.remote, rounds=self.rounds)
         return SimpleNamespace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from openrlhf.trainer.ppo_utils.experience import Experience
 
@@ -15,10 +16,11 @@ def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, 
     """The same columns where OpenRLHF computes the advantages, and nobody the confidence."""
     rewards = [None if sample.rewards is None else float(sample.rewards) for sample in samples]
     scores = [None if sample.scores is None else float(sample.scores) for sample in samples]
-    kinds = []
+    kinds: list[str | None] = []
     for start in range(0, len(samples), per_prompt):
         group = scores[start : start + per_prompt]
-        kinds += [None if None in group else group_kind(group).name.lower()] * len(group)
+        known = [score for score in group if score is not None]
+        kinds += [group_kind(known).name.lower() if len(known) == len(group) else None] * len(group)
     nothing = [None] * len(samples)
     return {
         "index": list(range(len(samples))),
@@ -29,7 +31,7 @@ def _from_rollouts(samples: Sequence[Experience], per_prompt: int) -> dict[str, 
     }
 
 
-def response_text(sample: Experience, tokenizer) -> str:
+def response_text(sample: Experience, tokenizer: Any) -> str:
     """Everything after the prompt, tool output included."""
     # The mask begins at the second token.
     first = int(sample.action_mask[0].nonzero()[0]) + 1 if sample.action_mask.any() else sample.sequences.shape[1]
@@ -41,7 +43,7 @@ def write_samples(
     step: int,
     samples: Sequence[Experience],
     columns: dict[str, list] | None,
-    tokenizer,
+    tokenizer: Any,
     per_prompt: int,
     text_prompts: int,
 ) -> Path:

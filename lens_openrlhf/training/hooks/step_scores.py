@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCORER_THREADS = 32
 
 
-def score_steps(samples: Sequence[Experience], tokenizer, scorer: StepScorer, per_prompt: int) -> None:
+def score_steps(samples: Sequence[Experience], tokenizer: Any, scorer: StepScorer, per_prompt: int) -> None:
     """Put the scorer's score of every answer of all-wrong groups into its `info`, and 0 into the others'.
 
     Args:

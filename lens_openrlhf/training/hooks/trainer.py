@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import openrlhf.trainer.ppo_trainer as sync_module
 import openrlhf.trainer.ppo_trainer_async as async_module
@@ -12,6 +14,7 @@ import ray
 import torch
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, PPOTrainerAsync, TrainingActor
+from openrlhf.trainer.ppo_utils.experience import Experience
 
 from ...run_folder.log import RunLog
 from ..checkpoints.writing import resumable
@@ -25,20 +28,32 @@ from .rollout import LensSamplesGenerator
 from .samples import write_samples
 from .step_scores import score_steps
 
+if TYPE_CHECKING:
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer as Base
+else:
+    Base = object  # what stands before OpenRLHF's class in the classes below
+
 sync_module.blending_datasets = blending_datasets  # what prepare_datasets calls, in this process
 
 
-def _plain_class(actor_class):
+def _plain_class(actor_class: Any) -> Any:
     """The class under a Ray actor class: the one that can be subclassed."""
     return actor_class.__ray_metadata__.modified_class
 
 
-def _ask_first(group, method: str, *args):
+# Where OpenRLHF has no types, Any says so.
+_PPOTrainer: Any = _plain_class(PPOTrainer)
+_GenerateSamples: Any = _plain_class(GenerateSamplesActor)
+_Training: Any = _plain_class(TrainingActor)
+_PPOTrainerAsync: Any = _plain_class(PPOTrainerAsync)
+
+
+def _ask_first(group: Any, method: str, *args: Any) -> Any:
     """What rank 0 of a group of actors says; where all would say the same, the others need not send it too."""
     return ray.get(getattr(group._actor_handlers[0], method).remote(*args))
 
 
-class _Recorded:
+class _Recorded(Base):
     """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences, a line a step in metrics.jsonl, and the
     step's answers in samples/."""
 
@@ -60,7 +75,7 @@ class _Recorded:
             )
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
-    def train_step(self, rollout_samples, global_step):
+    def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict, int]:
         if self.step_scorer:
             require_scores(rollout_samples, self.args.logger.run_dir)
             per_prompt = self.args.rollout.n_samples_per_prompt
@@ -80,13 +95,15 @@ class _Recorded:
             )
         return status, step
 
-    def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
+    def save_logs_and_checkpoints(
+        self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
+    ) -> None:
         self.last_step = global_step
         self.run_log.step(global_step, logs_dict or {})
-        super().save_logs_and_checkpoints(global_step, logs_dict, resumable(client_states))
+        super().save_logs_and_checkpoints(global_step, logs_dict, resumable(client_states or {}))
 
-    def save_best_checkpoint(self, eval_metrics, global_step, client_states=None):
-        super().save_best_checkpoint(eval_metrics, global_step, resumable(client_states))
+    def save_best_checkpoint(self, eval_metrics: dict, global_step: int, client_states: dict | None = None) -> None:
+        super().save_best_checkpoint(eval_metrics, global_step, resumable(client_states or {}))
 
     def _keep_trackers_open(self) -> None:
         """OpenRLHF closes its trackers at the end of fit, before our last evaluation."""
@@ -106,16 +123,18 @@ class _Recorded:
             close()
 
 
-class _Evaluating:
+class _Evaluating(Base):
     """What our trainers add to the side that samples: evaluations on all held-out prompts, recorded in their order."""
 
-    def _set_up_sampling(self, strategy, tokenizer, vllm_engines) -> None:
+    prompts_dataloader: Any  # OpenRLHF's
+
+    def _set_up_sampling(self, strategy: Any, tokenizer: Any, vllm_engines: Any) -> None:
         self.run_log = RunLog(self.args.logger.run_dir)
         self.evaluation_set = evaluation_set(strategy, tokenizer)
         # OpenRLHF's has been cut to --data.max_samples.
         self.eval_dataloader = self.evaluation_set and self.evaluation_set.dataloader
         estimator = make_estimator(self.args)
-        self.prompts_are_weighed = bool(estimator) and estimator.sampling == "by_weight"
+        self.prompts_are_weighed = estimator is not None and estimator.sampling == "by_weight"
         if self.prompts_are_weighed:
             block = self.args.rollout.vllm_generate_batch_size or self.args.rollout.batch_size
             self.prompts_dataloader = by_weight(self.prompts_dataloader, block, self.args.train.seed)
@@ -135,18 +154,18 @@ class _Evaluating:
         self.run_log.event("evaluating", step=step)
         started = time.monotonic()
         logs = evaluate()
-        answers = self.evaluation_set.in_order(
-            self.samples_generator.take_eval_samples(), self.args.eval.n_samples_per_prompt
-        )
-        record = evaluation_record(answers, self.evaluation_set.splits, self.args.eval.k)
+        held_out = self.evaluation_set
+        assert held_out  # where there is something to evaluate
+        answers = held_out.in_order(self.samples_generator.take_eval_samples(), self.args.eval.n_samples_per_prompt)
+        record = evaluation_record(answers, held_out.splits, self.args.eval.k)
         self.run_log.evaluation(step, {"seconds": time.monotonic() - started, **record}, logs)
         return logs, tracked(record)
 
 
-class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
+class LensPPO(_Recorded, _Evaluating, _PPOTrainer):
     """The synchronous trainer."""
 
-    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
+    def __init__(self, pretrain: Any, strategy: Any, *groups: Any, **generate_kwargs: Any) -> None:
         seed_data_order(strategy.args.train.seed)
         super().__init__(pretrain, strategy, *groups, **generate_kwargs)
         self._set_up_sampling(strategy, self.tokenizer, self.vllm_engines)
@@ -157,12 +176,12 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
             sampler = self.prompts_dataloader.sampler
             sampler.weights = _ask_first(self.actor_model_group, "prompt_weights", sampler.ids)
 
-    def train_step(self, rollout_samples, global_step):
+    def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict, int]:
         result = super().train_step(rollout_samples, global_step)
         self._weigh_prompts()
         return result
 
-    def evaluate(self, global_step, **generate_kwargs):
+    def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict:
         logs, more = self._recorded_evaluation(
             global_step, lambda: super(LensPPO, self).evaluate(global_step, **generate_kwargs)
         )
@@ -191,16 +210,18 @@ class LensPPO(_Recorded, _Evaluating, _plain_class(PPOTrainer)):
         self._finish_trackers()
 
 
-class LensGenerateSamples(_Evaluating, _plain_class(GenerateSamplesActor)):
+class LensGenerateSamples(_Evaluating, _GenerateSamples):
     """The asynchronous trainer's sampling side."""
 
-    def __init__(self, pretrain, strategy, vllm_engines, **kwargs):
+    _last_eval_step: int  # OpenRLHF's
+
+    def __init__(self, pretrain: Any, strategy: Any, vllm_engines: Any, **kwargs: Any) -> None:
         seed_data_order(strategy.args.train.seed)
         super().__init__(pretrain, strategy, vllm_engines, **kwargs)
         self._set_up_sampling(strategy, self.samples_generator.tokenizer, vllm_engines)
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
-    def _run_eval(self):
+    def _run_eval(self) -> dict:
         logs, more = self._recorded_evaluation(max(self._last_eval_step, 0), super()._run_eval)
         return logs | more
 
@@ -216,10 +237,10 @@ class LensGenerateSamples(_Evaluating, _plain_class(GenerateSamplesActor)):
         self._last_eval_step = global_step
 
 
-class LensTraining(_Recorded, _plain_class(TrainingActor)):
+class LensTraining(_Recorded, _Training):
     """The asynchronous trainer's training side, where the experiences are made."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._set_up()
         self._keep_trackers_open()
@@ -238,10 +259,10 @@ class LensTraining(_Recorded, _plain_class(TrainingActor)):
         self._finish_trackers()
 
 
-class LensPPOAsync(_plain_class(PPOTrainerAsync)):
+class LensPPOAsync(_PPOTrainerAsync):
     """The asynchronous trainer. It creates both sides itself, so their classes are exchanged in its process."""
 
-    def __init__(self, pretrain, strategy, *groups, **generate_kwargs):
+    def __init__(self, pretrain: Any, strategy: Any, *groups: Any, **generate_kwargs: Any) -> None:
         self.settings = strategy.args
         async_module.GenerateSamplesActor = ray.remote(LensGenerateSamples)
         async_module.TrainingActor = ray.remote(LensTraining)
@@ -273,7 +294,7 @@ def seed_data_order(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def evaluation_due(args, run_log: RunLog, step: int) -> bool:
+def evaluation_due(args: SimpleNamespace, run_log: RunLog, step: int) -> bool:
     """Whether a run that begins after `step` has an evaluation to make first: of the untrained model, or one that was
     due when it was interrupted."""
     wanted = step % args.eval.steps == 0 if step else args.eval.at_start

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 from ... import cpu_runtime
 from ...inputs import OptionError
@@ -63,7 +64,7 @@ def start_ray(args: SimpleNamespace, log_to_driver: bool = True) -> None:
         variables |= {name: os.environ.get(name, value) for name, value in stay_on_localhost().items()}
         # Ray would keep a record of the last 100,000 calls, a quarter of a GiB, for a dashboard that there is none of.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    runtime_env = {"env_vars": variables}
+    runtime_env: dict[str, Any] = {"env_vars": variables}
     # A job may have been submitted with some of these; they are in our environment and so above already.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if cpu_runtime.required():

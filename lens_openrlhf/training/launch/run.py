@@ -50,7 +50,8 @@ def train(args: SimpleNamespace, started: float) -> int:
             problem, status = explain(error), 1
         finally:
             stop_everything(but=watcher.pid)
-            watcher.stdin.close()
+            if watcher.stdin:
+                watcher.stdin.close()
     if problem:
         complain(f"error: {problem}" if status == 1 else problem)
         complain(f"what was written is in {folder}; the full log is {folder / 'train.log'}")
