@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from lens_openrlhf.demo import prepare
+from lens_openrlhf.process import cache_folder
 from lens_openrlhf.run_folder.log import EVENTS, METRICS, Follower, read
-from lens_openrlhf.training.commandline.profiles import cache_folder
 
 PROMPTS, SAMPLES = 8, 4
 SECONDS = 10.0

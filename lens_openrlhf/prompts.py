@@ -140,8 +140,8 @@ class Labels:
             seconds: so long at most; what was found by then is kept, so that another time it goes on.
         """
         from .data import labels
+        from .process import cache_folder
         from .rewards import validate_label
-        from .training.commandline.profiles import cache_folder
 
         check_verifier()
         verdicts: dict[str, str | None] = {label: None for label in self._places if PLAIN_NUMBER.fullmatch(label)}

@@ -22,7 +22,9 @@ ALLOWED = {
 
 # From the bottom up. A folder of training/ is a room, too.
 FLOORS = (
-    ("process", "inputs", "commands"),
+    ("process",),
+    ("inputs",),
+    ("commands",),
     ("advantages",),
     ("rewards", "cpu_runtime", "run_folder"),
     ("data", "demo"),

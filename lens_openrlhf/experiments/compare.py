@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..process import ended, printable, write_atomically
+from ..commands import Parser, main_of
+from ..inputs import OptionError
+from ..process import printable, write_atomically
 from . import archive, checks, spec, tables
 from .runs import Options, Run, arm_options, runs_of
 from .spec import Spec, SpecError
@@ -29,7 +31,7 @@ Stopped at any point, the same command goes on where it was; finished runs are n
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lens-openrlhf compare",
         usage="%(prog)s [-h] [-o FOLDER] [--gpus N] [--reuse FOLDER ...] [--table] [--dry_run] [--archive FOLDER FILE] "
         "[SPEC]",
@@ -54,6 +56,19 @@ def _parser() -> argparse.ArgumentParser:
         "--archive", nargs=2, type=Path, metavar=("FOLDER", "FILE"), help="pack a comparison's records into a .tar.xz"
     )
     return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+        OptionError: none, or both, of a SPEC and --archive.
+        SystemExit: --help.
+    """
+    arguments = _parser().parse_args(argv)
+    if (arguments.spec is None) == (arguments.archive is None):
+        raise OptionError("name a SPEC, or a folder and a file with --archive; see lens-openrlhf compare --help")
+    return arguments
 
 
 def folder_of(wanted: Spec, out: Path | None) -> Path:
@@ -189,15 +204,4 @@ def _run(arguments: argparse.Namespace) -> int:
     return compare(arguments.spec, arguments.out, arguments.dry_run, arguments.reuse, arguments.gpus)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `lens-openrlhf compare`; returns the process's exit status: 0, 1 where a run failed, 2 for bad input,
-    130 where it was interrupted."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if (arguments.spec is None) == (arguments.archive is None):
-        parser.error("name a SPEC, or a folder and a file with --archive")
-    return ended(lambda: _run(arguments), (SpecError, tables.TableError))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(parse, _run)

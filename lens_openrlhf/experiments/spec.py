@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..inputs import OptionError
+
 LABEL = re.compile(r"\w[\w .,=+()-]*")
 LABEL_LENGTH = 30
 MAX_VALUES = 100_000
 
 
-class SpecError(ValueError):
+class SpecError(OptionError):
     """A spec that cannot be run, or not fairly, with the place and the remedy."""
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..evaluation import mean_and_error
 from ..evaluation.splits import ALL, default_ks, pass_at_k_by_split
+from ..inputs import OptionError
 from ..run_folder.log import EVALUATIONS, METRICS, read
 from . import paper
 from .spec import Spec
@@ -23,7 +24,7 @@ TRAINING = {"negative groups": "lens/negative_groups", "seconds a step": "timing
 Scores = Sequence[Sequence[float]]  # [P][n] correctness
 
 
-class TableError(ValueError):
+class TableError(OptionError):
     """Records that no table can be made of, with the file and what is wrong."""
 
 

@@ -10,8 +10,6 @@ In a negative group nothing tells right from wrong: a larger alpha shortens the 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..advantages import LensConfig
 from ..advantages.lazily import torch
+from ..commands import Parser, check_out, main_of
 from ..evaluation import mean_and_error
-from ..process import ended
+from ..inputs import OptionError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -224,7 +223,7 @@ def figure(results: Mapping[str, Curves]) -> go.Figure:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lens-openrlhf simulate",
         description="LENS and GRPO side by side on a table of answers with one confident mistake a question.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -246,25 +245,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `lens-openrlhf simulate`; returns the process's exit status."""
-    parser = _parser()
-    options = vars(parser.parse_args(argv))
+def parse(argv: Sequence[str]) -> tuple[Settings, int, Path | None]:
+    """Settings, number of seeds and the figure's file.
+
+    Raises:
+        OptionError: values that cannot work.
+        SystemExit: --help.
+    """
+    options = vars(_parser().parse_args(argv))
     seeds, out = options.pop("seeds"), options.pop("out")
     try:
         settings = Settings(**options)
     except ValueError as error:
-        parser.error(f"--{error}")
+        raise OptionError(f"--{error}") from None
     if not 1 <= seeds <= MOST:
-        parser.error(f"--seeds {seeds}: expected 1 to {MOST}")
-    if out and not os.path.isdir(out.parent):
-        parser.error(f"-o {out}: there is no folder {out.parent}")
-    if out and os.path.isdir(out):
-        parser.error(f"-o {out}: is a folder; name a file in it")
-    return ended(lambda: _run(settings, seeds, out), ())
+        raise OptionError(f"--seeds {seeds}: expected 1 to {MOST}")
+    if out:
+        check_out(out)
+    return settings, seeds, out
 
 
-def _run(settings: Settings, seeds: int, out: Path | None) -> int:
+def _run(parsed: tuple[Settings, int, Path | None]) -> int:
+    settings, seeds, out = parsed
     torch.set_num_threads(1)  # the tables are too small to share
     results = run(ARMS, settings, range(seeds))
     print(
@@ -278,5 +280,4 @@ def _run(settings: Settings, seeds: int, out: Path | None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(parse, _run)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ..commands import Parser, check_out, main_of
 from ..inputs import OptionError, add_fields
-from ..process import complain, ended, printable
+from ..process import complain, printable
 
+PROG = "lens-openrlhf advantages"
 COLUMN_OPTIONS = {
     "prompt": "what tells prompts apart (default: prompt_id, else prompt)",
     "step": "number of the training step; groups are of one step (default: step, where there is one)",
@@ -30,14 +31,9 @@ each estimator spreads its weight over groups by kind, and writes the rows with 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; see lens-openrlhf advantages --help")
-
-
 def _base_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="lens-openrlhf advantages",
+    parser = Parser(
+        prog=PROG,
         usage="lens-openrlhf advantages ROLLOUTS... [--estimator NAME...] [--prompt COLUMN] [...] [-o FILE]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     from ..advantages import estimators
     from .estimate import options_outside
 
-    first = _Parser(add_help=False, allow_abbrev=False)
+    first = Parser(prog=PROG, add_help=False, allow_abbrev=False)
     for option in ("--estimator", "--estimator_path"):
         first.add_argument(option, nargs="+", action="extend", default=[])
     chosen = first.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
@@ -112,15 +108,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if len(forms) > 1:
         raise OptionError(f"--{forms[1]} {values[forms[1]]}: --{forms[0]} says the same; give one of them")
     return arguments
-
-
-def _check_out(out: Path, paths: Sequence[Path]) -> None:
-    from .files import SUFFIXES
-
-    if out.suffix not in SUFFIXES:
-        raise OptionError(f"-o {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    if any(out.exists() and out.samefile(path) for path in paths):
-        raise OptionError(f"-o {out}: is one of the files that are read; name another one")
 
 
 def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
@@ -185,14 +172,14 @@ def _warn_of_labels(labels: Sequence[str | int]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from .files import find_files, labels
+    from .files import SUFFIXES, find_files, labels
     from .rollouts import read
     from .summary import table
     from .writing import write
 
     paths = find_files(arguments.rollouts)
     if arguments.out is not None:
-        _check_out(arguments.out, paths)
+        check_out(arguments.out, SUFFIXES, paths)
     needs = sorted(set().union(*(estimator.needs for estimator in arguments.estimators.values())))
     extras = list(dict.fromkeys(name for estimator in arguments.estimators.values() for name in estimator.extras))
     rollouts = read(paths, arguments.given, needs, extras)
@@ -216,11 +203,4 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the process's exit status; every failure ends in one line that says why."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _run(parse(argv)), OptionError, "interrupted; nothing was written")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = main_of(parse, _run, "interrupted; nothing was written")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..commands import Parser, check_out, main_of
 from ..process import complain
 from .runs import ReportError, Run, check_same_data, find_runs
 
@@ -23,7 +24,7 @@ def _number(least: int, most: int = 10**9) -> Callable[[str], int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lens-openrlhf report",
         description="Figures and tables of training runs as one HTML page that needs no network.",
     )
@@ -73,14 +74,7 @@ def _warnings(runs: Sequence[Run], allow: bool) -> list[str]:
     return [f"Different evaluation data: {different}. Differences of Pass@k may be the data's."] if different else []
 
 
-def _check_output(path: Path) -> None:
-    if path.is_dir():
-        raise ReportError(f"-o {path}: is a folder; name a file, such as {path / 'report.html'}")
-    if not path.absolute().parent.is_dir():
-        raise ReportError(f"-o {path}: there is no folder {path.parent}")
-
-
-def _run(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> int:
     if args.watch and args.output:
         raise ReportError("--watch serves the page and writes no file: leave out -o, or --watch")
     if args.port and not args.watch:
@@ -97,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
 
         return serve(args.runs, lambda runs: _warnings(runs, args.allow_different_data), args.sample_steps, args.port)
     output = args.output or Path("report.html")
-    _check_output(output)
+    check_out(output)
     runs = find_runs(args.runs)
     if not runs:
         raise ReportError(f"{', '.join(map(str, args.runs))}: the comparison has no runs yet")
@@ -115,13 +109,13 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the process's exit status, 2 for what cannot be shown."""
-    args = _parser().parse_args(argv)
+def _run(args: argparse.Namespace) -> int:
     try:
-        return _run(args)
-    except ReportError as error:
-        complain(f"error: {error}")
+        return _report(args)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        complain(f"error: {error.filename}: {error.strerror}")
-    return 2
+        raise ReportError(f"{error.filename}: {error.strerror}") from None
+
+
+main = main_of(lambda argv: _parser().parse_args(argv), _run)

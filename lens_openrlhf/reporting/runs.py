@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.splits import ALL, prompts_by_split
+from ..inputs import OptionError
 from ..run_folder import samples
 from ..run_folder.log import EVALUATIONS, EVENTS, METRICS
 
@@ -24,7 +25,7 @@ CONFIG, COMPARISON, SPEC = "config.json", "compare.json", "spec.yaml"
 MAX_SPLIT_VALUES = 12  # a column with more values, such as a prompt's id, makes no readable figure
 
 
-class ReportError(ValueError):
+class ReportError(OptionError):
     """What was asked for cannot be shown, with the remedy."""
 
 

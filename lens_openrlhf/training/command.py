@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from ..commands import ended
 from ..inputs import OptionError
 from ..process import (
     Held,
     complain,
-    ended,
     git_commit,
     holding,
     interrupt_once,
@@ -120,8 +120,4 @@ def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = No
     `make` makes what a profile's options name, once they have been checked.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _main(argv, make), OptionError, "interrupted before the run began")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return ended(lambda: _main(argv, make), "interrupted before the run began")

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
-from lens_openrlhf.evaluation import command, folder
+from lens_openrlhf.evaluation import command, folder, options
+from lens_openrlhf.evaluation.job import Job, prepare
 from lens_openrlhf.evaluation.prompts import load
 from lens_openrlhf.evaluation.sampling import prompt_seed
 from lens_openrlhf.inputs import OptionError
@@ -168,9 +169,9 @@ def test_splits_of_a_data_set(tmp_path):
     assert [row.values["label"] for row in rows] == ["6"] and before != after
 
 
-def prepared(tiny, out, *more) -> command.Job:
+def prepared(tiny, out, *more) -> Job:
     argv = words(tiny, "--out", out, *more)
-    return command.prepare(command.parse(argv), argv)
+    return prepare(options.parse(argv), argv)
 
 
 def test_prompts_are_what_training_would_ask(tiny, tmp_path):
@@ -198,7 +199,7 @@ def test_chat_template(tiny, tmp_path):
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     data = write(tmp_path / "data.jsonl", GOOD, {**GOOD, "prompt": turns})
     argv = [str(model), "--data", str(data), "--apply_chat_template", "--out", str(tmp_path / "out")]
-    job = command.prepare(command.parse(argv), argv)
+    job = prepare(options.parse(argv), argv)
     assert [prompt.text for prompt in job.prompts] == ["<user>1 + 1 =<assistant>", "<system>s<user>u<assistant>"]
     assert job.settings["split_by"] == ["level"] and job.prompts[0].splits == {"level": "1"}
 
@@ -206,7 +207,7 @@ def test_chat_template(tiny, tmp_path):
 def test_config_has_all_settings_versions_and_fingerprints(tiny, tmp_path):
     prepared(tiny, tmp_path / "out", "--samples", "4")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["settings"].keys() == {*command.DEFAULTS, "model", "data"} - {"out"}
+    assert config["settings"].keys() == {*options.DEFAULTS, "model", "data"} - {"out"}
     assert config["settings"]["samples"] == 4 and config["settings"]["temperature"] == 1.0
     assert config["matched"]["data_fingerprint"].startswith("sha256 ") and config["prompts"] == 16
     assert {"python", "torch"} <= config["versions"].keys() and config["command"][0] == str(tiny.model)
@@ -233,8 +234,8 @@ def test_folder_of_other_data_model_or_reward(tiny, tmp_path, capsys):
     reward = tmp_path / "reward.py"
     reward.write_text("def reward_func(queries, prompts, labels):\n    return {'scores': 1}\n")
     argv = [str(model), "--data", str(data), "--reward", str(reward), "--out", str(tmp_path / "out")]
-    command.prepare(command.parse(argv), argv)
-    command.prepare(command.parse(argv + ["--k", "2"]), argv)  # the same answers
+    prepare(options.parse(argv), argv)
+    prepare(options.parse(argv + ["--k", "2"]), argv)  # the same answers
 
     reward.write_text(reward.read_text().replace("1", "0"))
     refused(capsys, argv, "reward_fingerprint")

@@ -9,7 +9,7 @@ from lens_openrlhf.experiments import checks, spec
 from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.runs import runs_of
 from lens_openrlhf.experiments.spec import SpecError
-from lens_openrlhf.training.commandline import profiles
+from lens_openrlhf.process import cache_folder
 
 from ..e2e.conftest import ROOT
 
@@ -21,7 +21,7 @@ def test_checking_makes_nothing_of_a_profile(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arms = checks.check(spec.read(EXAMPLES[0]))
     assert all(options["actor.model_name_or_path"] == ["${demo}/model"] for options in arms.values())
-    assert not profiles.cache_folder().exists()
+    assert not cache_folder().exists()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

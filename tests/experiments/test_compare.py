@@ -17,7 +17,5 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(content, write, tmp
 
 
 @pytest.mark.parametrize("words", [[], ["a.yaml", "--archive", "b", "c"], ["a.yaml", "--table", "--dry_run"]])
-def test_words_that_make_no_command(words):
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
+def test_words_that_make_no_command(words, capsys):
+    assert main(words) == 2 and capsys.readouterr().err.endswith("; see lens-openrlhf compare --help\n")

@@ -322,7 +322,11 @@ def without(name, **more):
         (hand_worked(), ["--algo.spectral.scorer", "a.py:f", "--estimator", "spectral"], "unrecognized arguments"),
         (hand_worked(), ["--estimator", "lens", "lens"], "--estimator lens: .* is there already"),
         (hand_worked(), ["--algo.lens.alpha", "-1"], r"--algo.lens.alpha=-1.0: expected a finite number >= 0"),
-        (hand_worked(), ["--algo.grpo.alpha", "1"], r"unrecognized arguments: --algo.grpo.alpha 1; see .*--help"),
+        (
+            hand_worked(),
+            ["--algo.grpo.alpha", "1"],
+            r"--algo.grpo.alpha 1; did you mean --algo.lens.alpha. Else see .*--help",
+        ),
         (hand_worked(), ["--estimator_path", "my.py"], r"--estimator_path my.py: expected FILE.py:NAME"),
         (hand_worked(), ["--logprobs", "id", "--confidence", "id"], "--confidence id: --logprobs says the same"),
         (hand_worked(), ["--length", "id"], "--length id: the lists in logprobs have their length; leave it out"),

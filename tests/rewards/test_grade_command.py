@@ -102,11 +102,11 @@ def test_nothing_that_is_there_is_written_over(tmp_path, monkeypatch, capsys):
     Path("folder").mkdir()
     monkeypatch.setattr(verifier, "explain_answer", lambda *_: pytest.fail("refused after grading"))
     for out, told in {
-        "rows.jsonl": "is the file that is read",
-        "./folder/../rows.jsonl": "is the file that is read",
-        str(tmp_path / "rows.jsonl"): "is the file that is read",
-        "link.jsonl": "is the file that is read",
-        "hard.jsonl": "is the file that is read",
+        "rows.jsonl": "is one of the files that are read",
+        "./folder/../rows.jsonl": "is one of the files that are read",
+        str(tmp_path / "rows.jsonl"): "is one of the files that are read",
+        "link.jsonl": "is one of the files that are read",
+        "hard.jsonl": "is one of the files that are read",
         "other.jsonl": "is there already",
         "loop.jsonl": "is there already",
         "absent/out.jsonl": "absent is no folder that can be written to",

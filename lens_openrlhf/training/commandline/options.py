@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from types import SimpleNamespace
-from typing import NoReturn
 
 from ... import cpu_runtime
 from ...advantages.estimators import Estimator
 from ...advantages.lazily import torch
+from ...commands import Parser
 from ...inputs import CODE_OPTION, MATH_VERIFY, MATH_VERIFY_FILE, OptionError, add_fields, data_names, place_and_split
 from . import checks, openrlhf_command
 from .estimator import choose, method_in, offered_estimators
@@ -120,7 +119,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     return set(vars(probe.parse_known_args(argv)[0]))
 
 
-class LensArgumentParser(argparse.ArgumentParser):
+class LensArgumentParser(Parser):
     """OpenRLHF's parser, with LENS's options and checks."""
 
     argv: Sequence[str] = ()
@@ -130,14 +129,6 @@ class LensArgumentParser(argparse.ArgumentParser):
     @property
     def on_cpu(self) -> bool:
         return not self.anywhere and cpu_runtime.required()
-
-    def error(self, message: str) -> NoReturn:
-        """In one line, which argparse would put below the usage of 200 options."""
-        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
-        near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1) if unknown else []
-        raise OptionError(
-            f"{message}; {f'did you mean {near[0]}? Else ' if near else ''}see lens-openrlhf train --help"
-        )
 
     def parse_args(self, args: object = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]  # no other reads them
         self.prog = "lens-openrlhf train"

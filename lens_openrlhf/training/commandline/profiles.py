@@ -20,6 +20,7 @@ from string import Template
 
 from ... import cpu_runtime
 from ...inputs import OptionError
+from ...process import cache_folder
 
 PACKAGE = Path(__file__).parents[2]
 FOLDER = PACKAGE.parent / "examples" / "scripts" / "profiles"
@@ -29,11 +30,6 @@ OPTION, DRY_RUN = "--profile", "--dry_run"
 
 class ProfileError(OptionError):
     """A profile that does not exist or cannot be read, or whose model need not be made, as nothing could sample it."""
-
-
-def cache_folder() -> Path:
-    """Where things made once are kept: $XDG_CACHE_HOME/lens_openrlhf, by default ~/.cache/lens_openrlhf."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lens_openrlhf"
 
 
 def _demo(folder: Path) -> None:

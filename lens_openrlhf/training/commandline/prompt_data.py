@@ -23,9 +23,9 @@ from ...inputs import (
     place_and_split,
     rows_of_file,
 )
+from ...process import cache_folder
 from ...prompts import Labels, Names, Prompting, Row, check_chat_template, with_keys
 from . import model_shape
-from .profiles import cache_folder
 
 PROMPTS = "--data.prompt_dataset"
 NAMES = Names(chat="--data.apply_chat_template", template="--data.input_template", reward="--reward.remote_url FILE.py")
