@@ -171,7 +171,7 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
 
 def gathered_rows(count: int, rank: int):
     """What a rank holds after the gather of `count` samples."""
-    from lens_openrlhf.training.hooks.gather import Gathered
+    from lens_openrlhf.advantages.across_ranks import Gathered
 
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(count, generator=generator).double()
@@ -198,7 +198,7 @@ def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
 
 
 def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found) -> None:
-    from lens_openrlhf.training.hooks.gather import gather
+    from lens_openrlhf.advantages.across_ranks import gather
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -221,7 +221,7 @@ def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found)
 
 def measure_gather(ranks: Iterable[int], counts: list[int]) -> list[tuple[int, int, float]]:
     """(ranks, rows of a rank, seconds of the slowest rank) with as many processes on this machine."""
-    import lens_openrlhf.training.hooks.gather  # noqa: F401  # once, before the ranks are forked
+    import lens_openrlhf.advantages.across_ranks  # noqa: F401  # once, before the ranks are forked
 
     results = []
     context = mp.get_context("fork")

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, check_answers, estimate, make
+from ..advantages.responses import Responses, estimate
+from .estimate import check_answers, make
 
 AdvantageFunction = Callable[[Namespace, dict[str, Any]], None]
 

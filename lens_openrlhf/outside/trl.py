@@ -16,7 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from ..advantages.estimators import Estimator, EstimatorError
-from .estimate import Responses, check_answers, estimate, make, packed, padded
+from ..advantages.responses import Responses, estimate, packed, padded
+from .estimate import check_answers, make
 
 STATE = "lens_estimator.pt"  # in each checkpoint, where the estimator has a state
 

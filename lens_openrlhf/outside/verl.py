@@ -19,7 +19,8 @@ from torch import Tensor
 from verl.trainer.ppo import core_algos
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, check_answers, estimate, make, packed, padded
+from ..advantages.responses import Responses, estimate, packed, padded
+from .estimate import check_answers, make
 
 LOGPROBS_MODULE = "lens_openrlhf.outside.verl_logprobs"
 # [N, A] of the batch whose advantages are being computed, see hand_on_logprobs.

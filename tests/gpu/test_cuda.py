@@ -225,7 +225,7 @@ def test_compute_sanitizer(tool):
 
 
 def _gather(rank: int, port: int) -> None:
-    from lens_openrlhf.training.hooks.gather import gather
+    from lens_openrlhf.advantages.across_ranks import gather
 
     torch.cuda.set_device(rank)
     dist.init_process_group("nccl", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))

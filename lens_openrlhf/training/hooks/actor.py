@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ... import cpu_runtime
 from ...advantages import estimators
+from ...advantages.across_ranks import gather
 from ...advantages.token_statistics import STATISTICS, statistics
 from ...run_folder.log import RunLog
 from ..checkpoints import checkpoints
@@ -30,7 +31,7 @@ from ..commandline.options import chosen, make_estimator
 from . import lora
 from .advantages import compute, dropped_samples, set_advantages
 from .experience import WithStatistics
-from .gather import gather, needs_of, pack
+from .gather import needs_of, pack
 from .policy_loss import PolicyGradientLoss
 from .sampling import checked_weights
 

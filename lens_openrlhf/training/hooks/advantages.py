@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ...advantages import GroupKind, estimators
+from ...advantages.across_ranks import Gathered
 from ...advantages.estimators import Batch, Estimator
 from ...run_folder.group_metrics import group_metrics
-from .gather import INDEX, Gathered, Needs, batch_of
+from .gather import INDEX, Needs, batch_of
 from .tags import TAGS
 
 if TYPE_CHECKING:

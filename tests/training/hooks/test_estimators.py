@@ -11,6 +11,7 @@ import torch
 
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
+from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.checkpoints import checkpoints
@@ -18,7 +19,7 @@ from lens_openrlhf.training.commandline import options
 from lens_openrlhf.training.hooks.actor import LensPolicyModel, _WithStatistics, check_update
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker, WithStatistics
-from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
+from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
 from lens_openrlhf.training.hooks.sampling import prompt_id
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lens_openrlhf.advantages.across_ranks import Gathered
 from lens_openrlhf.advantages.estimators import _OURS, find
 from lens_openrlhf.training.hooks.advantages import compute
-from lens_openrlhf.training.hooks.gather import Gathered, needs_of
+from lens_openrlhf.training.hooks.gather import needs_of
 from tests.advantages.one_order import OneOrder
 
 GROUP, SAMPLES = 4, 24
