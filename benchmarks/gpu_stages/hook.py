@@ -95,8 +95,7 @@ def advantages(name: str, items: list[SimpleNamespace], kind: str) -> list[torch
     items = [SimpleNamespace(**{**vars(item), "info": dict(item.info)}) for item in items]
     estimator = estimators.find(name)()
     needs = needs_of(estimator)
-    gathered = gather(*pack(items, needs, kind), "", None)
+    gathered = gather(*pack(items, needs, kind), None, None)
     result = compute(gathered, estimator, needs, GROUP, 1, CLIP)
-    mine = gathered.my_tokens if result.per_token else gathered.mine
-    set_advantages(items, result.values[mine], result.per_token)
+    set_advantages(items, gathered.own(result.values, result.per_token), result.per_token)
     return [item.advantages for item in items]

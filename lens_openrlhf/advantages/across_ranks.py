@@ -1,7 +1,8 @@
-"""What every data-parallel rank knows of its responses, gathered on all of them. Needs torch alone."""
+"""What every rank knows of its responses, gathered on all ranks. Needs torch alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,42 +12,47 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gathered:
-    """What every data-parallel rank holds, in rank order: rows [N, 6 + extras], and tokens [T, K] of the same
-    responses one after another."""
+    """What every rank holds of all N responses and their T tokens, in rank order."""
 
-    rows: Tensor
-    tokens: Tensor
-    counts: list[int]  # rows of each rank
+    columns: dict[str, Tensor]  # [N] by name
+    tokens: dict[str, Tensor]  # [T] by name, of one response after another
+    counts: list[int]  # responses of each rank
     token_counts: list[int]
     rank: int
 
-    @property
-    def mine(self) -> slice:
-        return _part(self.counts, self.rank)
-
-    @property
-    def my_tokens(self) -> slice:
-        return _part(self.token_counts, self.rank)
+    def own(self, values: Tensor, per_token: bool) -> Tensor:
+        """Of values [N], or [T] if per_token, those of this rank's responses."""
+        counts = self.token_counts if per_token else self.counts
+        return values.split(counts)[self.rank]
 
 
-def _part(counts: list[int], rank: int) -> slice:
-    start = sum(counts[:rank])
-    return slice(start, start + counts[rank])
+def gather(
+    columns: Mapping[str, Tensor],
+    tokens: Mapping[str, Tensor],
+    error: Exception | None,
+    group: dist.ProcessGroup | None,
+) -> Gathered:
+    """All ranks' numbers. If any rank brings an error, every rank raises it, so that none waits for another.
 
-
-def gather(rows: Tensor, tokens: Tensor, error: str, group: dist.ProcessGroup | None) -> Gathered:
-    """All ranks' rows and tokens. If any rank brings an error, every rank raises it, so that none waits for another.
+    Args:
+        columns: [n] by name, int64 or float64, of this rank's n responses; not one bit is lost.
+        tokens: [t] by name, float32, of their tokens. Names, dtypes and order are the same on every rank, which may
+            have no response; what a rank brings beside an error is not read.
+        error: why this rank has nothing to bring.
+        group: the ranks; None for one alone. Its backend must serve the columns' device, the CPU where there is none.
 
     Raises:
         ValueError: the errors of all ranks.
     """
     if group is None or dist.get_world_size(group) == 1:
-        if error:
-            raise ValueError(error)
-        return Gathered(rows, tokens, [len(rows)], [len(tokens)], 0)
+        if error is not None:
+            raise ValueError(_text(error)) from error
+        return Gathered(dict(columns), dict(tokens), [_count(columns)], [_count(tokens)], 0)
     rank, world = dist.get_rank(group), dist.get_world_size(group)
-    message = torch.tensor(list(error.encode()), dtype=torch.uint8, device=rows.device)
-    sizes = torch.tensor([len(rows), len(tokens), len(message)], dtype=torch.int64, device=rows.device)
+    device = next((column.device for column in columns.values()), torch.device("cpu"))
+    text = b"" if error is None else _text(error).encode()
+    message = torch.tensor(list(text), dtype=torch.uint8, device=device)
+    sizes = torch.tensor([_count(columns), _count(tokens), len(text)], dtype=torch.int64, device=device)
     all_sizes = [torch.empty_like(sizes) for _ in range(world)]
     dist.all_gather(all_sizes, sizes, group=group)
     counts, token_counts, message_sizes = torch.stack(all_sizes).T.tolist()
@@ -61,6 +67,25 @@ def gather(rows: Tensor, tokens: Tensor, error: str, group: dist.ProcessGroup | 
 
     if any(message_sizes):
         texts = [bytes(part.tolist()).decode() for part in collect(message, message_sizes)]
-        raise ValueError("; ".join(f"data-parallel rank {r}: {text}" for r, text in enumerate(texts) if text))
-    all_tokens = torch.cat(collect(tokens, token_counts)) if any(token_counts) else tokens
-    return Gathered(torch.cat(collect(rows, counts)), all_tokens, counts, token_counts, rank)
+        raise ValueError(
+            "; ".join(f"data-parallel rank {r}: {text}" for r, text in enumerate(texts) if text)
+        ) from error
+    # A row a response, 64 bits a column whatever they mean: prompts' numbers need all of them.
+    rows = torch.stack([column.view(torch.int64) for column in columns.values()], dim=1)
+    found = torch.cat(collect(rows, counts)).unbind(1)
+    all_columns = {
+        name: values.view(column.dtype) for (name, column), values in zip(columns.items(), found, strict=True)
+    }
+    all_tokens = dict(tokens)
+    if any(token_counts):
+        numbers = torch.cat(collect(torch.stack(list(tokens.values()), dim=1), token_counts))
+        all_tokens = dict(zip(tokens, numbers.unbind(1), strict=True))
+    return Gathered(all_columns, all_tokens, counts, token_counts, rank)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _count(numbers: Mapping[str, Tensor]) -> int:
+    return len(next(iter(numbers.values()), ()))

@@ -19,7 +19,7 @@ from torch import Tensor
 from verl.trainer.ppo import core_algos
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from ..advantages.responses import Responses, estimate, packed, padded
+from ..advantages.responses import Responses, estimate, on_tokens, packed
 from .estimate import check_answers, make
 
 LOGPROBS_MODULE = "lens_openrlhf.outside.verl_logprobs"
@@ -99,7 +99,7 @@ def compute(
             step=_steps[name],
         ),
     )
-    advantages = padded(result, response_mask)
+    advantages = on_tokens(result.advantage, result.per_token, response_mask)
     return advantages, advantages
 
 

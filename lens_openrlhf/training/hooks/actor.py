@@ -139,12 +139,12 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         start = time.perf_counter()
         args, buffer = self.strategy.args, self.trainer.replay_buffer
         device = torch.cuda.current_device()
-        (rows, tokens), error = pack([], self.needs, device), ""
+        error = None
         try:
-            rows, tokens = pack(buffer.items, self.needs, device)
+            mine = pack(buffer.items, self.needs, device)
         except ValueError as fault:
-            error = str(fault)
-        gathered = gather(rows, tokens, error, self.strategy.ds_device_mesh["dp"].get_group())
+            mine, error = pack([], self.needs, device), fault
+        gathered = gather(*mine, error, self.strategy.ds_device_mesh["dp"].get_group())
         self.step += 1
         result = compute(
             gathered,
@@ -154,8 +154,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
             self.step,
             args.reward.clip_range,
         )
-        mine = gathered.my_tokens if result.per_token else gathered.mine
-        set_advantages(buffer.items, result.values[mine], result.per_token)
+        set_advantages(buffer.items, gathered.own(result.values, result.per_token), result.per_token)
         self.columns = result.columns
         more = {
             "lens/dropped_samples": float(dropped_samples(args, gathered.counts)),

@@ -156,7 +156,7 @@ def single_samples(args, samples):
 def advantages_in_buffer(args, items, step=1):
     estimator = options.make_estimator(args)
     needs = needs_of(estimator)
-    result = compute(gather(*pack(items, needs, "cpu"), "", None), estimator, needs, 4, step, args.reward.clip_range)
+    result = compute(gather(*pack(items, needs, "cpu"), None, None), estimator, needs, 4, step, args.reward.clip_range)
     set_advantages(items, result.values, result.per_token)
     return result
 
@@ -444,7 +444,7 @@ def test_statistics_travel_to_the_estimator_with_their_tokens(parse, monkeypatch
     seen = []
     estimator.advantages = lambda batch: seen.append(batch) or batch.rewards
     needs = needs_of(estimator)
-    compute(gather(*pack(buffer.items, needs, "cpu"), "", None), estimator, needs, 4, 1, (-10, 10))
+    compute(gather(*pack(buffer.items, needs, "cpu"), None, None), estimator, needs, 4, 1, (-10, 10))
     expected = torch.cat([m[s.action_mask.bool()] for m, s in zip(marks, samples, strict=True)])
     assert torch.equal(seen[0].entropies, expected) and torch.equal(seen[0].self_certainty, -expected)
     assert seen[0].cu_seqlens.diff().tolist() == LENGTHS

@@ -50,7 +50,7 @@ def columns_of(args, samples):
     # As if another rank, or dynamic batching, had reordered them.
     items = items[5:] + items[:5]
     estimator = estimators.find("lens")()
-    gathered = gather(*pack(items, needs_of(estimator), "cpu"), "", None)
+    gathered = gather(*pack(items, needs_of(estimator), "cpu"), None, None)
     return compute(gathered, estimator, needs_of(estimator), 4, 1, (-10, 10)).columns
 
 
