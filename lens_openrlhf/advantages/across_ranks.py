@@ -58,28 +58,25 @@ def gather(
     counts, token_counts, message_sizes = torch.stack(all_sizes).T.tolist()
 
     def collect(local: Tensor, lengths: list[int]) -> list[Tensor]:
-        """Tensors of different lengths, by way of the longest."""
-        padded = local.new_zeros(max(lengths), *local.shape[1:])
-        padded[: len(local)] = local
+        """Tensors that differ in the last dimension, by way of the longest."""
+        padded = torch.nn.functional.pad(local, (0, max(lengths) - local.shape[-1]))
         parts = [torch.empty_like(padded) for _ in range(world)]
         dist.all_gather(parts, padded, group=group)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        return [part[..., :length] for part, length in zip(parts, lengths, strict=True)]
 
     if any(message_sizes):
         texts = [bytes(part.tolist()).decode() for part in collect(message, message_sizes)]
         raise ValueError(
             "; ".join(f"data-parallel rank {r}: {text}" for r, text in enumerate(texts) if text)
         ) from error
-    # A row a response, 64 bits a column whatever they mean: prompts' numbers need all of them.
-    rows = torch.stack([column.view(torch.int64) for column in columns.values()], dim=1)
-    found = torch.cat(collect(rows, counts)).unbind(1)
-    all_columns = {
-        name: values.view(column.dtype) for (name, column), values in zip(columns.items(), found, strict=True)
-    }
+    # 64 bits a number, whatever they mean: those of prompts need all of them.
+    bits = torch.stack([column.view(torch.int64) for column in columns.values()])
+    found = torch.cat(collect(bits, counts), dim=1)
+    all_columns = {name: part.view(column.dtype) for (name, column), part in zip(columns.items(), found, strict=True)}
     all_tokens = dict(tokens)
     if any(token_counts):
-        numbers = torch.cat(collect(torch.stack(list(tokens.values()), dim=1), token_counts))
-        all_tokens = dict(zip(tokens, numbers.unbind(1), strict=True))
+        numbers = torch.cat(collect(torch.stack(list(tokens.values())), token_counts), dim=1)
+        all_tokens = dict(zip(tokens, numbers, strict=True))
     return Gathered(all_columns, all_tokens, counts, token_counts, rank)
 
 

@@ -75,14 +75,17 @@ def pack(
     for name in needs.extras:
         if any(EXTRA + name not in item.info for item in items):
             raise ValueError(f"a sample has no {name}, which the estimator needs of the side that sampled it")
-    whole = torch.tensor([[int(i.info[ROLLOUT_INDEX]), int(i.info[PROMPT])] for i in items]).to(device)
-    real = torch.tensor(
-        [[float(i.scores), float(i.rewards)] + [float(i.info[EXTRA + name]) for name in needs.extras] for i in items],
+    scalars = torch.tensor(
+        [
+            [float(i.info[ROLLOUT_INDEX]), float(i.info[PROMPT]), float(i.scores), float(i.rewards)]
+            + [float(i.info[EXTRA + name]) for name in needs.extras]
+            for i in items
+        ],
         dtype=torch.float64,
     ).to(device)
-    position, prompts = whole.unbind(1)
-    correctness, rewards, *extras = real.unbind(1)
-    columns = dict(zip((*WHOLE, *REAL), (position, prompts, action_tokens, mean, correctness, rewards), strict=True))
+    position, prompts, correctness, rewards, *extras = scalars.unbind(1)
+    whole, real = (position.long(), prompts.long(), action_tokens), (mean, correctness, rewards)
+    columns = dict(zip((*WHOLE, *REAL), (*whole, *real), strict=True))
     columns |= {EXTRA + name: values for name, values in zip(needs.extras, extras, strict=True)}
     numbers = {
         name: logprobs if name == "logprobs" else torch.cat(_field(items, CARRIERS[name], name)).to(device)
