@@ -235,11 +235,16 @@ def _process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def _two_processes(_: int, folder: str) -> None:
+    """Forked where nothing was computed yet, as importing TRL twice takes longer than all the rest."""
+    mp.start_processes(_process, args=(folder,), nprocs=2, start_method="fork")
+
+
 TWICE = {"lens": "lens", "tokens": Tokens}
 
 
 def test_two_processes_compute_what_one_computes_of_all_answers(tmp_path):
-    mp.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    mp.spawn(_two_processes, args=(str(tmp_path),))
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, kind in TWICE.items():
         parts = [found[name] for found in both]
