@@ -9,7 +9,8 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,10 +63,14 @@ class Campaign:
         folder: caches, copies and results.
         equivalent: a TOML file of changes that no test can notice, a reason each.
         workers: mutants that are tried at once.
+        patience: seconds that tests get beside four times what they take.
     """
 
-    def __init__(self, project: Project, folder: Path, equivalent: Path, workers: int = 2, say=print):
-        self.project, self.folder, self.workers, self.say = project, folder, workers, say
+    def __init__(
+        self, project: Project, folder: Path, equivalent: Path, workers: int = 2, say=print, patience: float = 30
+    ):
+        self.project, self.folder, self.workers = project, folder, workers
+        self.say, self.patience = say, patience
         folder.mkdir(exist_ok=True)
         self.sources = project.sources()
         self.blocks = Blocks(self.sources)
@@ -145,14 +150,13 @@ class Campaign:
         if todo:
             self.say(f"recording which of {len(known) + len(todo)} test files run what: {len(todo)} to do")
             failing = []
-            with self._pool() as pool:
-                for (name, path), (content, failed) in pool.imap_unordered(_Recording(self.blocks), todo):
-                    if failed:
-                        failing += failed
-                    else:
-                        path.write_text(json.dumps(content))
-                        known[name] = content
-                    self.say(f"  {name}: {len(content['seconds'])} tests, {sum(content['seconds'].values()):.0f} s")
+            for (name, path), (content, failed) in self._each(_Recording(self.blocks), todo):
+                if failed:
+                    failing += failed
+                else:
+                    path.write_text(json.dumps(content))
+                    known[name] = content
+                self.say(f"  {name}: {len(content['seconds'])} tests, {sum(content['seconds'].values()):.0f} s")
             if failing:
                 raise Failing("\n".join(failing))
         for path in {*self.folder.glob("recorded-*.json")} - paths:
@@ -171,22 +175,30 @@ class Campaign:
 
     def chosen(self, mutant: Mutant) -> list[str]:
         """The tests that run it, the fastest first. What runs at import is judged by those that read what it makes."""
-        blocks = {mutant.block} if mutant.names is None else self.blocks.readers(set(mutant.names))
+        if mutant.names is None:
+            blocks = {mutant.block}
+        elif not (blocks := self.blocks.readers(set(mutant.names))):
+            inside = {b for b in range(len(self.blocks)) if self.blocks.file[b] == mutant.file}
+            blocks = {mutant.block} | {block for block in inside if not self.blocks.at_import[block]}
         found = set().union(*(self.tests[block] for block in blocks))
-        if mutant.names is not None and not found:
-            inside = (b for b in range(len(self.blocks)) if self.blocks.file[b] == mutant.file)
-            found = set().union(*(self.tests[block] for block in inside))
         return sorted(found, key=lambda test: (self.seconds[test], test))
 
     # trying
 
-    def _pool(self):
+    def _each(self, work: Callable, tasks: Iterable) -> Iterator:
+        """What comes of each task, in the order in which they end."""
         warm(self.project)
         context = multiprocessing.get_context("fork")
         slots = context.SimpleQueue()
         for slot in range(self.workers):
             slots.put(slot)
-        return context.Pool(self.workers, _begin, (self.project, self.folder, slots))
+        with ProcessPoolExecutor(self.workers, context, _begin, (self.project, self.folder, slots)) as pool:
+            waiting = [pool.submit(work, task) for task in tasks]
+            try:
+                for done in as_completed(waiting):
+                    yield done.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[Result]:
         """Raises Failing if a test that seemed to notice one fails without it, too."""
@@ -196,24 +208,24 @@ class Campaign:
             source = self.sources[mutant.file]
             tasks.append((mutant, source, _stages(tests, self.seconds), sum(self.seconds[test] for test in tests)))
         tasks.sort(key=lambda task: -task[3])  # what may take long begins first
-        with self._pool() as pool:
-            for mutant, by, tests, seconds, alone in pool.imap_unordered(_Trial(str(self.control_path)), tasks):
-                if alone:
-                    raise Failing(f"{alone} (after it seemed to notice {mutant.file}:{mutant.line})")
-                group = self.project.group(mutant.file)
-                was, becomes = mutant.change(self.sources[mutant.file])
-                place = (mutant.file, group, mutant.function, mutant.line, mutant.kind)
-                yield Result(*place, was, becomes, by, tests, round(seconds, 1))
+        trial = _Trial(self.control_path, self.patience)
+        for mutant, by, tests, seconds, alone in self._each(trial, tasks):
+            if alone:
+                raise Failing(f"{alone} (after it seemed to notice {mutant.file}:{mutant.line})")
+            group = self.project.group(mutant.file)
+            was, becomes = mutant.change(self.sources[mutant.file])
+            place = (mutant.file, group, mutant.function, mutant.line, mutant.kind)
+            yield Result(*place, was, becomes, by, tests, round(seconds, 1))
 
 
 def _texts(project: Project, but_tests: bool = False) -> dict[str, str]:
-    """What tests read beside the package: their helpers, and the files at the root."""
-    paths = [*(project.root / "tests").rglob("*.py"), *project.root.glob("*.*")]
-    paths += [p for name in ("docs", "examples", "benchmarks") for p in (project.root / name).rglob("*.*")]
+    """The tests and their helpers, or these alone."""
     kept = {}
-    for path in sorted(p for p in paths if p.is_file() and Path(__file__).parent not in p.parents):
-        if not (but_tests and path.name.startswith("test_")):
-            kept[str(path.relative_to(project.root))] = path.read_text(errors="replace")
+    for path in sorted((project.root / "tests").rglob("*.py")):
+        if not {*path.relative_to(project.root).parts} & {*project.left_out} and not (
+            but_tests and path.name.startswith("test_")
+        ):
+            kept[str(path.relative_to(project.root))] = path.read_text()
     return kept
 
 
@@ -274,15 +286,15 @@ class _Recording:
 
 
 class _Trial:
-    def __init__(self, control: str):
-        self.control = Path(control)
+    def __init__(self, control: Path, patience: float):
+        self.control, self.patience = control, patience
 
     def __call__(self, task):
         mutant, source, stages, _ = task
         start, count = time.monotonic(), sum(len(tests) for tests, _ in stages)
         for number, (tests, expected) in enumerate(stages):
             with _tree.changed({mutant.file: mutant.apply(source)}):
-                failed = _tree.run(tests, 30 + 4 * expected).failed
+                failed = _tree.run(tests, self.patience + 4 * expected).failed
                 # Long tests may fail because they wait for something, and the machine is busy.
                 if failed and number and "::" in failed[0]:
                     failed = _tree.run(failed[:1], 120).failed

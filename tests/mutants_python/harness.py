@@ -60,8 +60,8 @@ class Project:
         return None
 
     def test_files(self) -> list[str]:
-        found = sorted((self.root / "tests").rglob("test_*.py"))
-        return [str(p.relative_to(self.root)) for p in found if not {*p.parts} & {*self.left_out}]
+        found = sorted(path.relative_to(self.root) for path in (self.root / "tests").rglob("test_*.py"))
+        return [str(path) for path in found if not {*path.parts} & {*self.left_out}]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Tree:
         listed = ["git", "-C", str(project.root), "ls-files", "-z", "-co", "--exclude-standard"]
         done = subprocess.run(listed, capture_output=True, text=True)
         if done.returncode:
-            shutil.copytree(project.root, place)
+            shutil.copytree(project.root, place, ignore=shutil.ignore_patterns(place.parent.name))
         names = [name for name in done.stdout.split("\0") if name and (project.root / name).is_file()]
         names += [str(path.relative_to(project.root)) for path in (project.root / project.package).rglob("*.so")]
         for name in names:
