@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -83,8 +84,11 @@ class Campaign:
     # mutants
 
     def mutants(self, only: str = "") -> list[Mutant]:
-        names = [name for name in self.planted if name.startswith(only)]
-        return [mutant for name in names for mutant in plant(name, self.sources[name], self.blocks.trees[name])]
+        return [mutant for name in self.planted if name.startswith(only) for mutant in self._of_file(name)]
+
+    @functools.cache  # noqa: B019
+    def _of_file(self, name: str) -> list[Mutant]:
+        return list(plant(name, self.sources[name], self.blocks.trees[name]))
 
     def is_equivalent(self, mutant: Mutant) -> bool:
         entries = [e for e in self.equivalent if (e["file"], e["function"]) == (mutant.file, mutant.function)]

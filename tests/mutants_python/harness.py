@@ -21,6 +21,7 @@ import time
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from .blocks import MODULE, RECORDER, VARIABLE, Record
@@ -90,7 +91,8 @@ class Tree:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(project.root / name, place / name)
         by_content = py_compile.PycInvalidationMode.CHECKED_HASH
-        # Two changes within a second would look alike to the usual check by time and size.
+        # Two changes within a second would look alike to the usual check by time and size. What is compiled anew
+        # is written by content, too.
         for path in [*(place / project.package).rglob("*.py"), *(place / "tests").rglob("*.py")]:
             with contextlib.suppress(py_compile.PyCompileError):
                 py_compile.compile(str(path), doraise=True, invalidation_mode=by_content)
@@ -152,7 +154,6 @@ class Tree:
             os.chdir(self.place)
             root = str(self.project.root)
             sys.path[:] = [str(self.place), *(p for p in sys.path if os.path.abspath(p or root) != root)]
-            sys.dont_write_bytecode = True
             # The label cache must not carry what one mutant decided into the next.
             os.environ |= {
                 "PYTHONPATH": str(self.place),
@@ -251,6 +252,8 @@ def adopt() -> None:
 def warm(project: Project) -> None:
     for name in project.warm:
         importlib.import_module(name)
+    for plugin in metadata.entry_points(group="pytest11"):
+        plugin.load()
 
 
 def recording_files(blocks) -> dict[str, str]:

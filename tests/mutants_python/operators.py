@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,7 +74,12 @@ class Mutant:
             changed = ast.parse(self.apply(source))
         except SyntaxError:
             return False
-        return ast.dump(changed) != ast.dump(ast.parse(source))
+        return ast.dump(changed) != _dumped(source)
+
+
+@functools.lru_cache(8)
+def _dumped(source: str) -> str:
+    return ast.dump(ast.parse(source))
 
 
 class Planter:

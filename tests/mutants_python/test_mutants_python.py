@@ -37,10 +37,10 @@ def never(items):
     return items[0]
 """,
     "little/stuck.py": """
-def count(left):
-    while left > 0:
-        left -= 1
-    return left
+def emptied(items):
+    while items:
+        items.pop()
+    return len(items)
 """,
     "little/apart.py": """
 import sys
@@ -68,11 +68,11 @@ def test_half():
     half(4)
 """,
     "tests/test_stuck.py": """
-from little.stuck import count
+from little.stuck import emptied
 
 
-def test_count():
-    assert count(2) == 0
+def test_emptied():
+    assert emptied([1, 2]) == 0
 """,
     "tests/test_apart.py": """
 import multiprocessing
@@ -100,7 +100,7 @@ from tests.mutants_python.harness import Project
 
 root = Path(sys.argv[1])
 project = Project(root, "little", ["seen.py", "blind.py", "stuck.py", "apart.py"], warm=["pytest"])
-campaign = Campaign(project, root / "work", root / "equivalent.toml", 1, say=lambda text: None, patience=3)
+campaign = Campaign(project, root / "work", root / "equivalent.toml", 1, say=lambda text: None, patience=6)
 campaign.record()
 print(json.dumps([dataclasses.asdict(result) for result in campaign.run(campaign.sample(500, 1))]))
 """
@@ -137,8 +137,7 @@ def test_it_reports_what_no_test_notices(tmp_path):
     by = {(r["file"], r["becomes"]): r["by"] for r in results if r["by"]}
     assert {file for file, _ in by} == {"little/seen.py", "little/stuck.py", "little/apart.py"}
     assert by["little/seen.py", "LIMIT = 4"] == "tests/test_seen.py::test_below"
-    assert by["little/stuck.py", "left += 1"] == "no end: tests/test_stuck.py::test_count"
-    assert by["little/stuck.py", "pass"] == "no end: tests/test_stuck.py::test_count"
+    assert by["little/stuck.py", "pass"] == "no end: tests/test_stuck.py::test_emptied"
     assert by["little/apart.py", "sys.stdout.write(str(int(sys.argv[1]) - 1))"] == "tests/test_apart.py::test_command"
     assert by["little/apart.py", "return number / 2"] == "tests/test_apart.py::test_worker"
 
@@ -209,15 +208,15 @@ def test_every_planted_source_is_there(campaign):
 
 
 def test_a_sample_is_the_same_again_and_of_every_package(campaign):
-    sample = campaign.sample(300, 7)
-    assert sample == campaign.sample(300, 7) != campaign.sample(300, 8)
-    assert len(set(sample)) == len(sample) >= 295
+    sample = campaign.sample(100, 7)
+    assert sample == campaign.sample(100, 7) != campaign.sample(100, 8)
+    assert len(set(sample)) == len(sample) >= 97
     assert (
         min(
             sum(campaign.project.group(m.file) == group for m in sample)
             for group in map(campaign.project.group, campaign.planted)
         )
-        >= 10
+        >= 5
     )
 
 
@@ -236,5 +235,5 @@ def test_a_recording_computes_the_same():
         .replace("from mutants_hits import hit as _lens_mutants_hit", "")
     )
     exec(text, {"_lens_mutants_hit": names["hit"]}, names)
-    assert names["count"](3) == 0
+    assert names["emptied"]([1, 2, 3]) == 0
     assert len(hits) == 2 + 3 + 1  # module and function, each round, what follows the loop
