@@ -14,6 +14,7 @@
 #   make bench-scale  what a step costs beside the model, at 100 to 1,000,000 samples and 8 to 4,096 ranks
 #   make soak     2,000 steps, and what they leave growing: memory, open files, the time of a step
 #   make mutants  bugs planted in the kernels, each of which the kernel tests must catch
+#   make mutants-python  the same for a sample of bugs in the Python code: ARGS="--number 300 --seed 7"
 #   make machine-code  registers, spills, code and instructions a token of the compiled kernels, by architecture
 #   make fuzz     100,000 random calls of the operators, sound and unsound (make test: 3,000)
 #   make lint     ruff and mypy
@@ -39,7 +40,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := $(wildcard csrc/*.h csrc/*.cuh csrc/*.inc csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-grading bench-step bench-scale gpu-check soak mutants \
+.PHONY: setup train test test-long test-cuda-build test-gpu-stack bench bench-grading bench-step bench-scale gpu-check soak mutants mutants-python \
   machine-code fuzz lint lint-docker lock
 .DELETE_ON_ERROR:
 
@@ -95,6 +96,9 @@ soak: setup
 
 mutants: setup
 	@$(RUN) python -m tests.simt.mutants
+
+mutants-python: setup
+	@$(RUN) python -W ignore -m tests.mutants_python $(ARGS)
 
 machine-code: setup
 	@$(RUN) python benchmarks/machine_code.py $(ARGS)

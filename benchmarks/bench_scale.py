@@ -172,15 +172,16 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
 
 def gathered_rows(count: int, rank: int):
     """What a rank holds after the gather of `count` samples."""
-    from lens_openrlhf.training.hooks.gather import Gathered
+    from lens_openrlhf.advantages.across_ranks import Gathered
+    from lens_openrlhf.training.hooks.gather import REAL, WHOLE
 
     generator = torch.Generator().manual_seed(1)
-    order = torch.randperm(count, generator=generator).double()
+    position = torch.randperm(count, generator=generator)
     right = (torch.rand(count, generator=generator) < 0.2).double()
-    logprob, length = -torch.rand(count, generator=generator).double(), torch.full((count,), 1000.0).double()
-    rows = torch.stack([order, order // GROUP, logprob, length, right, right], dim=1)
+    logprob, length = -torch.rand(count, generator=generator).double(), torch.full((count,), 1000)
+    values = (position, position // GROUP, length, logprob, right, right)
     counts = [0] * rank + [count]
-    return Gathered(rows, torch.empty(0, 0), counts, [0] * len(counts), rank)
+    return Gathered(dict(zip((*WHOLE, *REAL), values, strict=True)), {}, counts, [0] * len(counts), rank)
 
 
 def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
@@ -199,30 +200,31 @@ def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
 
 
 def _gather_in_rank(rank: int, world: int, store: str, counts: list[int], found) -> None:
-    from lens_openrlhf.training.hooks.gather import gather
+    from lens_openrlhf.advantages.across_ranks import gather
 
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(minutes=5)
     )
     for count in counts:
-        rows = torch.rand(max(1, count // world), 6, dtype=torch.float64)
-        tokens, seconds = torch.empty(0, 0), []
+        rows = max(1, count // world)
+        columns = {str(i): torch.rand(rows, dtype=torch.float64) for i in range(ROW_BYTES // 8)}
+        seconds = []
         for _ in range(5):
             dist.barrier()
             start = time.perf_counter()
-            gather(rows, tokens, "", dist.group.WORLD)
+            gather(columns, {}, None, dist.group.WORLD)
             seconds.append(time.perf_counter() - start)
         slowest = torch.tensor(statistics.median(seconds), dtype=torch.float64)
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
         if rank == 0:
-            found.append((world, len(rows), float(slowest)))
+            found.append((world, rows, float(slowest)))
     dist.destroy_process_group()
 
 
 def measure_gather(ranks: Iterable[int], counts: list[int]) -> list[tuple[int, int, float]]:
     """(ranks, rows of a rank, seconds of the slowest rank) with as many processes on this machine."""
-    import lens_openrlhf.training.hooks.gather  # noqa: F401  # once, before the ranks are forked
+    import lens_openrlhf.advantages.across_ranks  # noqa: F401  # once, before the ranks are forked
 
     results = []
     context = mp.get_context("fork")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lens_openrlhf"
@@ -57,17 +60,34 @@ def test_the_operator_imports_torch_alone():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_gather_and_the_hook_import_torch_alone():
-    """So that they can be tried on a GPU machine that has nothing else."""
-    blocked = sorted(HEAVY | {"datasets", "pyarrow", "pandas", "numpy"})
+def with_torch_alone() -> set[str]:
+    """Top-level names of all that is installed here, but torch, what it requires, and this project."""
+    wanted, kept = ["torch"], {"lens-openrlhf"}
+    while wanted:
+        name = re.split(r"[^\w.-]", wanted.pop(), maxsplit=1)[0].lower().replace("_", "-")
+        if name not in kept:
+            kept.add(name)
+            with suppress(PackageNotFoundError):
+                wanted += [need for need in requires(name) or () if "extra ==" not in need]
+    owners = packages_distributions().items()
+    return {top for top, names in owners if not {name.lower().replace("_", "-") for name in names} & kept}
+
+
+def test_the_way_to_the_advantages_imports_torch_alone():
+    """So that it can be tried on a GPU machine that has nothing else, and serves every trainer."""
+    blocked = with_torch_alone()
+    assert HEAVY & blocked and "torch" not in blocked and "numpy" in blocked
     code = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked}));"
-        "import lens_openrlhf.training.hooks.gather, lens_openrlhf.training.hooks.advantages;"
-        "from lens_openrlhf.advantages import estimators;"
-        "print(lens_openrlhf.training.hooks.gather.needs_of(estimators.find('lens')()).logprobs)"
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked - sys.stdlib_module_names)}));"
+        "from lens_openrlhf.advantages.across_ranks import gather;"
+        "from lens_openrlhf.advantages.estimators import find;"
+        "from lens_openrlhf.advantages.responses import batch_of, estimate;"
+        "from lens_openrlhf.training.hooks.advantages import compute, set_advantages;"
+        "from lens_openrlhf.training.hooks.gather import needs_of, pack;"
+        "print(*gather(*pack([], needs_of(find('lens')()), 'cpu'), None, None).columns)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "action_log_probs\n", done.stderr
+    assert done.stdout == "position prompts lengths mean_logprob correctness rewards\n", done.stderr
 
 
 def test_the_command_advantages_needs_none_of_the_frameworks(tmp_path):

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import torch
 
 from lens_openrlhf.advantages import estimators
+from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.advantages.token_statistics import statistics
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
-from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
+from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.tags import CARRIERS, PROMPT, ROLLOUT_INDEX
 
 from . import batches
@@ -94,8 +95,7 @@ def advantages(name: str, items: list[SimpleNamespace], kind: str) -> list[torch
     items = [SimpleNamespace(**{**vars(item), "info": dict(item.info)}) for item in items]
     estimator = estimators.find(name)()
     needs = needs_of(estimator)
-    gathered = gather(*pack(items, needs, kind), "", None)
+    gathered = gather(*pack(items, needs, kind), None, None)
     result = compute(gathered, estimator, needs, GROUP, 1, CLIP)
-    mine = gathered.my_tokens if result.per_token else gathered.mine
-    set_advantages(items, result.values[mine], result.per_token)
+    set_advantages(items, gathered.own(result.values, result.per_token), result.per_token)
     return [item.advantages for item in items]

@@ -120,7 +120,7 @@ def advantages_of(estimator: Any, rollouts: Any) -> list[Any]:
     import torch
 
     from ..advantages.estimators import EstimatorError, tokens_of
-    from .estimate import Responses, estimate
+    from ..advantages.responses import Responses, estimate
 
     lengths = torch.from_numpy(rollouts.length)
     found: list[Any] = [0.0] * len(lengths)

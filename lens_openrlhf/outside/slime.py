@@ -10,19 +10,24 @@ value of an option, or an estimator of your own, is a line in a file of yours:
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..advantages.across_ranks import Gathered, gather
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, check_answers, estimate, make
+from ..advantages.responses import Responses, by_response, estimate, mean_logprobs, on_tokens, packed
+from .estimate import check_answers, make
 
 AdvantageFunction = Callable[[Namespace, dict[str, Any]], None]
 
 
-def _local(args: Namespace, rollout_data: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is known of each response of this rank; its log-probabilities are those of the action tokens, on the CPU."""
+def _local(
+    args: Namespace, rollout_data: dict[str, Any], needs: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is gathered of this rank's responses, and of their tokens where the estimator needs those; on the CPU."""
     # The loss takes the same for the old policy's.
     name = "rollout_log_probs" if args.use_rollout_logprobs else "log_probs"
     if not rollout_data.get(name):
@@ -34,7 +39,7 @@ def _local(args: Namespace, rollout_data: dict[str, Any]) -> list[dict[str, Any]
         raise EstimatorError("slime: rollout_data has no local_raw_reward, the verifier's outcomes; use slime 0.3.1")
     # By default `rewards` have been normalised within their group.
     rewards = rollout_data["local_raw_reward" if args.rewards_normalization else "rewards"]
-    rows = []
+    logprobs = []
     for i, values in enumerate(rollout_data[name]):
         outcome, index = rollout_data["local_raw_reward"][i], rollout_data["sample_indices"][i]
         mask = rollout_data["loss_masks"][i].to(values.device).bool()
@@ -49,41 +54,35 @@ def _local(args: Namespace, rollout_data: dict[str, Any]) -> list[dict[str, Any]
             raise EstimatorError(
                 f"slime: sample {index} has {len(values)} log-probabilities for a loss mask of {len(mask)} tokens"
             )
-        rows.append(
-            {
-                "group": int(index) // args.n_samples_per_prompt,
-                "logprobs": values[mask].detach().float().cpu(),
-                "correctness": float(outcome),
-                "reward": float(rewards[i]),
-            }
-        )
-    return rows
+        logprobs.append(packed(values.detach(), mask).cpu())
+    lengths = torch.tensor([len(values) for values in logprobs])
+    tokens = torch.cat(logprobs)
+    columns = {
+        "group": torch.tensor([int(index) // args.n_samples_per_prompt for index in rollout_data["sample_indices"]]),
+        "lengths": lengths,
+        "mean_logprob": mean_logprobs(tokens, lengths),
+        "correctness": torch.tensor([float(v) for v in rollout_data["local_raw_reward"]], dtype=torch.float64),
+        "rewards": torch.tensor([float(v) for v in rewards], dtype=torch.float64),
+    }
+    return columns, {"logprobs": tokens} if needs else {}
 
 
-def _of_all_ranks(local: Callable[[], list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], int]:
-    """The rows of all data-parallel ranks, as a group may lie on several, and where this rank's begin.
+def _of_all_ranks(args: Namespace, rollout_data: dict[str, Any], needs: Collection[str]) -> Gathered:
+    """Of all data-parallel ranks, as a group may lie on several. An error of one rank is raised on all."""
+    group = None
+    if torch.distributed.is_initialized():
+        from megatron.core import mpu
 
-    An error of one rank is raised on all, so that none waits for it.
-    """
-    if not torch.distributed.is_initialized():
-        return local(), 0
-    from megatron.core import mpu
-
-    error = None
+        group = mpu.get_data_parallel_group_gloo(with_context_parallel=False)
+    mine, error = ({}, {}), None
     try:
-        mine: Any = local()
+        mine = _local(args, rollout_data, needs)
     except Exception as raised:
-        mine, error = str(raised), raised
-    group = mpu.get_data_parallel_group_gloo(with_context_parallel=False)
-    parts: list[Any] = [None] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(parts, mine, group=group)
-    if error is not None:
-        raise error
-    for rank, part in enumerate(parts):
-        if isinstance(part, str):
-            raise EstimatorError(f"data-parallel rank {rank}: {part}")
-    first = sum(len(part) for part in parts[: torch.distributed.get_rank(group)])
-    return [row for part in parts for row in part], first
+        error = raised
+    try:
+        return gather(*mine, error, group)
+    except ValueError as problem:
+        raise error or EstimatorError(str(problem)) from None
 
 
 def _check(args: Namespace, estimator: Estimator) -> None:
@@ -115,27 +114,14 @@ def advantage_function(estimator: str | type[Estimator], **options: Any) -> Adva
     def advantages(args: Namespace, rollout_data: dict[str, Any]) -> None:
         nonlocal steps
         _check(args, made)
-        rows, first = _of_all_ranks(lambda: _local(args, rollout_data))
+        gathered = _of_all_ranks(args, rollout_data, made.needs)
         steps += 1
-        lengths = torch.tensor([len(row["logprobs"]) for row in rows])
-        result = estimate(
-            made,
-            Responses(
-                group=torch.tensor([row["group"] for row in rows]),
-                lengths=lengths,
-                correctness=torch.tensor([row["correctness"] for row in rows], dtype=torch.float64),
-                rewards=torch.tensor([row["reward"] for row in rows], dtype=torch.float64),
-                tokens={"logprobs": torch.cat([row["logprobs"] for row in rows])},
-                step=steps,
-            ),
-        )
-        of_rows = result.advantage.split(lengths.tolist()) if result.per_token else result.advantage.unbind()
-        masks = [mask.bool() for mask in rollout_data["loss_masks"]]
+        result = estimate(made, Responses(**gathered.columns, tokens=gathered.tokens, step=steps))
+        masks = rollout_data["loss_masks"]
+        own, lengths = gathered.own(result.advantage, result.per_token), [int(mask.bool().sum()) for mask in masks]
         rollout_data["advantages"] = [
-            torch.zeros(mask.shape, device=mask.device).masked_scatter(
-                mask, value.float().to(mask.device).expand(int(mask.sum()))
-            )
-            for mask, value in zip(masks, of_rows[first : first + len(masks)], strict=True)
+            on_tokens(part, result.per_token, mask)
+            for part, mask in zip(by_response(own, result.per_token, lengths), masks, strict=True)
         ]
         rollout_data["returns"] = rollout_data["advantages"]
 

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
-from ..advantages.estimators import Estimator, EstimatorError
-from .estimate import Responses, check_answers, estimate, make, packed, padded
+from ..advantages.across_ranks import Gathered, gather
+from ..advantages.estimators import Estimator, EstimatorError, segment_sum
+from ..advantages.responses import Responses, estimate, mean_logprobs, on_tokens, packed
+from .estimate import check_answers, make
 
 STATE = "lens_estimator.pt"  # in each checkpoint, where the estimator has a state
 
@@ -85,23 +88,15 @@ class LensGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        mask = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
         # Where an environment makes the prompt, what the row has is not the whole of it.
-        known = self.environment_factories is None
-        prompts = [_prompt_number(row["prompt"]) if known else 0 for row in inputs]
-        # The answers to a prompt may lie on several processes, and all compute the same. Their widths differ.
-        gather, pad = self.accelerator.gather, self.accelerator.pad_across_processes
-        values = {name: gather(pad(value, dim=1)) for name, value in self._token_values(output).items()}
-        all_prompts = gather(torch.tensor(prompts, device=mask.device))
-        advantage = self._advantages(values, gather(pad(mask, dim=1)), all_prompts if known else None)
+        prompts = [_prompt_number(row["prompt"]) for row in inputs] if self.environment_factories is None else None
+        output["advantages"], of_all = self._advantages(self._token_values(output), mask, prompts)
 
         logged = self._logs["advantages"]  # TRL has put its own there
-        for _ in range(min(len(advantage), len(logged))):
+        for _ in range(min(len(of_all), len(logged))):
             logged.pop()
-        logged.extend((advantage if advantage.dim() == 1 else advantage.sum(1)).tolist())
-        first = self.accelerator.process_index * len(mask)
-        local = advantage[first : first + len(mask)]
-        output["advantages"] = local if local.dim() == 1 else local[:, : mask.shape[1]]
+        logged.extend(of_all.tolist())
         return output
 
     def _token_values(self, output: dict[str, Any]) -> dict[str, Tensor]:
@@ -126,9 +121,17 @@ class LensGRPOTrainer(GRPOTrainer):
         values = {"logprobs": output.get("old_per_token_logps", logprobs)}
         return values | {"entropies": entropy} if entropies else values
 
-    def _advantages(self, values: Mapping[str, Tensor], mask: Tensor, prompts: Tensor | None) -> Tensor:
-        """[N] or [N, A] float32 of the completions of all processes. Those that the verifier gave no outcome (None) are
-        no part of their group, and get 0."""
+    def _advantages(
+        self, values: Mapping[str, Tensor], mask: Tensor, prompts: list[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Float32 of this process's B completions, [B] or [B, A], and [N] of those of all processes, the sum over the
+        tokens where they differ. Those that the verifier gave no outcome (None) are no part of their group, and get 0.
+
+        Args:
+            values: [B, A] by name, see :meth:`_token_values`.
+            mask: [B, A], true at action tokens.
+            prompts: a number for each completion's, if known.
+        """
         mode = "train" if self.model.training else "eval"
         per_prompt = self.num_generations if mode == "train" else self.num_generations_eval
         outcome = self._rewards_per_func[:, self._verifier].double()
@@ -140,43 +143,67 @@ class LensGRPOTrainer(GRPOTrainer):
                 "reward with another function beside it (correctness= names the verifier)"
             )
         weights = self.reward_weights.to(outcome)
-        known = (~outcome.isnan()).nonzero()[:, 0]
-        if not len(known):
-            return torch.zeros(len(mask), device=mask.device)
+        known = ~outcome.isnan()
+        of_all = torch.zeros(len(outcome), device=mask.device)
+        first = self.accelerator.process_index * len(mask)
+        here = slice(first, first + len(mask))
+        if not known.any():
+            return of_all[here], of_all
+        gathered = self._of_all_processes(values, mask, known[here], prompts)
+        lengths, group = gathered.columns["lengths"], known.nonzero()[:, 0] // per_prompt
         rewards = (self._rewards_per_func.double() * weights).nansum(1)[known]
-        group = known // per_prompt
         # An evaluation must not teach an estimator that remembers.
         estimator = self.estimator if mode == "train" else copy.deepcopy(self.estimator)
         responses = Responses(
             group=group,
-            lengths=mask[known].sum(1),
             correctness=outcome[known],
             rewards=rewards,
-            tokens={name: packed(value[known], mask[known]) for name, value in values.items()},
-            prompts=None if prompts is None else prompts[known],
+            tokens=gathered.tokens,
             step=self.state.global_step + 1,
+            **gathered.columns,
         )
         result = estimate(estimator, responses)
-        advantage = padded(result, mask[known]) if result.per_token else result.advantage.float()
-        found = advantage.new_zeros((len(mask), *advantage.shape[1:]))
-        found[known] = advantage
+        advantage, per_token = result.advantage.float(), result.per_token
+        if per_token:
+            of_all[known] = segment_sum(advantage, lengths).float()
+            moved = segment_sum((advantage != 0).double(), lengths) > 0
+            local = on_tokens(gathered.own(advantage, per_token), per_token, mask & known[here, None])
+        else:
+            of_all[known], moved = advantage, advantage != 0
+            local = of_all[here]
 
         metrics = self._metrics[mode]
-        metrics["lens/rescued_samples"].append(self._rescued(group, rewards, advantage))
+        metrics["lens/rescued_samples"].append(self._rescued(group, rewards, moved))
         for name, value in result.metrics.items():
             if value is not None:
                 metrics[name].append(value)
-        return found
+        return local, of_all
+
+    def _of_all_processes(
+        self, values: Mapping[str, Tensor], mask: Tensor, known: Tensor, prompts: list[int] | None
+    ) -> Gathered:
+        """What the estimator reads of the completions of all processes that have an outcome (known [B]), as the answers
+        to a prompt may lie on several, and all compute the same."""
+        lengths, error = mask[known].sum(1), None
+        tokens = {name: packed(value[known], mask[known]) for name, value in values.items()}
+        columns = {"lengths": lengths, "mean_logprob": torch.zeros_like(lengths, dtype=torch.float64)}
+        try:
+            columns["mean_logprob"] = mean_logprobs(tokens["logprobs"], lengths)
+        except ValueError as raised:
+            error = raised
+        if prompts is not None:
+            columns["prompts"] = torch.tensor(prompts, device=mask.device)[known]
+        needed = {name: value for name, value in tokens.items() if name in self.estimator.needs}
+        return gather(columns, needed, error, dist.group.WORLD if self.accelerator.num_processes > 1 else None)
 
     @staticmethod
-    def _rescued(group: Tensor, rewards: Tensor, advantage: Tensor) -> float:
-        """The share of samples that have an advantage although the rewards of their group are all the same."""
+    def _rescued(group: Tensor, rewards: Tensor, moved: Tensor) -> float:
+        """The share of samples that are moved although the rewards of their group are all the same."""
         count = int(group.max()) + 1
         low, high = (
             rewards.new_full((count,), start).scatter_reduce(0, group, rewards, kind)
             for start, kind in ((torch.inf, "amin"), (-torch.inf, "amax"))
         )
-        moved = advantage != 0 if advantage.dim() == 1 else (advantage != 0).any(1)
         return ((low == high)[group] & moved).double().mean().item()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

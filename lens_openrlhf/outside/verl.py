@@ -19,7 +19,8 @@ from torch import Tensor
 from verl.trainer.ppo import core_algos
 
 from ..advantages.estimators import Estimator, EstimatorError, names
-from .estimate import Responses, check_answers, estimate, make, packed, padded
+from ..advantages.responses import Responses, estimate, on_tokens, packed
+from .estimate import check_answers, make
 
 LOGPROBS_MODULE = "lens_openrlhf.outside.verl_logprobs"
 # [N, A] of the batch whose advantages are being computed, see hand_on_logprobs.
@@ -98,7 +99,7 @@ def compute(
             step=_steps[name],
         ),
     )
-    advantages = padded(result, response_mask)
+    advantages = on_tokens(result.advantage, result.per_token, response_mask)
     return advantages, advantages
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -60,3 +61,8 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
         width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[actual.element_size()]
         actual, expected = actual.contiguous().view(width), expected.contiguous().view(width)
     assert torch.equal(actual, expected)
+
+
+def near(expected):
+    """Equal to a number worked by hand: log-probabilities are rounded logs, and the std's eps of 1e-9 is left out."""
+    return pytest.approx(expected, rel=1e-8, abs=1e-12, nan_ok=True)

@@ -5,35 +5,11 @@ import math
 import pytest
 import torch
 
-from lens_openrlhf.advantages import GroupKind, LensConfig
+from lens_openrlhf.advantages import GroupKind
+
+from .comparison import near
 
 NAN = math.nan
-
-
-def near(expected):
-    # Log-probabilities enter as rounded logs; the std's eps of 1e-9 is left out of the hand-worked numbers.
-    return pytest.approx(expected, rel=1e-8, abs=1e-12, nan_ok=True)
-
-
-@pytest.fixture
-def one_group(implementation):
-    """Results, as lists, of one group given by its confidences; None marks an empty response."""
-
-    def run(confidences, correctness, rewards=None, lengths=None, **switches):
-        logs = [NAN if p is None else math.log(p) if p > 0 else -math.inf for p in confidences]
-        lengths = lengths or [0 if p is None else 10 for p in confidences]
-        result = implementation.group_advantages(
-            torch.tensor(logs, dtype=torch.float64),
-            torch.tensor(lengths),
-            torch.tensor(correctness, dtype=torch.float64),
-            torch.tensor([0, len(logs)]),
-            LensConfig(**switches),
-            rewards=None if rewards is None else torch.tensor(rewards, dtype=torch.float64),
-        )
-        values = {name: tensor.tolist() for name, tensor in result._asdict().items()}
-        return type(result)(**{k: v if len(v) == len(logs) > 1 else v[0] for k, v in values.items()})
-
-    return run
 
 
 def test_all_wrong(one_group):

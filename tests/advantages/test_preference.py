@@ -10,78 +10,58 @@ from hypothesis import strategies as st
 from lens_openrlhf.advantages import LensConfig
 
 from .arguments import batch, doubles, groups
-from .comparison import EPS, assert_near, assert_same_bits
+from .comparison import EPS, assert_near, assert_same_bits, near
 from .strategies import group_batches, ordinary_logprobs, preferred
 
 NAN, INF = math.nan, math.inf
 
 
-def near(expected):
-    # Log-probabilities enter as rounded logs; the std's eps of 1e-9 is left out of the hand-worked numbers.
-    return pytest.approx(expected, rel=1e-8, abs=1e-12, nan_ok=True)
-
-
-def one_group(implementation, confidences, correctness, lengths=None, rho=None, **switches):
-    """Results, as lists, of one group given by its confidences; None marks an empty response."""
-    logs = [NAN if p is None else math.log(p) if p > 0 else -INF for p in confidences]
-    result = implementation.group_advantages(
-        doubles(*logs),
-        torch.tensor(lengths or [0 if p is None else 10 for p in confidences]),
-        doubles(*correctness),
-        torch.tensor([0, len(logs)]),
-        LensConfig(**switches),
-        preference=None if rho is None else doubles(*rho),
-    )
-    values = {name: tensor.tolist() for name, tensor in result._asdict().items()}
-    return type(result)(**{k: v if len(v) == len(logs) else v[0] for k, v in values.items()})
-
-
 # Hand-worked numbers
 
 
-def test_length_in_an_all_wrong_group(implementation):
+def test_length_in_an_all_wrong_group(one_group):
     # 2 * 0.8 = 1.6 > gamma. Odds 0.8/0.8 = 1 and 0.4/1.2 = 1/3, over G = 2 and lengths 2 and 1: 1/4 and 1/6.
     # Centred -+1/24, times alpha.
-    result = one_group(implementation, [0.8, 0.4], [0, 0], [2, 1], preference="length", gamma=1.5)
+    result = one_group([0.8, 0.4], [0, 0], [2, 1], preference="length", gamma=1.5)
     assert result.difficulty == near(1.6)
     assert result.calibrated_reward == near([-1 / 4, -1 / 6])
     assert result.advantage == near([-1 / 96, 1 / 96])
     # gamma = 2 is more: odds 0.8/1.2 = 2/3 and 0.4/1.6 = 1/4, penalties 1/6 and 1/8.
-    larger = one_group(implementation, [0.8, 0.4], [0, 0], [2, 1], preference="length", gamma=2)
+    larger = one_group([0.8, 0.4], [0, 0], [2, 1], preference="length", gamma=2)
     assert larger.difficulty == 2
     assert larger.calibrated_reward == near([-1 / 6, -1 / 8])
     assert larger.advantage == near([-1 / 192, 1 / 192])
 
 
-def test_length_in_a_mixed_group(implementation):
+def test_length_in_a_mixed_group(one_group):
     # At 2 * 0.5 = 1, whatever D_imp: odds 1 and 1/3, over G = 3 and lengths 1 and 2: 1/3 and 1/18. In 18ths 18, -6, -1,
     # mean 11/3; centred, in 54ths: 43, -29, -14, their squares sum to 2886. The right answer's length plays no part.
-    result = one_group(implementation, [0.5, 0.5, 0.25], [1, 0, 0], [3, 1, 2], preference="length")
+    result = one_group([0.5, 0.5, 0.25], [1, 0, 0], [3, 1, 2], preference="length")
     assert result.importance_difficulty == near(1.5) and result.difficulty == near(1)
     assert result.calibrated_reward == near([1, -1 / 3, -1 / 18])
     assert result.advantage == near([x / math.sqrt(2886 / 2) for x in (43, -29, -14)])
 
 
-def test_length_of_empty_and_of_impossible_responses(implementation):
-    result = one_group(implementation, [0.5, None], [0, 0], preference="length")
+def test_length_of_empty_and_of_impossible_responses(one_group):
+    result = one_group([0.5, None], [0, 0], preference="length")
     assert result.calibrated_reward == near([-1 / 20, 0])
-    nothing = one_group(implementation, [None, None], [0, 0], preference="length", gamma=0.5)
+    nothing = one_group([None, None], [0, 0], preference="length", gamma=0.5)
     assert nothing.calibrated_reward == [0, 0] and math.isnan(nothing.difficulty)
-    assert one_group(implementation, [0, 0], [0, 0], [1, 2], preference="length").calibrated_reward == [-1 / 2, -1 / 4]
-    assert one_group(implementation, [0, 0], [0, 0], [1, 2], preference="length", gamma=0.5).calibrated_reward == [0, 0]
+    assert one_group([0, 0], [0, 0], [1, 2], preference="length").calibrated_reward == [-1 / 2, -1 / 4]
+    assert one_group([0, 0], [0, 0], [1, 2], preference="length", gamma=0.5).calibrated_reward == [0, 0]
 
 
 @pytest.mark.parametrize("right, weight", [(1, 1 / 3), (2, 1), (3, 3)])
-def test_policy_weighs_wrong_answers_by_the_odds_of_a_right_one(implementation, right, weight):
+def test_policy_weighs_wrong_answers_by_the_odds_of_a_right_one(one_group, right, weight):
     c = [1.0] * right + [0.0] * (4 - right)
-    result = one_group(implementation, [0.5, 0.4, 0.3, None], c, preference="policy")
+    result = one_group([0.5, 0.4, 0.3, None], c, preference="policy")
     assert result.difficulty == result.importance_difficulty == near(4 / right)
     assert result.calibrated_reward == near([1.0] * right + [-weight] * (4 - right))
-    assert result.advantage == near(one_group(implementation, [0.5] * 4, c, scope="none").advantage)
+    assert result.advantage == near(one_group([0.5] * 4, c, scope="none").advantage)
 
 
-def test_policy_leaves_groups_of_one_outcome_without_a_signal(implementation):
-    wrong, right, fraction = (one_group(implementation, [0.8, 0.4], [c, c], preference="policy") for c in (0, 1, 0.25))
+def test_policy_leaves_groups_of_one_outcome_without_a_signal(one_group):
+    wrong, right, fraction = (one_group([0.8, 0.4], [c, c], preference="policy") for c in (0, 1, 0.25))
     assert wrong.calibrated_reward == [0, 0] and right.calibrated_reward == [1, 1]
     # 1/4 - 3/4 * 1/3: an answer as good as the group's mean.
     assert fraction.calibrated_reward == near([0, 0])
@@ -89,10 +69,10 @@ def test_policy_leaves_groups_of_one_outcome_without_a_signal(implementation):
     assert wrong.advantage == right.advantage == fraction.advantage == [0, 0]
 
 
-def test_a_tensor_in_a_mixed_group(implementation):
+def test_a_tensor_in_a_mixed_group(one_group):
     # pi / rho: 0.5, 0.2, 0.4. D_imp = 3 * 0.5 = 1.5 > 2 * 0.5. Odds 0.2/1.3 and 0.4/1.1, a third of each the penalty:
     # 2/39 and 4/33. In 429ths: 429, -22, -52, mean 355/3; centred, in 1287ths: 932, -421, -511.
-    result = one_group(implementation, [0.5, 0.4, 0.2], [1, 0, 0], rho=[1, 2, 0.5])
+    result = one_group([0.5, 0.4, 0.2], [1, 0, 0], rho=[1, 2, 0.5])
     assert result.confidence == near([0.5, 0.4, 0.2])
     assert result.importance_difficulty == result.difficulty == near(1.5)
     assert result.calibrated_reward == near([1, -2 / 39, -4 / 33])
@@ -100,16 +80,16 @@ def test_a_tensor_in_a_mixed_group(implementation):
     assert result.advantage == near([x / std for x in (932, -421, -511)])
 
 
-def test_a_tensor_in_an_all_wrong_group(implementation):
+def test_a_tensor_in_an_all_wrong_group(one_group):
     # pi / rho: 0.4, 0.8. D = 1.6, odds 1/3 and 1: the answer that is less preferred is penalised more.
-    result = one_group(implementation, [0.8, 0.4], [0, 0], rho=[2, 0.5])
+    result = one_group([0.8, 0.4], [0, 0], rho=[2, 0.5])
     assert result.difficulty == near(1.6)
     assert result.calibrated_reward == near([-1 / 6, -1 / 2])
     assert result.advantage == near([1 / 24, -1 / 24])
 
 
-def test_extreme_preferences_are_still_ratios(implementation):
-    result = one_group(implementation, [1, 1], [0, 0], rho=[5e-324, 1e308])
+def test_extreme_preferences_are_still_ratios(one_group):
+    result = one_group([1, 1], [0, 0], rho=[5e-324, 1e308])
     assert result.calibrated_reward == [-1 / 2, 0] and result.difficulty == INF
 
 

@@ -79,6 +79,9 @@ UNFAIR = {
     "rollout.n_samples_per_prompt": 8,
     "rollout.max_new_tokens": 7,
     "train.batch_size": 32,
+    "rollout.micro_batch_size": 2,
+    "rollout.top_p": 0.9,
+    "train.micro_batch_size": 2,
     "train.num_episodes": 2,
 }
 
@@ -92,6 +95,34 @@ def test_an_arm_may_not_change_what_it_is_judged_by(sound, option):
     assert message.startswith(f"arm 'LENS': {option} is ") and f"allow_unfair: [{option}]" in message
     # Where it is not set, vLLM's batch is the rollout's.
     checks.check(sound(**wanted, allow_unfair=[option, "rollout.vllm_generate_batch_size"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "shared", "allowed"),
+    [
+        ("train.agent_func_path", "agent.py", {}, ["reward.remote_url"]),  # the agent gives the rewards
+        ("rollout.vllm_generate_batch_size", 16, {"train.async_enable": True}, []),
+    ],
+)
+def test_nor_where_other_options_go_with_it(sound, option, value, shared, allowed):
+    arms = {"GRPO": {}, "LENS": {option: value}}
+    with pytest.raises(SpecError, match=f"arm 'LENS': {option} is "):
+        checks.check(sound(shared, arms=arms, allow_unfair=allowed))
+    checks.check(sound(shared, arms=arms, allow_unfair=[*allowed, option]))
+
+
+@pytest.mark.parametrize("allowed", ["eval.temperature", "rollout.top_p"])
+def test_allowing_one_option_allows_no_other(sound, allowed):
+    own = {"eval.temperature": 1.0, "rollout.top_p": 0.9}
+    (other,) = own.keys() - {allowed}
+    with pytest.raises(SpecError, match=f"arm 'LENS': {other} is "):
+        checks.check(sound(arms={"GRPO": {}, "LENS": own}, allow_unfair=[allowed]))
+    checks.check(sound(arms={"GRPO": {}, "LENS": own}, allow_unfair=list(own)))
+
+
+def test_every_arm_is_judged_by_the_first(sound):
+    with pytest.raises(SpecError, match="arm 'C': rollout.top_p is 0.9 and 1.0 in the first arm"):
+        checks.check(sound(arms={"A": {}, "B": {"algo.lens.alpha": 1}, "C": {"rollout.top_p": 0.9}}))
 
 
 def test_an_arm_may_change_how_it_learns(sound):

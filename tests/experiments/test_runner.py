@@ -85,10 +85,61 @@ def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, 
     folder = found.run_folder(runs[0])
     (folder / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(runner.resuming, "newest", lambda where: runner.resuming.Resume(where.parent.name, 7))
-    found.set(runs[0], state="failed", seconds=3.0, exit=1)
+    found.set(runs[0], state="failed", seconds=3000.0, exit=1)
     assert Runner(found, runs[:1]).run() == 1
     assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out
+    assert 3000 < found.of(runs[0])["seconds"] < 3600, "what it took before, and now"
     assert (folder / "checkpoints").is_dir() and not list(folder.parent.glob("*.unfinished-*"))
+
+
+# A run that notes its share of the machine and ends when told to.
+WAIT = """
+import os, pathlib, sys, time
+
+if "--logger.run_dir" in sys.orig_argv:
+    folder = pathlib.Path(sys.orig_argv[sys.orig_argv.index("--logger.run_dir") + 1])
+    (folder / "devices").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    while not (folder / "end").exists():
+        time.sleep(0.02)
+    os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_takes_the_share_of_the_one_that_ended(sound, tmp_path, monkeypatch, first):
+    (tmp_path / "sitecustomize.py").write_text(WAIT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(runner, "_devices", lambda: ["4", "5", "6", "7"])
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+    wanted = sound(seeds=[1, 2])
+    found, arms = State(tmp_path / "c"), arm_options(wanted)
+    runs = runs_of(wanted, arms)
+    found.adopt(wanted, arms, runs)
+    found.folder.mkdir()
+    folders = [found.run_folder(run) for run in runs]
+
+    def devices(number: int) -> str:
+        while not (text := (folders[number] / "devices").read_text() if (folders[number] / "devices").exists() else ""):
+            time.sleep(0.02)
+        return text
+
+    seen = []
+
+    def end_one_by_one() -> None:
+        seen.extend((devices(0), devices(1)))
+        for ended, begins in ((first, 2), (2, 3)):
+            (folders[ended] / "end").touch()
+            seen.append(devices(begins))
+        for number in (1 - first, 3):
+            (folders[number] / "end").touch()
+
+    thread = threading.Thread(target=end_one_by_one)
+    thread.start()
+    assert Runner(found, runs, parallel=2).run() == 1
+    thread.join()
+    shares = ["4,5", "6,7"]
+    assert seen == [*shares, shares[first], shares[first]]
+    assert [found.of(run)["exit"] for run in runs] == [3] * 4
 
 
 def test_finished_runs_are_never_started_again(refused):

@@ -110,6 +110,46 @@ def test_what_is_missing_is_left_out_and_said(tmp_path):
     assert "missing: GRPO, seed 3 (not started)" in lines and "missing: LENS, seed 3 (not started)" in lines
 
 
+def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path):
+    """Were they taken in order, the second seed of one would be held against the first of the other."""
+    runs = {"GRPO": RUNS["GRPO"], "LENS": {2: RUNS["LENS"][2]}}
+    difference = compute(write_comparison(tmp_path / "c", runs, seeds=[1, 2]))["differences"]["all"]["1"]["LENS"]
+    assert (difference["seeds"], difference["mean"], difference["favoured"], difference["tied"]) == (1, 0.0, 0, 1)
+
+    runs = {"GRPO": {1: RUNS["GRPO"][1]}, "LENS": {2: RUNS["LENS"][2]}}
+    assert compute(write_comparison(tmp_path / "d", runs, seeds=[1, 2]))["differences"]["all"]["1"] == {}
+
+
+def test_a_lost_seed_is_no_favour_and_no_tie(tmp_path):
+    runs = {
+        "A": {1: {"scores": [[1, 1]]}, 2: {"scores": [[1, 0]]}},
+        "B": {1: {"scores": [[0, 1]]}, 2: {"scores": [[1, 1]]}},
+    }
+    difference = compute(write_comparison(tmp_path / "c", runs))["differences"]["all"]["1"]["B"]
+    assert (difference["favoured"], difference["tied"], difference["mean"]) == (1, 0, 0.0)
+
+
+def test_steps_without_negative_groups_count(tmp_path):
+    runs = {"GRPO": {1: {"scores": [[1, 0]], "negative": [0.75, 0.0, None, 0.0]}}}
+    training = compute(write_comparison(tmp_path / "c", runs))["training"]
+    assert training["negative groups"]["GRPO"]["mean"] == 0.25
+
+
+def test_k_goes_up_to_what_every_prompt_has_answers_for(tmp_path):
+    runs = {"GRPO": {1: {"scores": [[1, 0, 0, 0], [0, 1]]}}, "LENS": {1: {"scores": [[1, 0, 0, 0], [0, 1, 0, 0]]}}}
+    results = compute(write_comparison(tmp_path / "c", runs))
+    assert results["k"] == [1, 2] and results["answers"] == [2, 4]
+    assert results["pass_at_k"]["all"]["1"]["GRPO"]["mean"] == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert results["pass_at_k"]["all"]["2"]["GRPO"]["mean"] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_the_last_evaluation_counts(tmp_path):
+    folder = write_comparison(tmp_path / "c", {"GRPO": {1: {"scores": [[1, 1]]}}})
+    path = folder / "runs/GRPO/seed-1/eval.jsonl"
+    write_lines(path, [{"step": step, "time": step, "scores": [[step > 2, 0]]} for step in (0, 1, 3)])
+    assert compute(folder)["pass_at_k"]["all"]["1"]["GRPO"]["mean"] == 0.5
+
+
 def test_an_arm_without_any_run_has_no_numbers(tmp_path):
     shown = show(compute(write_comparison(tmp_path / "c", {"GRPO": RUNS["GRPO"], "LENS": {}})))
     (row, *_) = [line for line in shown.splitlines() if line.startswith("LENS")]
@@ -214,6 +254,20 @@ def test_arms_that_answered_different_questions(tmp_path, capsys):
     other = {**RUNS["LENS"], 2: {"scores": [[1, 0, 0, 0]], "splits": {"level": [1]}}}
     message = refused(write_comparison(tmp_path / "c", {**RUNS, "LENS": other}), capsys)
     assert "LENS/seed-2 and GRPO/seed-2" in message and "different prompts" in message
+
+
+def test_arms_that_answered_as_many_other_questions(tmp_path, capsys):
+    other = {**RUNS["LENS"], 2: {**RUNS["LENS"][2], "splits": {"level": [2, 1]}}}
+    runs = {**RUNS, "LENS": other}
+    for number, allowed in enumerate(([], ["data.max_samples"])):
+        message = refused(write_comparison(tmp_path / f"{number}", runs, allow_unfair=allowed), capsys)
+        assert "LENS/seed-2 and GRPO/seed-2 were evaluated on different prompts" in message
+    compute(write_comparison(tmp_path / "allowed", runs, allow_unfair=["eval.dataset"]))
+
+
+def test_seeds_may_have_questions_of_their_own(tmp_path):
+    runs = {arm: {1: RUNS[arm][1], 2: {"scores": [[1, 0, 0, 0]]}} for arm in RUNS}
+    assert compute(write_comparison(tmp_path / "c", runs))["prompts"] == [1, 2]
 
 
 def test_splits_that_do_not_fit_the_prompts(tmp_path, capsys):

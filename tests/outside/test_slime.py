@@ -104,12 +104,15 @@ def test_numbers_of_tokens_lie_at_their_tokens():
 
 
 def _rank(rank: int, store: str, rows, queue) -> None:
-    """One of two ranks: its advantages, then what it raises when rank 1 has an outcome that is none."""
+    """One of two ranks: its advantages, one a response and one a token, and what it raises when rank 1 has an outcome
+    that is none."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     core = ModuleType("megatron.core")
     core.mpu = Namespace(get_data_parallel_group_gloo=lambda with_context_parallel: torch.distributed.group.WORLD)
     sys.modules |= {"megatron": ModuleType("megatron"), "megatron.core": core}
     data = rollout_data(rows)
+    slime.advantage_function(Tokens)(arguments(), data)
+    of_tokens = [advantage.tolist() for advantage in data["advantages"]]
     slime.lens(arguments(), data)
     if rank == 1:
         data["local_raw_reward"][0] = -1
@@ -118,7 +121,7 @@ def _rank(rank: int, store: str, rows, queue) -> None:
         slime.lens(arguments(), data)
     except EstimatorError as error:
         problem = str(error)
-    queue.put((rank, [advantage.tolist() for advantage in data["advantages"]], problem))
+    queue.put((rank, [advantage.tolist() for advantage in data["advantages"]], of_tokens, problem))
     torch.distributed.destroy_process_group()
 
 
@@ -133,8 +136,11 @@ def test_groups_that_straddle_ranks_and_errors_that_reach_them_all(tmp_path):
         process.start()
     found = sorted(queue.get() for _ in ranks)
     wanted, problem = expected(), "slime: sample 41 has the raw reward -1"
-    for rank, advantages, raised in found:
+    for rank, advantages, of_tokens, raised in found:
         check([torch.tensor(a) for a in advantages], [wanted[i] for i in rows[rank]])
+        data = rollout_data(rows[rank])
+        masked = [values * mask for values, mask in zip(data["log_probs"], data["loss_masks"], strict=True)]
+        assert of_tokens == [values.tolist() for values in masked]
         assert raised.startswith(problem if rank == 1 else f"data-parallel rank 1: {problem}")
     for process in ranks:
         process.join()

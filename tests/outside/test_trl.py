@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig
 
 from lens_openrlhf.advantages import LensConfig
-from lens_openrlhf.advantages.estimators import Estimator, EstimatorError
+from lens_openrlhf.advantages.estimators import Estimator, EstimatorError, find
 from lens_openrlhf.advantages.reference import lens_advantages
-from lens_openrlhf.outside.trl import STATE, LensGRPOTrainer
+from lens_openrlhf.advantages.responses import Responses, estimate, on_tokens, packed
+from lens_openrlhf.outside.trl import STATE, LensGRPOTrainer, _prompt_number
 
 TOKENS = ["<pad>", "<eos>", *"0123456789+= "]
 SAMPLES, PROMPTS = 4, 2
@@ -46,42 +52,49 @@ class Recording(LensGRPOTrainer):
         self.logprobs = every.gather(2, self.batch["completion_ids"][:, :, None])[:, :, 0]
         self.entropies = -(every.exp() * every).sum(-1)
         self.rewards = self._rewards_per_func.clone()
+        self.numbers = [_prompt_number(row["prompt"]) for row in inputs]
         return self.batch
+
+    def _token_values(self, output):
+        self.values = super()._token_values(output)
+        return self.values
+
+
+def make(folder, reward, kind=Recording, answers=PROMPTS * SAMPLES, **kwargs) -> Recording:
+    """A trainer that takes steps of so many answers in each process."""
+    settings = {"max_steps": 1, "save_strategy": "no", **kwargs.pop("settings", {})}
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(TOKENS), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    return kind(
+        model=LlamaForCausalLM(config),
+        reward_funcs=reward,
+        args=GRPOConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=answers,
+            num_generations=SAMPLES,
+            max_completion_length=6,
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+            logging_steps=1,
+            seed=3,
+            **settings,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [f"{i}+{i}=" for i in range(8)]}),
+        processing_class=tokenizer(),
+        **kwargs,
+    )
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    def make(reward, kind=Recording, **kwargs) -> Recording:
-        settings = {"max_steps": 1, "save_strategy": "no", **kwargs.pop("settings", {})}
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(TOKENS), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            pad_token_id=0, bos_token_id=None, eos_token_id=1,
-        )  # fmt: skip
-        return kind(
-            model=LlamaForCausalLM(config),
-            reward_funcs=reward,
-            args=GRPOConfig(
-                output_dir=str(tmp_path),
-                per_device_train_batch_size=PROMPTS * SAMPLES,
-                num_generations=SAMPLES,
-                max_completion_length=6,
-                learning_rate=1e-2,
-                report_to=[],
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                disable_tqdm=True,
-                logging_steps=1,
-                seed=3,
-                **settings,
-            ),
-            train_dataset=Dataset.from_dict({"prompt": [f"{i}+{i}=" for i in range(8)]}),
-            processing_class=tokenizer(),
-            **kwargs,
-        )
-
-    return make
+    return partial(make, tmp_path)
 
 
 def expected(trainer: Recording, **options) -> torch.Tensor:
@@ -187,6 +200,88 @@ def test_an_answer_without_an_outcome_is_no_part_of_its_group(trainer):
     assert it.batch["advantages"].tolist()[:SAMPLES] == pytest.approx(
         [0, (0.75 - 7 / 12) / 0.52042, -7 / 12 / 0.52042, 5 / 12 / 0.52042], rel=1e-4
     )
+
+
+def some_unknown(completion_ids, **_) -> list[float | None]:
+    return [None if sum(ids) % 5 == 0 else float(len(ids) < 6) for ids in completion_ids]
+
+
+def _process(rank: int, folder: str) -> None:
+    """One of two: what its trainers had of a step, and what it raises where the other's log-probabilities are none."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # asked for, but not used
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = {}
+    for name, estimator in TWICE.items():
+        it = make(f"{folder}/{rank}", some_unknown, estimator=estimator, answers=PROMPTS * SAMPLES - 2)
+        it.train()
+        keys = ("values", "numbers", "rewards")
+        found[name] = {key: getattr(it, key) for key in keys} | {
+            "mask": it.batch["completion_mask"].bool(),
+            "advantages": it.batch["advantages"],
+            "logged": list(it._logs["advantages"]),
+            "rescued": it.state.log_history[0]["lens/rescued_samples"],
+            "prompts": getattr(it.estimator, "prompts", None),
+        }
+    if rank == 1:
+        it._token_values = lambda output: {n: torch.full_like(v, torch.nan) for n, v in it.values.items()}
+    try:
+        it._advantages(it._token_values(it.batch), it.batch["completion_mask"].bool(), it.numbers)
+    except ValueError as error:
+        found["error"] = str(error)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _two_processes(_: int, folder: str) -> None:
+    """Forked where nothing was computed yet, as importing TRL twice takes longer than all the rest."""
+    mp.start_processes(_process, args=(folder,), nprocs=2, start_method="fork")
+
+
+TWICE = {"lens": "lens", "tokens": Tokens}
+
+
+def test_two_processes_compute_what_one_computes_of_all_answers(tmp_path):
+    mp.spawn(_two_processes, args=(str(tmp_path),))
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name, kind in TWICE.items():
+        parts = [found[name] for found in both]
+        outcome = parts[0]["rewards"][:, 0].double()
+        known = ~outcome.isnan()
+        assert not known.all() and set(outcome[known].tolist()) == {0, 1}
+        here = known.split([len(part["mask"]) for part in parts])
+        masks = [part["mask"] & of_part[:, None] for part, of_part in zip(parts, here, strict=True)]
+        alone = find(kind)() if isinstance(kind, str) else kind()
+        result = estimate(
+            alone,
+            Responses(
+                group=known.nonzero()[:, 0] // SAMPLES,  # the middle one lies on both
+                lengths=torch.cat([mask.sum(1) for mask in masks])[known],
+                correctness=outcome[known],
+                rewards=outcome[known],
+                tokens={
+                    key: torch.cat([packed(part["values"][key], mask) for part, mask in zip(parts, masks, strict=True)])
+                    for key in parts[0]["values"]
+                },
+                prompts=torch.tensor(parts[0]["numbers"] + parts[1]["numbers"])[known],
+            ),
+        )
+        if result.per_token:
+            shares = result.advantage.split([int(mask.sum()) for mask in masks])
+            expected = [on_tokens(share, True, mask) for share, mask in zip(shares, masks, strict=True)]
+            logged = torch.cat([advantage.sum(1) for advantage in expected])
+        else:
+            logged = torch.zeros(len(known)).masked_scatter(known, result.advantage.float())
+            expected = logged.split([len(mask) for mask in masks])
+        for part, advantages in zip(parts, expected, strict=True):
+            assert torch.equal(part["advantages"], advantages) and advantages.any()
+            assert part["logged"] == pytest.approx(logged.tolist(), rel=1e-5)
+            assert part["prompts"] == getattr(alone, "prompts", None), "64 bits of each"
+        assert parts[0]["logged"] == parts[1]["logged"] and parts[0]["rescued"] == parts[1]["rescued"]
+    for found in both:
+        assert found["error"].startswith("data-parallel rank 1: values: ") and "nan" in found["error"].lower()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ... import cpu_runtime
 from ...advantages import estimators
+from ...advantages.across_ranks import gather
 from ...advantages.estimators import Estimator
 from ...advantages.token_statistics import STATISTICS, statistics
 from ...run_folder.log import RunLog
@@ -34,7 +35,7 @@ from ..commandline.records import chosen
 from . import lora
 from .advantages import compute, dropped_samples, set_advantages
 from .experience import WithStatistics
-from .gather import gather, needs_of, pack
+from .gather import needs_of, pack
 from .policy_loss import PolicyGradientLoss
 from .prompt_weights import checked_weights
 
@@ -146,12 +147,12 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         assert self.estimator
         args, buffer = self.strategy.args, self.trainer.replay_buffer
         device = torch.cuda.current_device()
-        (rows, tokens), error = pack([], self.needs, device), ""
+        error = None
         try:
-            rows, tokens = pack(buffer.items, self.needs, device)
+            mine = pack(buffer.items, self.needs, device)
         except ValueError as fault:
-            error = str(fault)
-        gathered = gather(rows, tokens, error, self.strategy.ds_device_mesh["dp"].get_group())
+            mine, error = pack([], self.needs, device), fault
+        gathered = gather(*mine, error, self.strategy.ds_device_mesh["dp"].get_group())
         self.step += 1
         result = compute(
             gathered,
@@ -161,8 +162,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
             self.step,
             args.reward.clip_range,
         )
-        mine = gathered.my_tokens if result.per_token else gathered.mine
-        set_advantages(buffer.items, result.values[mine], result.per_token)
+        set_advantages(buffer.items, gathered.own(result.values, result.per_token), result.per_token)
         self.columns = result.columns
         more = {
             "lens/dropped_samples": float(dropped_samples(args, gathered.counts)),

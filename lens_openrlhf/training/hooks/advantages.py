@@ -1,17 +1,18 @@
-"""From a step's gathered rows to the advantages on every sample, and what is recorded of them. Needs torch alone."""
+"""From a step's gathered samples to the advantages on each, and what is recorded of them. Needs torch alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ...advantages import GroupKind, estimators
+from ...advantages.across_ranks import Gathered
 from ...advantages.estimators import Batch, Estimator
+from ...advantages.responses import batch_of, by_response, on_tokens
 from ...run_folder.group_metrics import group_metrics
-from .gather import INDEX, Gathered, Needs, batch_of
+from .gather import Needs, responses_of
 from .tags import TAGS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Advantages:
-    """A step's advantages, clipped, in the order of the gathered rows: [N], or [T] in that of their tokens. And the
+    """A step's advantages, clipped, in the order they were gathered in: [N], or [T] in that of the tokens. And the
     step's metrics; and what samples/ keeps of every answer, on rank 0, which is asked for it."""
 
     values: Tensor
@@ -55,25 +56,24 @@ def compute(
     step: int,
     clip_range: tuple[float, float],
 ) -> Advantages:
-    """The estimator's advantages of the gathered rows.
+    """The estimator's advantages of the gathered samples.
 
     Raises:
-        ValueError: rows that make no batch, or what :func:`estimators.run` raises.
+        ValueError: samples that make no batch, or what :func:`estimators.run` raises.
     """
-    batch, order, token_order = batch_of(gathered, needs, samples_per_prompt, step)
-    result = estimators.run(estimator, batch)
+    ordered = batch_of(responses_of(gathered, needs, samples_per_prompt, step), estimator)
+    batch, result = ordered.batch, estimators.run(estimator, ordered.batch)
     clipped = result.advantage.clamp(*clip_range)
     if result.per_token:
         response, magnitude = batch.token_mean(clipped), batch.token_mean(clipped.abs())
     else:
         response, magnitude = clipped, clipped.abs()
     metrics = group_metrics(batch, magnitude, result.confidence) | dict(result.metrics)
-    values = torch.empty_like(clipped)
-    values[token_order if result.per_token else order] = clipped
     columns = None
     if gathered.rank == 0:
-        columns = advantage_columns(gathered.rows[order, INDEX].long(), batch, response, result.confidence)
-    return Advantages(values, result.per_token, metrics, columns)
+        position = gathered.columns["position"][ordered.responses]
+        columns = advantage_columns(position, batch, response, result.confidence)
+    return Advantages(ordered.back(clipped, result.per_token), result.per_token, metrics, columns)
 
 
 def set_advantages(items: list[Experience], values: Tensor, per_token: bool) -> None:
@@ -82,14 +82,10 @@ def set_advantages(items: list[Experience], values: Tensor, per_token: bool) -> 
     Tensors are replaced, never written to: those that come through Ray can be read-only.
     """
     values = values.float().cpu()
-    masks = [item.action_mask.bool() for item in items]
-    if per_token:
-        parts = values.split([int(mask.sum()) for mask in masks])
-        means = [part.mean() if len(part) else values.new_zeros(()) for part in parts]
-    else:
-        parts = means = values.unbind()
-    for item, mask, part, mean in zip(items, masks, parts, means, strict=True):
-        item.advantages = torch.zeros(mask.shape).masked_scatter(mask, part.expand(int(mask.sum())))
+    lengths = [int(item.action_mask.bool().sum()) for item in items] if per_token else []
+    for item, part in zip(items, by_response(values, per_token, lengths), strict=True):
+        mean = part if not per_token else part.mean() if len(part) else values.new_zeros(())
+        item.advantages = on_tokens(part, per_token, item.action_mask)
         item.returns, item.values = item.advantages, None
         item.info = {k: v for k, v in item.info.items() if not k.startswith(TAGS)} | {"return": mean}
 

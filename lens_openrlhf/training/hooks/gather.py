@@ -1,6 +1,6 @@
-"""From a rank's samples to the batch of the whole step: one row a response, gathered from all ranks, in rollout order.
+"""From a rank's samples to the columns that are gathered of them, and from those of all ranks to the step's responses.
 
-Needs torch alone, as `hook` does: no OpenRLHF, no Ray.
+Needs torch alone: no OpenRLHF, no Ray.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ...advantages import estimators, segment_mean
-from ...advantages.estimators import Batch, Estimator
+from ...advantages import segment_mean
+from ...advantages.across_ranks import Gathered
+from ...advantages.estimators import Estimator
+from ...advantages.responses import Responses, offsets
 from .tags import CARRIERS, EXTRA, PROMPT, ROLLOUT_INDEX
 
 if TYPE_CHECKING:
     from openrlhf.trainer.ppo_utils.experience import Experience
 
-# Columns of a gathered row, float64; an estimator's extras follow.
-INDEX, PROMPT_ID, MEAN_LOGPROB, LENGTH, CORRECTNESS, REWARD = range(6)
+# The columns of a sample, whole numbers and real ones; those that an estimator wants besides follow, as EXTRA + name.
+WHOLE, REAL = ("position", "prompts", "lengths"), ("mean_logprob", "correctness", "rewards")
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,6 @@ def needs_of(estimator: Estimator) -> Needs:
     )
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """What every data-parallel rank holds, in rank order: rows [N, 6 + extras], and tokens [T, K] of the same
-    responses one after another."""
-
-    rows: Tensor
-    tokens: Tensor
-    counts: list[int]  # rows of each rank
-    token_counts: list[int]
-    rank: int
-
-    @property
-    def mine(self) -> slice:
-        return _part(self.counts, self.rank)
-
-    @property
-    def my_tokens(self) -> slice:
-        return _part(self.token_counts, self.rank)
-
-
-def _part(counts: list[int], rank: int) -> slice:
-    start = sum(counts[:rank])
-    return slice(start, start + counts[rank])
-
-
 def _field(items: list[Experience], name: str, wanted_by: str) -> list[Tensor]:
     values = [getattr(item, name) for item in items]
     if any(value is None for value in values):
@@ -76,25 +52,26 @@ def _field(items: list[Experience], name: str, wanted_by: str) -> list[Tensor]:
     return values
 
 
-def pack(items: list[Experience], needs: Needs, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """One float64 row a sample, and [T, K] float32 for its action tokens.
+def pack(
+    items: list[Experience], needs: Needs, device: torch.device | str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is gathered of samples: columns [N], int64 and float64, and float32 [T] of their action tokens, by name.
 
     Raises:
         ValueError: a sample without score, rollout log-probabilities, extras or statistics of its tokens, or
             log-probabilities that are none.
     """
-    width = REWARD + 1 + len(needs.extras)
     if not items:
-        return (
-            torch.empty(0, width, dtype=torch.float64, device=device),
-            torch.empty(0, len(needs.tokens), device=device),
-        )
+        whole = {name: torch.empty(0, dtype=torch.int64, device=device) for name in WHOLE}
+        real = (*REAL, *(EXTRA + name for name in needs.extras))
+        whole |= {name: torch.empty(0, dtype=torch.float64, device=device) for name in real}
+        return whole, {name: torch.empty(0, device=device) for name in needs.tokens}
     if any(item.scores is None for item in items):
         raise ValueError("a sample has no score: the estimator needs the raw correctness of every answer")
-    lengths = torch.tensor([0] + [len(item.action_mask) for item in items], dtype=torch.int64)
+    lengths = torch.tensor([len(item.action_mask) for item in items])
     logprobs = torch.cat(_field(items, needs.logprobs, needs.option)).to(device)
     mask = torch.cat([item.action_mask for item in items]).bool().to(device)
-    mean, action_tokens = segment_mean(logprobs, lengths.cumsum(0).to(device), mask)
+    mean, action_tokens = segment_mean(logprobs, offsets(lengths).to(device), mask)
     for name in needs.extras:
         if any(EXTRA + name not in item.info for item in items):
             raise ValueError(f"a sample has no {name}, which the estimator needs of the side that sampled it")
@@ -106,84 +83,30 @@ def pack(items: list[Experience], needs: Needs, device: torch.device | str) -> t
         ],
         dtype=torch.float64,
     ).to(device)
-    index, prompt, *others = scalars.unbind(1)
-    rows = torch.stack([index, prompt, mean, action_tokens.double(), *others], dim=1)
-    numbers = [
-        logprobs if name == "logprobs" else torch.cat(_field(items, CARRIERS[name], name)).to(device)
+    position, prompts, correctness, rewards, *extras = scalars.unbind(1)
+    whole, real = (position.long(), prompts.long(), action_tokens), (mean, correctness, rewards)
+    columns = dict(zip((*WHOLE, *REAL), (*whole, *real), strict=True))
+    columns |= {EXTRA + name: values for name, values in zip(needs.extras, extras, strict=True)}
+    numbers = {
+        name: logprobs if name == "logprobs" else torch.cat(_field(items, CARRIERS[name], name)).to(device)
         for name in needs.tokens
-    ]
-    tokens = torch.stack([n.float()[mask] for n in numbers], dim=1) if numbers else rows.new_empty(0, 0).float()
-    return rows, tokens
+    }
+    return columns, {name: values.float()[mask] for name, values in numbers.items()}
 
 
-def gather(rows: Tensor, tokens: Tensor, error: str, group: dist.ProcessGroup | None) -> Gathered:
-    """All ranks' rows and tokens. If any rank brings an error, every rank raises it, so that none waits for another.
-
-    Raises:
-        ValueError: the errors of all ranks.
-    """
-    if group is None or dist.get_world_size(group) == 1:
-        if error:
-            raise ValueError(error)
-        return Gathered(rows, tokens, [len(rows)], [len(tokens)], 0)
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    message = torch.tensor(list(error.encode()), dtype=torch.uint8, device=rows.device)
-    sizes = torch.tensor([len(rows), len(tokens), len(message)], dtype=torch.int64, device=rows.device)
-    all_sizes = [torch.empty_like(sizes) for _ in range(world)]
-    dist.all_gather(all_sizes, sizes, group=group)
-    counts, token_counts, message_sizes = torch.stack(all_sizes).T.tolist()
-
-    def collect(local: Tensor, lengths: list[int]) -> list[Tensor]:
-        """Tensors of different lengths, by way of the longest."""
-        padded = local.new_zeros(max(lengths), *local.shape[1:])
-        padded[: len(local)] = local
-        parts = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(parts, padded, group=group)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
-
-    if any(message_sizes):
-        texts = [bytes(part.tolist()).decode() for part in collect(message, message_sizes)]
-        raise ValueError("; ".join(f"data-parallel rank {r}: {text}" for r, text in enumerate(texts) if text))
-    all_tokens = torch.cat(collect(tokens, token_counts)) if any(token_counts) else tokens
-    return Gathered(torch.cat(collect(rows, counts)), all_tokens, counts, token_counts, rank)
-
-
-def batch_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: int) -> tuple[Batch, Tensor, Tensor]:
-    """The gathered rows as a batch in rollout order, that order [N], and the order of the tokens [T].
+def responses_of(gathered: Gathered, needs: Needs, samples_per_prompt: int, step: int) -> Responses:
+    """What :func:`pack` made on all ranks, as the responses of a step.
 
     Raises:
-        ValueError: no rows, or a rollout sample that came twice.
+        ValueError: there are none.
     """
-    rows = gathered.rows
-    if len(rows) == 0:
+    columns = gathered.columns
+    if not len(columns["position"]):
         raise ValueError("the replay buffer is empty on every rank")
-    order = rows[:, INDEX].argsort(stable=True)
-    ordered = rows[order]
-    index = ordered[:, INDEX].long()
-    repeated = (index.diff() == 0).nonzero()
-    if len(repeated):
-        raise ValueError(
-            f"rollout sample {int(index[repeated[0]])} was gathered twice: copies of a rank (ring attention, tensor "
-            "parallelism) must not take part"
-        )
-    prompt, sizes = torch.unique_consecutive(index // samples_per_prompt, return_counts=True)
-    cu_groups = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
-    lengths = ordered[:, LENGTH].long()
-    tokens, token_order = {}, torch.empty(0, dtype=torch.int64, device=rows.device)
-    if needs.tokens:
-        token_order = estimators.tokens_of(order, rows[:, LENGTH].long())
-        numbers = gathered.tokens[token_order]
-        tokens = {name: numbers[:, i].contiguous() for i, name in enumerate(needs.tokens)}
-        tokens["cu_seqlens"] = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    batch = Batch(
-        mean_logprob=ordered[:, MEAN_LOGPROB].contiguous(),
-        lengths=lengths,
-        correctness=ordered[:, CORRECTNESS].contiguous(),
-        rewards=ordered[:, REWARD].contiguous(),
-        cu_groups=cu_groups,
-        prompts=ordered[cu_groups[:-1], PROMPT_ID].long(),
+    return Responses(
+        group=columns["position"] // samples_per_prompt,
+        tokens=gathered.tokens,
         step=step,
-        extras={name: ordered[:, REWARD + 1 + i].contiguous() for i, name in enumerate(needs.extras)},
-        **tokens,
+        extras={name: columns[EXTRA + name] for name in needs.extras},
+        **{name: columns[name] for name in (*WHOLE, *REAL)},
     )
-    return batch, order, token_order

@@ -17,6 +17,8 @@ from lens_openrlhf.training.commandline import records
 
 QWEN = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
 
+LOOSE = SimpleNamespace(max_num=9, max_mem=1000)
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -37,8 +39,8 @@ def arguments(parse, model, tmp_path):
     return run
 
 
-def write(args, step, tag=None, metric=None, max_num=3, max_mem=1000):
-    """A checkpoint as OpenRLHF writes it, and then finished."""
+def write(args, step, tag=None, metric=None, max_num=3, max_mem=1000, before=None):
+    """A checkpoint as OpenRLHF writes it, and then finished; `before`: options that it was written with."""
     folder, tag = Path(args.ckpt.path), tag or f"global_step{step}"
     states = folder / "_actor" / (layout.UNFINISHED + tag)
     states.mkdir(parents=True)
@@ -46,7 +48,7 @@ def write(args, step, tag=None, metric=None, max_num=3, max_mem=1000):
     if metric is not None:
         (states / layout.METRIC).write_text(json.dumps({"metric_key": "pass1", "metric_value": metric}))
     shape = layout.architecture(args.actor.model_name_or_path)
-    facts = {"step": step, "options": records.chosen(args), "architecture": shape}
+    facts = {"step": step, "options": records.chosen(args) | (before or {}), "architecture": shape}
     writing.finish(folder, tag, facts, SimpleNamespace(max_num=max_num, max_mem=max_mem))
     place = folder / "_actor" / tag
     os.utime(place, (step, step))
@@ -69,12 +71,20 @@ def test_the_newest_checkpoint_is_gone_on_from(arguments):
     assert args.ckpt.load_enable
 
 
-@pytest.mark.parametrize("harm", ["changed", "cut", "missing"])
+@pytest.mark.parametrize("harm", ["changed", "cut", "missing", "hidden"])
 def test_a_damaged_checkpoint_is_left_out_with_a_word(arguments, harm):
     args = arguments()
     write(args, 2)
     weights = write(args, 4) / "mp_rank_00_model_states.pt"
-    if harm == "changed":
+    if harm == "hidden":  # a hidden file is one as any other
+        states = weights.parent.with_name(f"{layout.UNFINISHED}global_step4")
+        weights.parent.rename(states)
+        weights = states / ".hidden" / "mp_rank_00_model_states.pt"
+        weights.parent.mkdir()
+        weights.write_bytes(b"weights")
+        writing.finish(Path(args.ckpt.path), "global_step4", json.loads((states / layout.FACTS).read_text()), LOOSE)
+        (states.with_name("global_step4") / ".hidden" / weights.name).write_bytes(b"Weights")
+    elif harm == "changed":
         weights.write_bytes(b"Weights of step 4")
     elif harm == "cut":
         weights.write_bytes(b"weights")
@@ -117,6 +127,39 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(arguments):
     place.rename(place.with_name(layout.REPLACED + place.name))  # and here the machine stopped
     assert resuming.check(args, records.chosen(args)).step == 2
     assert names(args) == ["global_step2", "latest"]
+
+
+def test_one_that_was_replaced_goes_although_the_machine_stopped_before(arguments):
+    args = arguments()
+    place = write(args, 2)
+    old = place.with_name(layout.REPLACED + place.name)
+    old.mkdir()
+    (old / "weights").write_bytes(b"of the run before")
+    assert resuming.check(args, records.chosen(args)).step == 2
+    assert names(args) == ["global_step2", "latest"]
+    assert (place / "mp_rank_00_model_states.pt").read_bytes() == b"weights of step 2"
+
+
+def test_the_copy_for_transformers_gets_its_name_and_replaces_another(arguments):
+    args = arguments()
+    folder = Path(args.ckpt.path)
+    for text in ("first", "second"):
+        written = folder / f"{layout.UNFINISHED}global_step2_hf"
+        written.mkdir(parents=True)
+        (written / "model.safetensors").write_text(text)
+        write(args, 2)
+        assert sorted(os.listdir(folder)) == ["_actor", "global_step2_hf"]
+        assert (folder / "global_step2_hf" / "model.safetensors").read_text() == text
+
+
+def test_copies_for_transformers_that_a_crash_left_are_swept_too(arguments):
+    args = arguments()
+    write(args, 2)
+    folder = Path(args.ckpt.path)
+    (folder / f"{layout.UNFINISHED}global_step4_hf").mkdir()
+    (folder / f"{layout.REPLACED}global_step2_hf").mkdir()
+    resuming.check(args, records.chosen(args))
+    assert sorted(os.listdir(folder)) == ["_actor", "global_step2_hf"]
 
 
 def test_another_model_of_the_same_shape_is_said_aloud(arguments, model, tmp_path):
@@ -185,6 +228,41 @@ def test_old_checkpoints_make_room_after_the_new_one_is_there(arguments, kept_st
     assert names(args) == [*(f"global_step{step}" for step in kept_steps), "latest"]
 
 
+@pytest.mark.parametrize("newest", ["global_step6", "best_global_step6"])
+@pytest.mark.parametrize(("too_much", "kept"), [(0, [2, 4]), (1, [4]), (20, [])])
+def test_the_size_of_all_is_limited(arguments, newest, too_much, kept):
+    """Bytes of every checkpoint count, those of the newest and of the best, too."""
+    args = arguments()
+    states = write(args, 2).parent
+    write(args, 4)
+    (states / "global_step4" / "more").write_bytes(b"1234567890")
+    write(args, 6, tag=newest)
+    files = [file for file in states.rglob("*") if file.is_file() and file.parent != states]
+    first = sum(file.stat().st_size for file in files if file.parent.name == "global_step2")
+    limit = sum(file.stat().st_size for file in files) - too_much - (first if too_much == 20 else 0)
+    writing.make_room(states, newest, 9, limit / 2**30)
+    assert names(args) == sorted([*(f"global_step{step}" for step in kept), newest, "latest"])
+
+
+def test_the_best_counts_by_size(arguments):
+    args = arguments()
+    states = write(args, 2, tag="best_global_step2").parent
+    write(args, 4)
+    write(args, 6)
+    size = sum(file.stat().st_size for file in states.rglob("*") if file.is_file() and file.parent != states)
+    writing.make_room(states, "global_step6", 9, (size - 1) / 2**30)
+    assert names(args) == ["best_global_step2", "global_step6", "latest"]
+
+
+def test_without_a_metric_the_oldest_goes_first_whatever_its_name(arguments):
+    args = arguments()
+    states = write(args, 2).parent
+    write(args, 4)
+    os.utime(states / "global_step2", (5, 5))
+    write(args, 6, max_num=2)
+    assert names(args) == ["global_step2", "global_step6", "latest"]
+
+
 def test_the_worst_metric_goes_first_but_never_the_newest(arguments):
     args = arguments()
     for step, metric in ((2, 0.9), (4, 0.5), (6, None), (8, 0.1)):
@@ -241,6 +319,72 @@ def test_what_a_checkpoint_cannot_be_loaded_with_is_refused(arguments, more, key
         resuming.check(args, records.chosen(args))
 
 
+WHOLE = QWEN | {"intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_every_dimension_of_the_model_must_be_the_same(arguments, model, key):
+    (model / "config.json").write_text(json.dumps(WHOLE))
+    write(arguments(), 2)
+    other = "llama" if key == "model_type" else 2 * WHOLE[key]
+    (model / "config.json").write_text(json.dumps(WHOLE | {key: other}))
+    args = arguments()
+    with pytest.raises(OptionError, match=f"has {key} {other}, but .* is of a model with {WHOLE[key]}"):
+        resuming.check(args, records.chosen(args))
+
+
+LAYOUT = {
+    **{"actor.num_nodes": 2, "actor.num_gpus_per_node": 2, "ds.zero_stage": 3, "ds.lora.rank": 8},
+    **{"ds.ring_attn_size": 2, "ds.tensor_parallel_size": 2},
+}
+WHOSE = {"algo.advantage.estimator": "rloo", "algo.lens.estimator_path": "/own.py:first"}
+
+
+@pytest.mark.parametrize("name", LAYOUT | WHOSE)
+def test_a_universal_checkpoint_fits_other_ranks_and_no_other_estimator(arguments, name):
+    before = (LAYOUT | WHOSE)[name]
+    write(arguments(), 2, before={name: before})
+    args = arguments()
+    with pytest.raises(OptionError, match=f"--{name} .* was written with {before}, and cannot be continued otherwise"):
+        resuming.check(args, records.chosen(args))
+    args.ds.use_universal_ckpt = True
+    if name in WHOSE:
+        with pytest.raises(OptionError, match=f"--{name} "):
+            resuming.check(args, records.chosen(args))
+    else:
+        notes = resuming.check(args, records.chosen(args)).notes
+        assert any(note.startswith(f"--{name} was {before} until step 2") for note in notes)
+
+
+ORDER = {
+    **{"data.prompt_dataset": "other.jsonl", "data.prompt_probs": "0.5,0.5", "data.prompt_split": "test"},
+    **{"data.max_samples": 7, "train.seed": 5, "rollout.batch_size": 64, "rollout.vllm_generate_batch_size": 64},
+}
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_what_changes_the_order_of_the_prompts_is_said(arguments, name):
+    args = arguments()
+    write(args, 2, before={name: ORDER[name]})
+    (note,) = resuming.check(args, records.chosen(args)).notes
+    assert note.startswith(f"--{name} was {ORDER[name]} until step 2") and note.endswith("in the order of one run")
+
+
+def test_where_a_run_writes_and_how_it_is_evaluated_may_change_without_a_word(arguments):
+    args = arguments()
+    write(
+        *(args, 2),
+        before={
+            "logger.run_dir": "/b",
+            "ckpt.save_steps": 9,
+            "eval.temperature": 2,
+            "vllm.num_engines": 9,
+            "local_rank": 3,
+        },
+    )
+    assert resuming.check(args, records.chosen(args)).notes == []
+
+
 def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp_path):
     (tmp_path / "own.py").write_text("def first(batch): return batch.rewards\n\n\nsecond = first\n")
     args = [
@@ -279,6 +423,30 @@ def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path)
     assert read(tmp_path / "superseded.jsonl") == [{"step": 3, "reward": 0.3}]
     assert len(list((tmp_path / "samples").iterdir())) == 2
     assert resuming.rewind(tmp_path, 2) == 0
+
+
+def test_a_second_rewinding_adds_to_what_the_first_put_aside(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    for rewards in ((0.1, 0.2, 0.3), (0.4, 0.5)):
+        with open(log, "a") as file:
+            first = len(read(log)) + 1
+            file.writelines(json.dumps({"step": first + i, "reward": r}) + "\n" for i, r in enumerate(rewards))
+        resuming.rewind(tmp_path, 1)
+    assert [line["reward"] for line in read(log)] == [0.1]
+    assert [(line["step"], line["reward"]) for line in read(tmp_path / "superseded.jsonl")] == [
+        *((2, 0.2), (3, 0.3)),
+        *((2, 0.4), (3, 0.5)),
+    ]
+
+
+def test_every_going_on_is_kept_in_the_history(tmp_path):
+    assert resuming.history(tmp_path, None) == []
+    for step in (2, 4):
+        found = resuming.history(tmp_path, resuming.Resume(f"global_step{step}", step, [f"note {step}"]))
+        (tmp_path / "config.json").write_text(json.dumps({"resumed": found}))
+    assert [(one["step"], one["notes"]) for one in found] == [(2, ["note 2"]), (4, ["note 4"])]
+    assert found[0]["time"] <= found[1]["time"]
+    assert resuming.history(tmp_path, None) == found
 
 
 @pytest.mark.parametrize("prompts", [8, 7])

@@ -11,6 +11,7 @@ import torch
 
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.advantages import estimators
+from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.advantages.token_statistics import entropy, self_certainty
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.checkpoints import estimator_state, layout, writing
@@ -19,7 +20,7 @@ from lens_openrlhf.training.commandline.estimator import make_estimator, step_sc
 from lens_openrlhf.training.hooks.actor import LensPolicyModel, _WithStatistics, check_update
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker, WithStatistics
-from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
+from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
 from lens_openrlhf.training.hooks.tags import prompt_id
 
@@ -156,7 +157,7 @@ def single_samples(args, samples):
 def advantages_in_buffer(args, items, step=1):
     estimator = make_estimator(args)
     needs = needs_of(estimator)
-    result = compute(gather(*pack(items, needs, "cpu"), "", None), estimator, needs, 4, step, args.reward.clip_range)
+    result = compute(gather(*pack(items, needs, "cpu"), None, None), estimator, needs, 4, step, args.reward.clip_range)
     set_advantages(items, result.values, result.per_token)
     return result
 
@@ -444,7 +445,7 @@ def test_statistics_travel_to_the_estimator_with_their_tokens(parse, monkeypatch
     seen = []
     estimator.advantages = lambda batch: seen.append(batch) or batch.rewards
     needs = needs_of(estimator)
-    compute(gather(*pack(buffer.items, needs, "cpu"), "", None), estimator, needs, 4, 1, (-10, 10))
+    compute(gather(*pack(buffer.items, needs, "cpu"), None, None), estimator, needs, 4, 1, (-10, 10))
     expected = torch.cat([m[s.action_mask.bool()] for m, s in zip(marks, samples, strict=True)])
     assert torch.equal(seen[0].entropies, expected) and torch.equal(seen[0].self_certainty, -expected)
     assert seen[0].cu_seqlens.diff().tolist() == LENGTHS

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lens_openrlhf.advantages.across_ranks import Gathered
 from lens_openrlhf.advantages.estimators import OURS, find
 from lens_openrlhf.training.hooks.advantages import compute
-from lens_openrlhf.training.hooks.gather import Gathered, needs_of
+from lens_openrlhf.training.hooks.gather import REAL, WHOLE, needs_of
+from lens_openrlhf.training.hooks.tags import EXTRA
 from tests.advantages.one_order import OneOrder
 
 GROUP, SAMPLES = 4, 24
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*that rewards differ from it ha
 
 
 def gathered(needs) -> Gathered:
-    """Rows in any order, one answer without tokens, prompts that come twice, and their tokens."""
+    """Answers in any order, one without tokens, prompts that come twice, and their tokens."""
     generator = torch.Generator().manual_seed(0)
     index = torch.randperm(SAMPLES, generator=generator)
     lengths = torch.randint(1, 9, (SAMPLES,), generator=generator)
@@ -23,11 +25,12 @@ def gathered(needs) -> Gathered:
     logprob = -torch.rand(SAMPLES, generator=generator, dtype=torch.float64)
     logprob[5] = torch.nan
     right = (torch.rand(SAMPLES, generator=generator) < 0.3).double()
-    columns = [index, index // GROUP % 4, logprob, lengths, right, right - 0.25 * (lengths > 5)]
-    columns += [torch.rand(SAMPLES, generator=generator) for _ in needs.extras]
-    rows = torch.stack([column.double() for column in columns], dim=1)
-    tokens = torch.rand(int(lengths.sum()) if needs.tokens else 0, len(needs.tokens), generator=generator)
-    return Gathered(rows, tokens, [SAMPLES], [len(tokens)], 0)
+    values = (index, index // GROUP % 4, lengths, logprob, right, right - 0.25 * (lengths > 5))
+    columns = dict(zip((*WHOLE, *REAL), values, strict=True))
+    columns |= {EXTRA + name: torch.rand(SAMPLES, generator=generator).double() for name in needs.extras}
+    total = int(lengths.sum())
+    tokens = {name: torch.rand(total, generator=generator) for name in needs.tokens}
+    return Gathered(columns, tokens, [SAMPLES], [total if tokens else 0], 0)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from lens_openrlhf.advantages import estimators, lens_advantages
+from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
 from lens_openrlhf.run_folder.samples import COLUMNS
 from lens_openrlhf.training.hooks.advantages import compute
 from lens_openrlhf.training.hooks.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
-from lens_openrlhf.training.hooks.gather import gather, needs_of, pack
+from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.samples import write_samples
 
 from ..conftest import make_experiences, make_samples
@@ -50,7 +51,7 @@ def columns_of(args, samples):
     # As if another rank, or dynamic batching, had reordered them.
     items = items[5:] + items[:5]
     estimator = estimators.find("lens")()
-    gathered = gather(*pack(items, needs_of(estimator), "cpu"), "", None)
+    gathered = gather(*pack(items, needs_of(estimator), "cpu"), None, None)
     return compute(gathered, estimator, needs_of(estimator), 4, 1, (-10, 10)).columns
 
 

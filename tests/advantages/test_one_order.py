@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lens_openrlhf.advantages.estimators import OURS, find
-from lens_openrlhf.outside.estimate import Responses, estimate
+from lens_openrlhf.advantages.responses import Responses, estimate
 from tests.advantages.one_order import OneOrder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*that rewards differ from it has no effect")
