@@ -74,7 +74,8 @@ def _of_all_ranks(args: Namespace, rollout_data: dict[str, Any], needs: Collecti
         from megatron.core import mpu
 
         group = mpu.get_data_parallel_group_gloo(with_context_parallel=False)
-    mine, error = ({}, {}), None
+    mine: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    error = None
     try:
         mine = _local(args, rollout_data, needs)
     except Exception as raised:
@@ -116,7 +117,8 @@ def advantage_function(estimator: str | type[Estimator], **options: Any) -> Adva
         _check(args, made)
         gathered = _of_all_ranks(args, rollout_data, made.needs)
         steps += 1
-        result = estimate(made, Responses(**gathered.columns, tokens=gathered.tokens, step=steps))
+        columns: dict[str, Any] = gathered.columns
+        result = estimate(made, Responses(**columns, tokens=gathered.tokens, step=steps))
         masks = rollout_data["loss_masks"]
         own, lengths = gathered.own(result.advantage, result.per_token), [int(mask.bool().sum()) for mask in masks]
         rollout_data["advantages"] = [

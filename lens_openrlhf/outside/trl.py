@@ -154,13 +154,14 @@ class LensGRPOTrainer(GRPOTrainer):
         rewards = (self._rewards_per_func.double() * weights).nansum(1)[known]
         # An evaluation must not teach an estimator that remembers.
         estimator = self.estimator if mode == "train" else copy.deepcopy(self.estimator)
+        columns: dict[str, Any] = gathered.columns
         responses = Responses(
             group=group,
             correctness=outcome[known],
             rewards=rewards,
             tokens=gathered.tokens,
             step=self.state.global_step + 1,
-            **gathered.columns,
+            **columns,
         )
         result = estimate(estimator, responses)
         advantage, per_token = result.advantage.float(), result.per_token

@@ -146,7 +146,7 @@ class LensPolicyModel(PolicyModelActor.__ray_metadata__.modified_class):
         start = time.perf_counter()
         assert self.estimator
         args, buffer = self.strategy.args, self.trainer.replay_buffer
-        device = torch.cuda.current_device()
+        device: Any = torch.cuda.current_device()  # a number, or "cpu" by the CPU runtime
         error = None
         try:
             mine = pack(buffer.items, self.needs, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -63,6 +64,7 @@ def compute(
     """
     ordered = batch_of(responses_of(gathered, needs, samples_per_prompt, step), estimator)
     batch, result = ordered.batch, estimators.run(estimator, ordered.batch)
+    assert result.confidence is not None  # run has filled it in
     clipped = result.advantage.clamp(*clip_range)
     if result.per_token:
         response, magnitude = batch.token_mean(clipped), batch.token_mean(clipped.abs())
@@ -90,7 +92,7 @@ def set_advantages(items: list[Experience], values: Tensor, per_token: bool) -> 
         item.info = {k: v for k, v in item.info.items() if not k.startswith(TAGS)} | {"return": mean}
 
 
-def dropped_samples(args, counts: list[int]) -> int:
+def dropped_samples(args: SimpleNamespace, counts: list[int]) -> int:
     """How many samples OpenRLHF will leave out of the update: tails that fill no batch."""
     if not args.train.dynamic_batch_enable:
         return sum(count % args.train.micro_batch_size for count in counts)

@@ -84,9 +84,9 @@ def pack(
         dtype=torch.float64,
     ).to(device)
     position, prompts, correctness, rewards, *extras = scalars.unbind(1)
-    whole, real = (position.long(), prompts.long(), action_tokens), (mean, correctness, rewards)
-    columns = dict(zip((*WHOLE, *REAL), (*whole, *real), strict=True))
-    columns |= {EXTRA + name: values for name, values in zip(needs.extras, extras, strict=True)}
+    values = (position.long(), prompts.long(), action_tokens, mean, correctness, rewards)
+    columns = dict(zip((*WHOLE, *REAL), values, strict=True))
+    columns |= {EXTRA + name: extra for name, extra in zip(needs.extras, extras, strict=True)}
     numbers = {
         name: logprobs if name == "logprobs" else torch.cat(_field(items, CARRIERS[name], name)).to(device)
         for name in needs.tokens
