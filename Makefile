@@ -107,7 +107,7 @@ fuzz: setup
 	@LENS_FUZZ_CASES=100000 $(RUN) python -m pytest tests/fuzz
 
 lint: setup
-	@$(RUN) ruff check . && $(RUN) ruff format --check .
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 $(VENV)/.stack: requirements/cpu.txt requirements/gpu.txt requirements/gpu_constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
