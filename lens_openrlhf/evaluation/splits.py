@@ -31,7 +31,7 @@ def default_ks(samples: int) -> list[int]:
 def split_order(value: object) -> tuple[bool, float, str]:
     """Sort key of a column's values: numbers by size, then texts."""
     try:
-        return False, float(value), ""  # type: ignore[arg-type]
+        return False, float(value), ""  # type: ignore[arg-type]  # what is no number raises
     except (TypeError, ValueError):
         return True, 0.0, str(value)
 

@@ -142,8 +142,8 @@ def hand_on_logprobs() -> None:
         finally:
             _handed.reset(token)
 
-    compute_advantage.hands_on_logprobs = True
+    vars(compute_advantage)["hands_on_logprobs"] = True
     # Other modules of verl have it by name.
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("verl.") and vars(module).get("compute_advantage") is theirs:
-            module.compute_advantage = compute_advantage
+            vars(module)["compute_advantage"] = compute_advantage

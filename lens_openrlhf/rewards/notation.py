@@ -61,14 +61,9 @@ def undelimited(text: str) -> str:
         while found := _ENDS.search(text, max(0, end - 3), end):
             end = found.start()
         text = text[:end]
-        for opens, closes in _DELIMITERS:
-            inner = text[len(opens) : len(text) - len(closes)]
-            if (
-                text.startswith(opens)
-                and text.endswith(closes)
-                and len(text) > len(opens + closes)
-                and opens not in inner
-            ):
+        for left, right in _DELIMITERS:
+            inner = text[len(left) : len(text) - len(right)]
+            if text.startswith(left) and text.endswith(right) and len(text) > len(left + right) and left not in inner:
                 text = inner
                 break
         if text == before:

@@ -130,7 +130,7 @@ class LensArgumentParser(Parser):
     def on_cpu(self) -> bool:
         return not self.anywhere and cpu_runtime.required()
 
-    def parse_args(self, args: object = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]  # no other reads them
+    def parse_args(self, args: object = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]  # argv's alone
         self.prog = "lens-openrlhf train"
         offered = offered_estimators(*method_in(self.argv))
         _add_options(self, offered)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,3 +21,12 @@ def test_the_helpers_of_a_batch():
     assert batch.token_mean(batch.entropies).tolist() == [1.5, 0, 1, 1, 1, 1, 1, 1]
     assert batch.token_mean(batch.entropies).dtype == torch.float64
     assert batch.grpo(batch.rewards).tolist() == pytest.approx([0.5**0.5, -(0.5**0.5), 0, 0, 0, 0, 0, 0])
+
+
+def test_numbers_of_tokens_that_are_not_there():
+    batch = replace(batch_of([answers(1, 0)]), entropies=None, cu_seqlens=None)
+    for name, read in (("entropies", lambda: batch.of_tokens("entropies")), ("cu_seqlens", lambda: batch.response_of)):
+        with pytest.raises(
+            ValueError, match=f"the batch has no {name}: name what is read .* in the estimator's `needs`"
+        ):
+            read()

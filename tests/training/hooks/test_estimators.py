@@ -477,6 +477,9 @@ def test_policy_losses_by_hand():
     _, gradient, tapered, _ = policy_loss("topr", log_probs, old, advantages, mask)
     torch.testing.assert_close(gradient, torch.tensor([[-1 / 3, -1 / 3], [1 / 3, 0.0]]))
     assert tapered == pytest.approx(1 / 3)
+    # Without a mask all are tokens of the answer.
+    whole, without = (policy_loss("topr", log_probs, old, advantages, m) for m in (torch.ones_like(mask), None))
+    assert torch.equal(whole[1], without[1]) and (whole[0], *whole[2:]) == pytest.approx((without[0], *without[2:]))
     # More likely than before: the weight stays 1.
     _, gradient, _, _ = policy_loss("topr", old.clone().requires_grad_(), log_probs.detach(), advantages, mask)
     torch.testing.assert_close(gradient, torch.tensor([[-1 / 3, -1 / 3], [2 / 3, 0.0]]))
