@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lens_openrlhf import cli
 from lens_openrlhf.commands import Parser, check_out, ended, main_of
 from lens_openrlhf.inputs import OptionError
 
@@ -89,3 +90,11 @@ def test_a_file_to_be_written(tmp_path):
             continue
         with pytest.raises(OptionError, match=f"^-o {out}: .*{said}"):
             check_out(out, **more)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_refuses_an_option_that_it_does_not_have(name, capsys, own_signals):
+    assert cli.main([name, "--no_such_option", "1"]) == 2
+    out, error = capsys.readouterr()
+    assert not out and error.startswith("error: ") and error.endswith(f"see lens-openrlhf {name} --help\n")
+    assert error.count("\n") == 1
