@@ -124,6 +124,10 @@ STRUCTURE = [
     ({"arms": {"GRPO": {"algo.lens.alpha": False}}}, ["arm 'GRPO': algo.lens.alpha", "null"]),
     ({"arms": {"GRPO": {"algo": {"lens.alpha": 1}}}}, ["arm 'GRPO': algo", "dotted names"]),
     ({"arms": {"GRPO": {"actor.adam.betas": []}}}, ["arm 'GRPO': actor.adam.betas"]),
+    *(
+        ({"arms": {"GRPO": {"actor.adam.betas": [0.9, wrong]}}}, ["arm 'GRPO': actor.adam.betas is [0.9, "])
+        for wrong in (None, True, [0.9], {"a": 1})
+    ),
     ({"options": ["eval.at_end"]}, ["options is ['eval.at_end']"]),
     *(
         ({"arms": {label: {}}}, [f"arm {label!r}", "folder name"])
@@ -296,6 +300,12 @@ def test_the_data_must_have_the_columns_to_split_by(sound, tmp_path, change):
     wanted = sound(**change)
     with pytest.raises(SpecError, match="heldout.jsonl: line 1 has no 'level'"):
         spec.check_inputs(wanted, spec.runs_of(wanted, spec.check(wanted)), tmp_path)
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="with CUDA each needs a GPU")
+def test_runs_at_once_may_share_cpus(sound, tmp_path):
+    wanted = sound(parallel=3)
+    spec.check_inputs(wanted, spec.runs_of(wanted, spec.check(wanted)), tmp_path)
 
 
 @pytest.mark.skipif(cpu_runtime.required(), reason="without CUDA the runs share CPUs")
