@@ -30,7 +30,18 @@ LENS = Project(
         *("outside", "reporting", "prompts.py", "inputs.py", "process.py"),
     ),
     left_out=("e2e", "simt", "fuzz", "gpu", "cuda_build", "mutants_python"),
-    warm=("torch", "transformers", "datasets", "ray", "sympy", "math_verify", "scipy.stats", "plotly", "hypothesis"),
+    warm=(
+        "torch",
+        "torch._dynamo",
+        "transformers",
+        "datasets",
+        "ray",
+        "sympy",
+        "math_verify",
+        "scipy.stats",
+        "plotly",
+        "hypothesis",
+    ),
 )
 
 

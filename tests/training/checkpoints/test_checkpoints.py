@@ -372,6 +372,13 @@ def test_what_changes_the_order_of_the_prompts_is_said(arguments, name):
     assert note.startswith(f"--{name} was {ORDER[name]} until step 2") and note.endswith("in the order of one run")
 
 
+def test_changes_are_told_by_name(arguments):
+    args = arguments()
+    write(args, 2, before={name: "before" for name in ("algo.lens.alpha", *ORDER, "actor.adam.lr", "actor.eps_clip")})
+    notes = checkpoints.check(args, options.chosen(args)).notes
+    assert len(notes) == 10 and notes == sorted(notes)
+
+
 def test_where_a_run_writes_and_how_it_is_evaluated_may_change_without_a_word(arguments):
     args = arguments()
     write(
