@@ -487,6 +487,21 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
     assert [drawn for drawn, _ in batches(again, states["episode"])] == everything[stop:]
 
 
+def test_a_checkpoint_that_cannot_be_written_tells_how_much_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: SimpleNamespace(free=7 * 1024 * 1024))
+    assert ", with 7 MiB free there (" in str(checkpoints.not_written(tmp_path, "global_step3", OSError("no")))
+
+
+def test_without_the_option_nothing_is_touched(arguments):
+    args = arguments()
+    RunLog(args.logger.run_dir).step(1, {})
+    write(args, 2)
+    args.ckpt.load_enable = False
+    before = (Path(args.logger.run_dir) / "metrics.jsonl").read_text()
+    assert checkpoints.check(args, options.chosen(args)) is None and checkpoints.go_on(args, None) == []
+    assert (Path(args.logger.run_dir) / "metrics.jsonl").read_text() == before
+
+
 def test_a_checkpoint_that_cannot_be_written_names_its_folder(tmp_path):
     folder = tmp_path / "not" / "there"
     error = checkpoints.not_written(folder, "global_step3", RuntimeError("enforce fail\nframe 1"))
