@@ -162,6 +162,12 @@ def test_the_data_must_have_the_columns_to_split_by(sound, tmp_path, change):
         checks.check_inputs(wanted, runs_of(wanted, checks.check(wanted)), tmp_path)
 
 
+@pytest.mark.skipif(not cpu_runtime.required(), reason="with CUDA each needs a GPU")
+def test_runs_at_once_may_share_cpus(sound, tmp_path):
+    wanted = sound(parallel=3)
+    checks.check_inputs(wanted, runs_of(wanted, checks.check(wanted)), tmp_path)
+
+
 @pytest.mark.skipif(cpu_runtime.required(), reason="without CUDA the runs share CPUs")
 def test_more_runs_at_once_than_gpus(sound, tmp_path):
     wanted = sound(parallel=1000)

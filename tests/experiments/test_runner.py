@@ -77,7 +77,9 @@ def test_a_failing_run_is_shown_and_the_others_go_on(refused, capsys):
     assert found.run_folder(runs[0]).with_name("seed-1.unfinished-1").is_dir()
 
 
-def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, capsys):
+# running: the comparison was killed, and its record not written
+@pytest.mark.parametrize("before", ["failed", "interrupted", "running"])
+def test_a_run_that_had_begun_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, capsys, before):
     wanted = sound({"algo.lens.alpha": -1, "ckpt.load_enable": True, "ckpt.save_steps": 1}, seeds=[1])
     found, arms = State(tmp_path / "c"), arm_options(wanted)
     runs = runs_of(wanted, arms)
@@ -85,7 +87,7 @@ def test_a_failed_run_goes_on_from_its_checkpoint(sound, tmp_path, monkeypatch, 
     folder = found.run_folder(runs[0])
     (folder / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(runner.resuming, "newest", lambda where: runner.resuming.Resume(where.parent.name, 7))
-    found.set(runs[0], state="failed", seconds=3000.0, exit=1)
+    found.set(runs[0], state=before, seconds=3000.0, exit=1)
     assert Runner(found, runs[:1]).run() == 1
     assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out
     assert 3000 < found.of(runs[0])["seconds"] < 3600, "what it took before, and now"

@@ -36,6 +36,10 @@ STRUCTURE = [
     ({"arms": {"GRPO": {"algo.lens.alpha": False}}}, ["arm 'GRPO': algo.lens.alpha", "null"]),
     ({"arms": {"GRPO": {"algo": {"lens.alpha": 1}}}}, ["arm 'GRPO': algo", "dotted names"]),
     ({"arms": {"GRPO": {"actor.adam.betas": []}}}, ["arm 'GRPO': actor.adam.betas"]),
+    *(
+        ({"arms": {"GRPO": {"actor.adam.betas": [0.9, wrong]}}}, ["arm 'GRPO': actor.adam.betas is [0.9, "])
+        for wrong in (None, True, [0.9], {"a": 1})
+    ),
     ({"options": ["eval.at_end"]}, ["options is ['eval.at_end']"]),
     *(
         ({"arms": {label: {}}}, [f"arm {label!r}", "folder name"])

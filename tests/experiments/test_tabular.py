@@ -14,6 +14,7 @@ from lens_openrlhf.advantages import LensConfig
 from lens_openrlhf.experiments.tabular import (
     ARMS,
     CONFIDENT_WRONG,
+    MOST_CELLS,
     RIGHT,
     Batch,
     Settings,
@@ -202,3 +203,11 @@ def test_bad_input_is_named(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("answers", "samples"), [(20, 2000), (2000, 20), (2000, 2000)])
+def test_the_table_and_what_is_sampled_of_it_are_limited(answers, samples):
+    largest = MOST_CELLS // 2000
+    Settings(questions=largest, answers=answers, samples=samples)
+    with pytest.raises(ValueError, match=f"questions {largest + 1}: with {answers} answers .* too large"):
+        Settings(questions=largest + 1, answers=answers, samples=samples)

@@ -30,7 +30,10 @@ LENS = Project(
         *("outside", "reporting", "prompts.py", "inputs.py", "process.py"),
     ),
     left_out=("e2e", "simt", "fuzz", "gpu", "cuda_build", "mutants_python"),
-    warm=("torch", "transformers", "datasets", "ray", "sympy", "math_verify", "scipy.stats", "plotly", "hypothesis"),
+    warm=(
+        *("torch", "torch._dynamo", "transformers", "datasets", "ray", "sympy", "math_verify", "scipy.stats"),
+        *("plotly", "hypothesis"),
+    ),
 )
 
 
@@ -42,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="mutants tried at once (a CPU each)")
     parser.add_argument("--list", action="store_true", help="print the last run's survivors again")
     args = parser.parse_args(argv)
+    if args.number < 1 or args.workers < 1:
+        parser.error("--number and --workers: expected at least 1")
     results_path = FOLDER / "results.jsonl"
     if args.list:
         if not results_path.exists():

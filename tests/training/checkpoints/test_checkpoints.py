@@ -370,6 +370,13 @@ def test_what_changes_the_order_of_the_prompts_is_said(arguments, name):
     assert note.startswith(f"--{name} was {ORDER[name]} until step 2") and note.endswith("in the order of one run")
 
 
+def test_changes_are_told_by_name(arguments):
+    args = arguments()
+    write(args, 2, before={name: "before" for name in ("algo.lens.alpha", *ORDER, "actor.adam.lr", "actor.eps_clip")})
+    notes = resuming.check(args, records.chosen(args)).notes
+    assert len(notes) == 10 and notes == sorted(notes)
+
+
 def test_where_a_run_writes_and_how_it_is_evaluated_may_change_without_a_word(arguments):
     args = arguments()
     write(
@@ -476,6 +483,21 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
     again = loader()
     again.load_state_dict(states["data_loader_state_dict"])
     assert [drawn for drawn, _ in batches(again, states["episode"])] == everything[stop:]
+
+
+def test_a_checkpoint_that_cannot_be_written_tells_how_much_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=7 * 1024 * 1024))
+    assert ", with 7 MiB free there (" in str(writing.not_written(tmp_path, "global_step3", OSError("no")))
+
+
+def test_without_the_option_nothing_is_touched(arguments):
+    args = arguments()
+    RunLog(args.logger.run_dir).step(1, {})
+    write(args, 2)
+    args.ckpt.load_enable = False
+    before = (Path(args.logger.run_dir) / "metrics.jsonl").read_text()
+    assert resuming.check(args, records.chosen(args)) is None and resuming.go_on(args, None) == []
+    assert (Path(args.logger.run_dir) / "metrics.jsonl").read_text() == before
 
 
 def test_a_checkpoint_that_cannot_be_written_names_its_folder(tmp_path):

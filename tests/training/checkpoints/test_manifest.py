@@ -61,6 +61,27 @@ def test_what_is_not_as_written_is_named(folder, change, told):
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["size", "sha256"])
+def test_one_entry_that_says_too_little_is_enough(folder, key):
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["files"]["latest"][key]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="manifest.json: is no manifest .an entry without size and sha256"):
+        manifest.check(folder)
+
+
+def test_of_several_files_the_first_by_name_is_told(folder):
+    for number in range(20):
+        (folder / f"added-{number:02}").touch()
+    with pytest.raises(ManifestError, match="added-00: is not listed"):
+        manifest.check(folder)
+    manifest.write(folder)
+    for number in range(20):
+        (folder / f"added-{number:02}").unlink()
+    with pytest.raises(ManifestError, match="added-00: is missing"):
+        manifest.check(folder)
+
+
 def test_a_manifest_appears_whole_or_not_at_all(folder, monkeypatch):
     before = (folder / "manifest.json").read_text()
 
