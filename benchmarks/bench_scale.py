@@ -152,8 +152,8 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
     from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 
     from lens_openrlhf.training.hooks.advantages import set_advantages
+    from lens_openrlhf.training.hooks.columns import needs_of, pack
     from lens_openrlhf.training.hooks.experience import LensExperienceMaker
-    from lens_openrlhf.training.hooks.gather import needs_of, pack
 
     buffer = NaiveReplayBuffer(sample_batch_size=4)
     for experience in maker_of(args, LensExperienceMaker).make_experience_batch(rollouts(count, tokens)):
@@ -173,7 +173,7 @@ def measure_rank(args: SimpleNamespace, count: int, tokens: int) -> dict[str, fl
 def gathered_rows(count: int, rank: int):
     """What a rank holds after the gather of `count` samples."""
     from lens_openrlhf.advantages.across_ranks import Gathered
-    from lens_openrlhf.training.hooks.gather import REAL, WHOLE
+    from lens_openrlhf.training.hooks.columns import REAL, WHOLE
 
     generator = torch.Generator().manual_seed(1)
     position = torch.randperm(count, generator=generator)
@@ -187,7 +187,7 @@ def gathered_rows(count: int, rank: int):
 def measure_advantages(args: SimpleNamespace) -> dict[int, tuple[float, float]]:
     """Seconds for all samples, by their number: on every rank, and what rank 0 has to do besides for samples/."""
     from lens_openrlhf.training.hooks.advantages import compute
-    from lens_openrlhf.training.hooks.gather import needs_of
+    from lens_openrlhf.training.hooks.columns import needs_of
 
     estimator, found = make_estimator(args), {}
     for count in SAMPLES:

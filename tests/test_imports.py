@@ -83,7 +83,7 @@ def test_the_way_to_the_advantages_imports_torch_alone():
         "from lens_openrlhf.advantages.estimators import find;"
         "from lens_openrlhf.advantages.responses import batch_of, estimate;"
         "from lens_openrlhf.training.hooks.advantages import compute, set_advantages;"
-        "from lens_openrlhf.training.hooks.gather import needs_of, pack;"
+        "from lens_openrlhf.training.hooks.columns import needs_of, pack;"
         "print(*gather(*pack([], needs_of(find('lens')()), 'cpu'), None, None).columns)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

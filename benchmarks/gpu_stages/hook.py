@@ -12,7 +12,7 @@ from lens_openrlhf.advantages import estimators
 from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.advantages.token_statistics import statistics
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
-from lens_openrlhf.training.hooks.gather import needs_of, pack
+from lens_openrlhf.training.hooks.columns import needs_of, pack
 from lens_openrlhf.training.hooks.tags import CARRIERS, PROMPT, ROLLOUT_INDEX
 
 from . import batches

@@ -34,8 +34,8 @@ from ..commandline.estimator import make_estimator
 from ..commandline.records import chosen
 from . import lora
 from .advantages import compute, dropped_samples, set_advantages
+from .columns import needs_of, pack
 from .experience import WithStatistics
-from .gather import needs_of, pack
 from .policy_loss import PolicyGradientLoss
 from .prompt_weights import checked_weights
 

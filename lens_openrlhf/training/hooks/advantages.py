@@ -13,7 +13,7 @@ from ...advantages.across_ranks import Gathered
 from ...advantages.estimators import Batch, Estimator
 from ...advantages.responses import batch_of, by_response, on_tokens
 from ...run_folder.group_metrics import group_metrics
-from .gather import Needs, responses_of
+from .columns import Needs, responses_of
 from .tags import TAGS
 
 if TYPE_CHECKING:

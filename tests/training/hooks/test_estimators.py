@@ -19,8 +19,8 @@ from lens_openrlhf.training.commandline import records
 from lens_openrlhf.training.commandline.estimator import make_estimator, step_scorer
 from lens_openrlhf.training.hooks.actor import LensPolicyModel, _WithStatistics, check_update
 from lens_openrlhf.training.hooks.advantages import compute, set_advantages
+from lens_openrlhf.training.hooks.columns import needs_of, pack
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker, WithStatistics
-from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.policy_loss import PolicyGradientLoss
 from lens_openrlhf.training.hooks.tags import prompt_id
 

@@ -8,7 +8,7 @@ import torch
 from lens_openrlhf.advantages.across_ranks import Gathered
 from lens_openrlhf.advantages.estimators import OURS, find
 from lens_openrlhf.training.hooks.advantages import compute
-from lens_openrlhf.training.hooks.gather import REAL, WHOLE, needs_of
+from lens_openrlhf.training.hooks.columns import REAL, WHOLE, needs_of
 from lens_openrlhf.training.hooks.tags import EXTRA
 from tests.advantages.one_order import OneOrder
 

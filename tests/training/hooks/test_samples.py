@@ -15,9 +15,9 @@ from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
 from lens_openrlhf.run_folder.samples import COLUMNS
 from lens_openrlhf.training.hooks.advantages import compute
+from lens_openrlhf.training.hooks.columns import needs_of, pack
 from lens_openrlhf.training.hooks.evaluation import EvaluationSet, evaluation_record, tracked
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
-from lens_openrlhf.training.hooks.gather import needs_of, pack
 from lens_openrlhf.training.hooks.samples import write_samples
 
 from ..conftest import make_experiences, make_samples

@@ -15,8 +15,8 @@ from lens_openrlhf.advantages import reference
 from lens_openrlhf.training.commandline import openrlhf_command, options
 from lens_openrlhf.training.commandline.estimator import make_estimator
 from lens_openrlhf.training.hooks.actor import LensPolicyModel
+from lens_openrlhf.training.hooks.columns import needs_of
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
-from lens_openrlhf.training.hooks.gather import needs_of
 from lens_openrlhf.training.hooks.tags import ROLLOUT_INDEX
 
 from ..conftest import MINIMAL, make_experiences, make_samples
