@@ -9,23 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 
 from . import __version__
-from .process import complain
-
-
-def _train(argv: Sequence[str]) -> int:
-    from .training import command
-    from .training.commandline import profiles
-
-    try:
-        words = profiles.expand(argv, say=print)
-    except profiles.ProfileError as error:
-        complain(f"error: {error}")
-        return 2
-    return command.main(words, make=partial(profiles.make, words) if profiles.OPTION in argv else None)
 
 
 def _command(module: str) -> Callable[[Sequence[str]], int]:
@@ -37,7 +23,7 @@ def _command(module: str) -> Callable[[Sequence[str]], int]:
 PYNVML_WARNING = "The pynvml package"
 
 COMMANDS = {
-    "train": (_train, "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
+    "train": (_command(".training.command"), "train with the real OpenRLHF; --profile NAME or OpenRLHF's own options"),
     "data": (_command(".data.command"), "the paper's training and test sets: MATH with DAPO or NuminaMath 1.5"),
     "evaluate": (_command(".evaluation.command"), "Pass@k of a model on a set of prompts"),
     "grade": (

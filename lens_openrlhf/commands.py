@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import Field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -24,6 +25,29 @@ class Parser(argparse.ArgumentParser):
         near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1) if unknown else []
         hint = f"did you mean {near[0]}? Else " if near else ""
         raise OptionError(f"{message}; {hint}see {self.prog} --help")
+
+
+def add_fields(parser: argparse.ArgumentParser, title: str, name: str, options: Sequence[Field]) -> None:
+    """Offer the fields of an estimator's Config as `--algo.NAME.FIELD`, in a group of their own."""
+    if not options:
+        return
+    group = parser.add_argument_group(title)
+    for option in options:
+        choices = option.metadata.get("choices")
+        group.add_argument(
+            f"--algo.{name}.{option.name}",
+            type=_boolean if isinstance(option.default, bool) else type(option.default),
+            default=option.default,
+            choices=choices,
+            metavar=None if choices else "VALUE",
+            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
+        )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
+    return text.lower() == "true"
 
 
 def check_out(

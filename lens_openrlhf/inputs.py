@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import glob
 import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,29 +30,6 @@ CUSTOM_GENERATE = "custom_generate/generate.py"
 
 class OptionError(ValueError):
     """An option's value that cannot work, with the remedy."""
-
-
-def add_fields(parser: argparse.ArgumentParser, title: str, name: str, options: Sequence[Field]) -> None:
-    """Offer the fields of an estimator's Config as `--algo.NAME.FIELD`, in a group of their own."""
-    if not options:
-        return
-    group = parser.add_argument_group(title)
-    for option in options:
-        choices = option.metadata.get("choices")
-        group.add_argument(
-            f"--algo.{name}.{option.name}",
-            type=_boolean if isinstance(option.default, bool) else type(option.default),
-            default=option.default,
-            choices=choices,
-            metavar=None if choices else "VALUE",
-            help=f"{option.metadata.get('help', '')} (default: {option.default})".strip().replace("%", "%%"),
-        )
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
-    return text.lower() == "true"
 
 
 def check_model(

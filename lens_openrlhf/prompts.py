@@ -1,4 +1,4 @@
-"""Rows of prompts and labels, checked before anything expensive: for `train` and `evaluate` alike."""
+"""Rows of prompts and labels, checked before anything expensive: for all commands alike."""
 
 from __future__ import annotations
 

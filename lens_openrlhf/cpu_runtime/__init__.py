@@ -1,4 +1,4 @@
-"""What lets OpenRLHF run where there is no CUDA; loaded only there.
+"""What lets OpenRLHF run where there is no CUDA; installed only there.
 
 OpenRLHF names CUDA directly in a few places. `install` puts a CPU meaning behind each of them, in this process.
 It has to run before openrlhf is imported: in the driver, in every Ray worker (as Ray's

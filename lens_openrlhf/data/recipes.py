@@ -95,13 +95,7 @@ def build(sources: Mapping[str, Source], seed: int, dapo_problems: int | None, c
     counts: dict[str, Counts] = defaultdict(Counts)
     parts: dict[str, list[Problem]] = {}
     taken: dict[bytes, str] = {}
-    for option, split in (
-        ("math", "test"),
-        ("math500", "test"),
-        ("math", "train"),
-        ("dapo", "train"),
-        ("numina", "train"),
-    ):
+    for option, split in READ:
         if option not in sources:
             continue
         kind = sources[option].kind

@@ -27,7 +27,6 @@ with warnings.catch_warnings():
 
 ADDITION = "addition"
 SUBTRACTION = "subtraction"
-MAX_ANSWER_CHARS = 48
 
 # (share of the digit pairs, how often a demonstration handles such a pair properly)
 HABIT_LEVELS: dict[str, tuple[tuple[float, float], ...]] = {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..commands import Parser, check_out, main_of
-from ..inputs import OptionError, add_fields
+from ..commands import Parser, add_fields, check_out, main_of
+from ..inputs import OptionError
 from ..process import complain, printable
 
 PROG = "lens-openrlhf advantages"

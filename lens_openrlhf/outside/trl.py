@@ -17,8 +17,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from ..advantages.across_ranks import Gathered, gather
-from ..advantages.estimators import Estimator, EstimatorError, segment_sum
-from ..advantages.responses import Responses, estimate, mean_logprobs, on_tokens, packed
+from ..advantages.estimators import Estimator, EstimatorError, same_rewards, segment_sum
+from ..advantages.responses import Responses, estimate, mean_logprobs, offsets, on_tokens, packed
 from .estimate import check_answers, make
 
 STATE = "lens_estimator.pt"  # in each checkpoint, where the estimator has a state
@@ -174,7 +174,9 @@ class LensGRPOTrainer(GRPOTrainer):
             local = of_all[here]
 
         metrics = self._metrics[mode]
-        metrics["lens/rescued_samples"].append(self._rescued(group, rewards, moved))
+        sizes = torch.unique_consecutive(group, return_counts=True)[1]
+        same = same_rewards(rewards, offsets(sizes)).repeat_interleave(sizes)
+        metrics["lens/rescued_samples"].append((same & moved).double().mean().item())
         for name, value in result.metrics.items():
             if value is not None:
                 metrics[name].append(value)
@@ -196,16 +198,6 @@ class LensGRPOTrainer(GRPOTrainer):
             columns["prompts"] = torch.tensor(prompts, device=mask.device)[known]
         needed = {name: value for name, value in tokens.items() if name in self.estimator.needs}
         return gather(columns, needed, error, dist.group.WORLD if self.accelerator.num_processes > 1 else None)
-
-    @staticmethod
-    def _rescued(group: Tensor, rewards: Tensor, moved: Tensor) -> float:
-        """The share of samples that are moved although the rewards of their group are all the same."""
-        count = int(group.max()) + 1
-        low, high = (
-            rewards.new_full((count,), start).scatter_reduce(0, group, rewards, kind)
-            for start, kind in ((torch.inf, "amin"), (-torch.inf, "amax"))
-        )
-        return ((low == high)[group] & moved).double().mean().item()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

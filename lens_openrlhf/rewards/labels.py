@@ -1,4 +1,4 @@
-"""Which labels answers can be graded by: the check of `data`, `evaluate`, `train` and `advantages`."""
+"""Which labels answers can be graded by: the check of all commands that read labels."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class RunLog:
         self._append(METRICS, {"step": step, "time": time.time(), **numbers})
 
     def evaluation(self, step: int, record: dict, logs: dict) -> None:
-        """An evaluation (evaluation.evaluation_record), and OpenRLHF's evaluation metrics."""
+        """An evaluation (training/hooks/evaluation.py), and OpenRLHF's evaluation metrics."""
         self._append(EVALUATIONS, {"step": step, "time": time.time(), **record, **logs})
 
     def evaluated(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """The format of samples/step-*.parquet: the answers of a step, one row each (docs/run_folder.md).
 
-training/hooks/samples.py writes them; the report, `grade` and `advantages` read them.
+training/hooks/samples.py writes them; the report, `grade` and `advantages` read them; a run that is set back deletes
+those of later steps (training/checkpoints/resuming.py).
 """
 
 from __future__ import annotations

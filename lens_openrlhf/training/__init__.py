@@ -1,1 +1,1 @@
-"""Everything that touches OpenRLHF, Ray, DeepSpeed and vLLM. Nothing outside this folder does."""
+"""The training run: all that subclasses OpenRLHF, and the way from a command line to it."""

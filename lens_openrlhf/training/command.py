@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,16 +74,16 @@ def _hold(args: SimpleNamespace, stack: contextlib.ExitStack) -> None:
             raise OptionError(f"{option} {folder}: {held} trains there; wait for it, or name another folder") from None
 
 
-def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[], None] | None) -> SimpleNamespace:
-    """The checked arguments of a run whose folder is ready for it.
+def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, by_profile: bool) -> SimpleNamespace:
+    """The checked arguments of a run whose folder is ready for it. What a profile names is made once they are checked.
 
     Raises:
         OptionError: what cannot work, before anything expensive.
     """
     chosen: list[str] = []
     args = options.parse(argv, say=chosen.append)
-    if make:
-        make()
+    if by_profile:
+        profiles.make(argv)
     for warning in check_surroundings(args):
         complain(f"warning: {warning}")
     plan = dry_run.announcement(args)
@@ -100,24 +100,22 @@ def _prepare(argv: Sequence[str], stack: contextlib.ExitStack, make: Callable[[]
     return args
 
 
-def _main(argv: Sequence[str], make: Callable[[], None] | None) -> int:
+def _main(argv: Sequence[str]) -> int:
     if not drives():
         return 0
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
     interrupt_once()
-    if profiles.DRY_RUN in argv:
-        print(dry_run.main(argv))
+    words = profiles.expand(argv, say=print)
+    if profiles.DRY_RUN in words:
+        print(dry_run.main(words))
         return 0
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        return train(_prepare(argv, stack, make), started)
+        return train(_prepare(words, stack, by_profile=profiles.OPTION in argv), started)
 
 
-def main(argv: Sequence[str] | None = None, make: Callable[[], None] | None = None) -> int:
-    """The training command. Returns the process's exit status; every failure ends in one line that says why.
-
-    `make` makes what a profile's options name, once they have been checked.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _main(argv, make), "interrupted before the run began")
+def main(argv: Sequence[str] | None = None) -> int:
+    """The training command. Returns the process's exit status; every failure ends in one line that says why."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return ended(lambda: _main(words), "interrupted before the run began")

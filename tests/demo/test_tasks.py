@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from lens_openrlhf.demo.tasks import (
     ADDITION,
     HABIT_LEVELS,
-    MAX_ANSWER_CHARS,
     SUBTRACTION,
     Question,
     chance_right,
@@ -16,6 +15,8 @@ from lens_openrlhf.demo.tasks import (
     level,
     make_habits,
 )
+
+MAX_ANSWER_CHARS = 48  # --rollout.max_new_tokens of the profile; a character is a token
 
 OPERANDS = st.integers(100, 999)
 

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from ... import cpu_runtime
 from ...advantages.estimators import Estimator
 from ...advantages.lazily import torch
-from ...commands import Parser
-from ...inputs import CODE_OPTION, MATH_VERIFY, MATH_VERIFY_FILE, OptionError, add_fields, data_names, place_and_split
+from ...commands import Parser, add_fields
+from ...inputs import CODE_OPTION, MATH_VERIFY, MATH_VERIFY_FILE, OptionError, data_names, place_and_split
 from . import checks, openrlhf_command
 from .estimator import choose, method_in, offered_estimators
 from .gpus import ray_cluster
