@@ -48,8 +48,8 @@ class Estimator:
     Attributes:
         name: as in `--algo.advantage.estimator`.
         paper: authors and year.
-        Config: dataclass of its options, see :func:`lens_openrlhf.advantages.config.option`; a bad value raises ValueError
-            there.
+        Config: dataclass of its options, see :func:`lens_openrlhf.advantages.config.option`; a bad value raises
+            ValueError there.
         needs: of "logprobs", "entropies", "self_certainty": numbers of every token that `advantages` reads. They are
             gathered from all ranks.
         extras: names that `advantages` reads with `Batch.extra`; whoever samples the answers must give them.
