@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import struct
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -301,8 +302,12 @@ def test_nothing_is_wider_than_the_screen(open_page, address, width):
 
 
 def looks(page, theme: str) -> tuple[str, ...]:
+    # Asked for again and again: a headless page may have no frame, and so no change of its system's colours, by itself.
+    end = time.monotonic() + 30
+    while page.evaluate("document.documentElement.dataset.theme") != theme:
+        assert time.monotonic() < end, f"the page does not become {theme}"
+        page.wait_for_timeout(50)
     figure(page, "pass-over-training")
-    page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
     return tuple(
         page.evaluate(
             """() => { const plot = document.querySelector('[data-figure="pass-over-training"] .plot');
