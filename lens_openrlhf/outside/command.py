@@ -187,6 +187,7 @@ def _run(arguments: argparse.Namespace) -> int:
     found = {}
     for name, estimator in arguments.estimators.items():
         with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")  # whatever PYTHONWARNINGS says: they are the command's own lines
             found[name] = advantages_of(estimator, rollouts)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             complain(f"warning: {message}")

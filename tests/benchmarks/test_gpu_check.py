@@ -128,7 +128,8 @@ def test_a_bare_environment_has_nothing_else(tmp_path):
     python = bare_python(tmp_path)
     wanted = ["openrlhf", "ray", "deepspeed", "vllm", "trl", "datasets", "pyarrow", "psutil", "triton", "lens_openrlhf"]
     code = f"import importlib.util as u; print([n for n in {wanted + ['torch', 'hypothesis']} if u.find_spec(n)])"
-    found = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    # -E: whatever PYTHONPATH brings along.
+    found = subprocess.run([python, "-E", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "['torch', 'hypothesis']"
 
 

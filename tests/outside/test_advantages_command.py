@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -202,7 +203,9 @@ def test_what_else_an_estimator_reads_of_every_answer_is_a_column(run, tmp_path)
         assert row["advantage_reinforce_ada"] == row["reward"] - row["drawn_mean"]
 
 
-def test_rewards_that_a_method_does_not_read_are_said(tmp_path, capsys):
+@pytest.mark.parametrize("filters", ["default", "ignore"])  # as PYTHONWARNINGS sets them
+def test_rewards_that_a_method_does_not_read_are_said(tmp_path, capsys, filters):
+    warnings.simplefilter(filters)  # pytest puts the filters back
     rows = [row | {"correctness": row["reward"], "reward": row["reward"] - 0.25} for row in hand_worked()]
     file = write_lines(tmp_path / "a.jsonl", rows)
     assert command.main([file, "--estimator", "grpo"]) == 0 and not capsys.readouterr().err
