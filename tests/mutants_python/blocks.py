@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 VARIABLE = "LENS_MUTANTS_HITS"
@@ -54,9 +54,11 @@ class Blocks:
         self.trees = {name: ast.parse(text) for name, text in sources.items()}
         self.names: list[set[str]] = []  # what each block mentions
         self.file: list[str] = []
+        self.first: dict[str, int] = {}  # of each file
         self.at_import: list[bool] = []
         self.import_time: list[tuple[set[str], set[str]]] = []  # (targets, mentioned) of assignments run at import
         for name, tree in self.trees.items():
+            self.first[name] = len(self)
             self._suite(tree.body, name, at_import=True)
 
     def __len__(self) -> int:
@@ -83,6 +85,18 @@ class Blocks:
                 self._suite(suite, file, at_import and not function)
             if inner and not function and not isinstance(statement, ast.ClassDef):
                 block = self._new(file, at_import)
+
+    def within(self, blocks: Iterable[int]) -> dict[str, list[int]]:
+        """The blocks by file, counted from its first, so that a change of one file leaves those of others."""
+        found: dict[str, list[int]] = {}
+        for block in blocks:
+            name = self.file[block]
+            found.setdefault(name, []).append(block - self.first[name])
+        return found
+
+    def numbers(self, within: dict[str, list[int]]) -> Iterator[int]:
+        """What `within` was given."""
+        return (self.first[name] + block for name, blocks in within.items() for block in blocks)
 
     def readers(self, names: set[str]) -> set[int]:
         """Blocks, run in a call, that mention one of the names, or one that was made of them at import."""

@@ -77,7 +77,7 @@ class Campaign:
         self.blocks = Blocks(self.sources)
         self.planted = [name for name in self.sources if project.group(name)]
         self.equivalent = tomllib.loads(equivalent.read_text()).get("equivalent", []) if equivalent.exists() else []
-        self.control_path = folder / f"pass_alone-{_digest(self.sources, _texts(project))}.txt"
+        self.control_path = folder / f"pass_alone-{_digest(self.sources, _tests(project))}.txt"
         self.tests: dict[int, set[str]] = collections.defaultdict(set)
         self.seconds: dict[str, float] = {}
 
@@ -136,19 +136,20 @@ class Campaign:
     # tests
 
     def record(self) -> None:
-        """Learn which tests run which block, from the cache where neither package nor test changed.
+        """Learn which tests run which block, from the cache where nothing that they run or load has changed.
 
         Raises:
             Failing: a test fails without a mutant.
         """
-        shared = _texts(self.project, but_tests=True)
-        todo, known, paths = [], {}, set()
+        folder = self.folder / "recorded"
+        folder.mkdir(exist_ok=True)
+        todo, known, kept = [], {}, set()
         for name in self.project.test_files():
-            text = {name: (self.project.root / name).read_text()}
-            path = self.folder / f"recorded-{_digest(self.sources, shared, text)}.json"
-            paths.add(path)
-            if path.exists():
-                known[name] = json.loads(path.read_text())
+            path = folder / f"{name.replace('/', '-')}.json"
+            kept.add(path)
+            content = json.loads(path.read_text()) if path.exists() else None
+            if content and content["of"] == self._digests(content["of"]):
+                known[name] = content
             else:
                 todo.append((name, path))
         if todo:
@@ -158,12 +159,13 @@ class Campaign:
                 if failed:
                     failing += failed
                 else:
+                    content["of"] = self._digests({*content["of"], name})
                     path.write_text(json.dumps(content))
                     known[name] = content
                 self.say(f"  {name}: {len(content['seconds'])} tests, {sum(content['seconds'].values()):.0f} s")
             if failing:
                 raise Failing("\n".join(failing))
-        for path in {*self.folder.glob("recorded-*.json")} - paths:
+        for path in {*folder.glob("*.json")} - kept:
             path.unlink()
         for content in known.values():
             if content["unsteady"]:
@@ -171,11 +173,16 @@ class Campaign:
             seconds = {t: took for t, took in content["seconds"].items() if t not in content["unsteady"]}
             self.seconds |= seconds
             for test in seconds:
-                for block in content["blocks"][test]:
+                for block in self.blocks.numbers(content["blocks"][test]):
                     self.tests[block].add(test)
-            for block in content["collection"] if seconds else []:
+            for block in self.blocks.numbers(content["collection"]) if seconds else ():
                 if not self.blocks.at_import[block]:
                     self.tests[block].add(min(seconds, key=seconds.get))
+
+    def _digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Of sources and tests, by path; what is gone is left out."""
+        paths = {name: self.project.root / name for name in sorted(names)}
+        return {name: _digest(path.read_text()) for name, path in paths.items() if path.is_file()}
 
     def chosen(self, mutant: Mutant) -> list[str]:
         """The tests that run it, the fastest first. What runs at import is judged by those that read what it makes."""
@@ -222,18 +229,13 @@ class Campaign:
             yield Result(*place, was, becomes, by, tests, round(seconds, 1))
 
 
-def _texts(project: Project, but_tests: bool = False) -> dict[str, str]:
-    """The tests and their helpers, or these alone."""
-    kept = {}
-    for path in sorted((project.root / "tests").rglob("*.py")):
-        if not {*path.relative_to(project.root).parts} & {*project.left_out} and not (
-            but_tests and path.name.startswith("test_")
-        ):
-            kept[str(path.relative_to(project.root))] = path.read_text()
-    return kept
+def _tests(project: Project) -> dict[str, str]:
+    """The tests and their helpers."""
+    paths = {str(path.relative_to(project.root)): path for path in sorted((project.root / "tests").rglob("*.py"))}
+    return {name: path.read_text() for name, path in paths.items() if not {*Path(name).parts} & {*project.left_out}}
 
 
-def _digest(*texts: dict[str, str]) -> str:
+def _digest(*texts: dict[str, str] | str) -> str:
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -269,11 +271,11 @@ def _begin(project: Project, folder: Path, slots) -> None:
 
 class _Recording:
     def __init__(self, blocks: Blocks):
-        self.blocks, self.files = len(blocks), recording_files(blocks)
+        self.blocks, self.files = blocks, recording_files(blocks)
 
     def __call__(self, task: tuple[str, Path]):
         name, _ = task
-        record = Record(_tree.place.with_suffix(".hits"), self.blocks)
+        record = Record(_tree.place.with_suffix(".hits"), len(self.blocks))
         with _tree.changed(self.files):
             outcome = _tree.run([name], RECORD_LIMIT, record, to_end=True)
         rows = record.read(len(outcome.durations) + 1)
@@ -282,8 +284,14 @@ class _Recording:
         unsteady = _tree.run(outcome.failed, RECORD_LIMIT, to_end=True).failed if outcome.failed else []
         again = _tree.run(unsteady, RECORD_LIMIT, to_end=True) if unsteady else None
         failed = [f"{', '.join(again.failed)}\n{again.output}"] if again and again.failed else []
-        blocks = dict(zip(outcome.durations, rows[1:], strict=True))
-        content = {"seconds": outcome.durations, "blocks": blocks, "collection": rows[0], "unsteady": unsteady}
+        within = [self.blocks.within(row) for row in rows]
+        content = {
+            "of": [*outcome.helpers, *{name for row in within for name in row}],
+            "seconds": outcome.durations,
+            "blocks": dict(zip(outcome.durations, within[1:], strict=True)),
+            "collection": within[0],
+            "unsteady": unsteady,
+        }
         return task, (content, failed)
 
 

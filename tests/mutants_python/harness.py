@@ -67,12 +67,18 @@ class Project:
 
 @dataclass
 class Outcome:
-    """failed: ids of tests that did not pass, or a word for what else went wrong."""
+    """What became of tests.
+
+    Attributes:
+        failed: ids of those that did not pass, or a word for what else went wrong.
+        helpers: files below `tests/` that were loaded.
+    """
 
     failed: list[str]
     seconds: float
     durations: dict[str, float] = field(default_factory=dict)
     output: str = ""
+    helpers: list[str] = field(default_factory=list)
 
 
 class Tree:
@@ -138,7 +144,8 @@ class Tree:
             failed.append(f"no end: {begun[-1] if begun else 'collection'}")
         elif status not in (0, 5 << 8) and not failed:  # 5: no test was left, as the choice by marks may do
             failed.append(f"ended with {os.waitstatus_to_exitcode(status)}")
-        return Outcome(failed, seconds, durations, output)
+        helpers = [name for line in told for name in line.get("helpers", ())]
+        return Outcome(failed, seconds, durations, output, helpers)
 
     def _child(self, ids: list[str], scratch: Path, record: Record | None, to_end: bool) -> None:
         code = 99
@@ -210,6 +217,11 @@ class _Plugin:
 
     def pytest_runtest_logfinish(self, nodeid, location):
         self.tell(test=nodeid, seconds=round(self.seconds, 3))
+
+    def pytest_sessionfinish(self):
+        files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+        tests = os.path.join(os.getcwd(), "tests", "")
+        self.tell(helpers=sorted(os.path.relpath(file) for file in files if file.startswith(tests)))
 
     def pytest_collectreport(self, report):
         if report.failed:
