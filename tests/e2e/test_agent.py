@@ -1,4 +1,4 @@
-"""A multi-turn agent whose tool speaks in the middle of the answer, trained for real."""
+"""A multi-turn agent whose tool speaks in the middle of the answer, trained for real, in the asynchronous mode too."""
 
 from __future__ import annotations
 
@@ -62,17 +62,37 @@ def confidence_without_the_tool(model, tokenizer, prompt: str, response: str, to
     return float(chosen[own[1:]].mean().exp())
 
 
-@pytest.mark.parametrize("source", ["actor", pytest.param("rollout", marks=pytest.mark.long)])
-def test_what_a_tool_says_does_not_count_in_the_confidence(tiny, tmp_path, source):
+@pytest.mark.parametrize(
+    ("source", "steps", "mode"),
+    [
+        pytest.param("rollout", 3, ["--train.async_enable"], id="asynchronous, from the rollout"),
+        pytest.param("actor", 2, [], id="from the actor", marks=pytest.mark.long),
+    ],
+)
+def test_what_a_tool_says_does_not_count_in_the_confidence(tiny, tmp_path, source, steps, mode):
     agent = tmp_path / "agent.py"
     agent.write_text(AGENT)
     command = command_line(tmp_path / "run", tiny, "", "--algo.advantage.estimator", "lens")
-    command += ["--algo.lens.confidence_from", source]
+    command += ["--algo.lens.confidence_from", source, *mode]
+    command += ["--eval.dataset", str(tiny.heldout), "--eval.at_start", "--eval.at_end"]
     position = command.index("--reward.remote_url")
     command[position : position + 2] = ["--train.agent_func_path", str(agent)]
-    run = finish([*command, "--data.max_samples", "16"], tmp_path / "run")
+    run = finish([*command, "--data.max_samples", str(8 * steps)], tmp_path / "run")
     assert run.status == 0, explained(run)
-    check_lens_metrics(run, steps=2)
+    check_lens_metrics(run, steps)
+    ready = {event["where"] for event in run.records("events") if event["event"] == "ready"}
+    if mode:
+        assert ready == {
+            "LensPPOAsync",
+            "LensGenerateSamples",
+            "LensTraining",
+            "LensPolicyModel 0",
+            "LensRolloutWithLogprobs",
+        }
+    assert [record["step"] for record in run.records("eval")] == [0, steps]
+    for record in run.records("eval"):
+        assert len(record["scores"]) == len(record["splits"]["level"]) == 16
+        assert list(record["pass_at_k"]["all"]) == ["1", "2", "4"]
 
     model = AutoModelForCausalLM.from_pretrained(tiny.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny.model)

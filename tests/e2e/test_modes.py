@@ -1,6 +1,6 @@
 """OpenRLHF's modes with LENS, each trained for real for a few steps.
 
-test_resume.py has the colocated one, with dynamic batches.
+test_resume.py has the colocated one, with dynamic batches, test_agent.py the asynchronous one.
 """
 
 from __future__ import annotations
@@ -93,22 +93,3 @@ def test_two_ranks_with_zero_3_and_groups_on_both(tiny, reward_file, tmp_path):
         "LensRollout",
     }
     assert run.config["options"]["algo.advantage.estimator"] == "lens"
-
-
-def test_async_with_confidence_from_the_rollout(tiny, reward_file, tmp_path):
-    more = ["--train.async_enable", "--algo.lens.confidence_from", "rollout", "--data.max_samples", "24"]
-    evaluations = ["--eval.dataset", str(tiny.heldout), "--eval.at_start", "--eval.at_end"]
-    run = finish(command_line(tmp_path / "run", tiny, reward_file, *LENS, *more, *evaluations), tmp_path / "run")
-    assert run.status == 0, explained(run)
-    check_lens_metrics(run, steps=3)
-    assert {event["where"] for event in run.records("events") if event["event"] == "ready"} == {
-        "LensPPOAsync",
-        "LensGenerateSamples",
-        "LensTraining",
-        "LensPolicyModel 0",
-        "LensRolloutWithLogprobs",
-    }
-    assert [record["step"] for record in run.records("eval")] == [0, 3]
-    for record in run.records("eval"):
-        assert len(record["scores"]) == len(record["splits"]["level"]) == 16
-        assert list(record["pass_at_k"]["all"]) == ["1", "2", "4"]

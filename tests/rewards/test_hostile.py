@@ -16,10 +16,9 @@ from lens_openrlhf.rewards import Verdict, pool, shutdown, verify_answer
 from .hostile import KINDS, VARIABLE, Case, Traps, cases
 from .workers import workers_of
 
-LIMIT = 1.0
 PATIENCE = 300.0  # a case that is not decided by then hangs, on whatever machine
 WORKERS = 2
-ALL, PART = 1000, 160
+ALL, PART = (1000, 1.0), (112, 0.5)  # cases, and the time limit of each in seconds
 SET = f"{VARIABLE!r} in __import__('os').environ"
 
 
@@ -39,11 +38,12 @@ def traps(tmp_path_factory) -> Iterator[Traps]:
             server.accept()
 
 
-def check(kind: str, count: int, traps: Traps) -> Counter:
-    """Grades `count` cases of a kind; returns how often each outcome came."""
+def check(kind: str, whole: tuple[int, float], traps: Traps) -> Counter:
+    """Grades a kind's share of the cases; returns how often each outcome came."""
+    count, limit = whole[0] // len(KINDS), whole[1]
     chosen = cases(kind, count, traps)
     with ThreadPoolExecutor(WORKERS) as threads:
-        waiting = [threads.submit(verify_answer, case.response, case.label, LIMIT) for case in chosen]
+        waiting = [threads.submit(verify_answer, case.response, case.label, limit) for case in chosen]
         verdicts = [future.result(PATIENCE) for future in waiting]
     assert list(traps.folder.iterdir()) == [], f"code in an answer was run: {kind}"
     graded_wrong = [(case, verdict) for case, verdict in zip(chosen, verdicts, strict=True) if misjudged(case, verdict)]
@@ -63,14 +63,14 @@ def misjudged(case: Case, verdict: Verdict) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_of_the_hostile_answers(traps, kind):
-    check(kind, PART // len(KINDS), traps)
+    check(kind, PART, traps)
 
 
 @pytest.mark.long
 def test_all_hostile_answers(traps, capsys):
-    found = {kind: check(kind, ALL // len(KINDS), traps) for kind in KINDS}
+    found = {kind: check(kind, ALL, traps) for kind in KINDS}
     total = sum(found.values(), Counter())
-    assert total.total() == ALL
+    assert total.total() == ALL[0]
     with capsys.disabled():
         for kind, outcomes in [*found.items(), ("together", total)]:
             print(f"\n{kind:<11}" + ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())), end="")
