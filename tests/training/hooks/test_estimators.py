@@ -230,7 +230,10 @@ def test_one_number_for_as_many_answers_as_tokens_must_say_what_it_is(parse_plug
         ({"policy_loss": -0.1, "actor_grad_norm": 0.3}, "bf16", False),
         ({}, "bf16", False),  # no update in a step without samples
         ({"policy_loss": math.nan, "actor_grad_norm": 0.3}, "bf16", True),
+        ({"policy_loss": -math.inf, "actor_grad_norm": 0.3}, "fp16", True),
         ({"policy_loss": 0.1, "actor_grad_norm": math.inf}, "bf16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": math.nan}, "fp16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": 0.0, "ppo_kl": math.inf, "lens/difficulty": None}, "bf16", False),
         ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "bf16", True),
         ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "fp16", False),
     ],
