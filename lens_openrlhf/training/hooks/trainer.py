@@ -57,7 +57,7 @@ class _Recorded(Base):
     """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences, a line a step in metrics.jsonl, and the
     step's answers in samples/."""
 
-    last_step = 0
+    last_step: int  # of fit
 
     def _set_up(self) -> None:
         self.run_log = RunLog(self.args.logger.run_dir)
@@ -222,7 +222,7 @@ class LensGenerateSamples(_Evaluating, _GenerateSamples):
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
     def _run_eval(self) -> dict:
-        logs, more = self._recorded_evaluation(max(self._last_eval_step, 0), super()._run_eval)
+        logs, more = self._recorded_evaluation(self._last_eval_step, super()._run_eval)
         return logs | more
 
     def evaluate(self, global_step: int) -> dict:

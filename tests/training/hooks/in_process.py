@@ -18,6 +18,7 @@ from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 
 from lens_openrlhf.run_folder.log import EVALUATIONS, EVENTS, METRICS, read
 from lens_openrlhf.training.hooks import trainer as trainer_module
+from lens_openrlhf.training.hooks.experience import WithStatistics
 
 NOTHING_YET = {"episode": 0, "global_step": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
 
@@ -105,9 +106,11 @@ class Actor:
     def __init__(self, calls, states=None):
         self.calls, self.states = calls, states or NOTHING_YET
         self.buffer, self.columns, self.steps, self.ours, self.seen = [], None, 0, True, []
+        self.statistics = False
 
     def forward(self, sequences, action_mask, attention_mask, mm_train_inputs_list=None):
-        return -torch.ones_like(action_mask, dtype=torch.float32)
+        logprobs = -torch.ones_like(action_mask, dtype=torch.float32)
+        return WithStatistics(logprobs, {"entropies": 0.5 * sequences[:, 1:]}) if self.statistics else logprobs
 
     def append(self, experience):
         self.buffer.append(experience)
@@ -243,10 +246,10 @@ class Run:
         for name in ("GenerateSamplesActor", "TrainingActor"):  # exchanged by the asynchronous trainer
             monkeypatch.setattr(async_module, name, getattr(async_module, name))
 
-    def start(self, kind, **generate_kwargs):
+    def start(self, kind, groups=None, **generate_kwargs):
         strategy = SimpleNamespace(args=self.args, print=lambda *_: None, is_rank_0=lambda: False, seed=1)
         strategy.setup_dataloader = lambda *a, **kw: DeepspeedStrategy.setup_dataloader(strategy, *a, **kw)
-        groups = (Group(self.actor, self.others), None, None, None)
+        groups = groups or (Group(self.actor, self.others), None, None, None)
         return kind("model", strategy, *groups, [Handle(self.engine)], max_len=64, temperature=0.5, **generate_kwargs)
 
     @property

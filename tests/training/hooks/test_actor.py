@@ -256,6 +256,19 @@ class Model:
         return logprobs, SimpleNamespace(entropy=module.compute_entropy(logits)[:, :-1].reshape(len(sequences), -1))
 
 
+@pytest.mark.parametrize(
+    ("needs", "asked"), [({"logprobs"}, None), ({"logprobs", "self_certainty"}, ["self_certainty"])]
+)
+def test_log_probabilities_come_without_asking(start, monkeypatch, needs, asked):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: "cpu")
+    monkeypatch.setattr(Watches, "needs", frozenset(needs))
+    actor, _ = watched(start, monkeypatch)
+    actor.strategy.ring_attn_group, actor.actor = None, Model()
+    sequences = torch.arange(12).reshape(2, 6)
+    result = actor.forward(sequences, torch.ones(2, 5), torch.ones(2, 6))
+    assert (list(result.statistics) if asked else result.shape) == (asked or (2, 5))
+
+
 @pytest.mark.parametrize("estimator", ["rent", "intuitor", "lens", "rloo"])
 def test_the_forward_pass_brings_what_the_estimator_needs(start, monkeypatch, estimator):
     from lens_openrlhf.advantages.token_statistics import statistics

@@ -75,6 +75,11 @@ def test_what_is_taken_of_samples(source):
     assert CARRIERS == {"entropies": "values", "self_certainty": "returns"}
 
 
+def test_a_rank_without_samples_has_its_columns_where_it_is_told():
+    columns, tokens = pack([], ALL, "meta")
+    assert all(values.is_meta for values in (*columns.values(), *tokens.values()))
+
+
 def test_a_rank_without_samples_has_the_same_columns():
     some, none = pack(items(), ALL, "cpu"), pack([], ALL, "cpu")
     for kind in (0, 1):

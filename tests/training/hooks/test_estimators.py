@@ -490,8 +490,8 @@ def test_policy_losses_by_hand():
 
 @pytest.mark.parametrize("kind", ["reinforce", "topr"])
 @pytest.mark.parametrize("by_token", [True, False])
-@pytest.mark.parametrize("totals", [{}, {"dp_size": 2, "batch_num_tokens": 8.0, "global_batch_size": 5.0}])
-def test_policy_losses_are_added_up_as_openrlhf_does(kind, by_token, totals):
+@pytest.mark.parametrize("ranks", [None, 1, 2])
+def test_policy_losses_are_added_up_as_openrlhf_does(kind, by_token, ranks):
     """Answers of 3, 1 and no tokens, by hand; the share of a batch counts by all of its tokens, or answers."""
     log_probs = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, 9.0, 9.0], [9.0, 9.0, 9.0]], dtype=torch.float64)
     advantages = torch.tensor([[2.0], [-1.0], [5.0]]).expand(3, 3)
@@ -501,7 +501,9 @@ def test_policy_losses_are_added_up_as_openrlhf_does(kind, by_token, totals):
     weight = math.exp(-0.5) if kind == "topr" else 1.0
     tokens = [[2.0, 4.0, 1.0], [-3.0 * weight]]
     added = sum(map(sum, tokens)) if by_token else sum(sum(answer) / len(answer) for answer in tokens)
-    count = (8.0 if by_token else 5.0) / 2 if totals else (4 if by_token else 2)
+    totals = {"batch_num_tokens": 8.0, "global_batch_size": 5.0} if ranks else {}
+    totals |= {"dp_size": 2} if ranks == 2 else {}
+    count = (8.0 if by_token else 5.0) / ranks if ranks else (4 if by_token else 2)
     loss = PolicyGradientLoss(kind, token_level_loss=by_token)
     found, tapered, kl, *rest = loss(log_probs, old, advantages, mask, None, **totals)
     assert float(found) == pytest.approx(added / count)

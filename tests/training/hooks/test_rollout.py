@@ -244,5 +244,10 @@ def test_classes_are_put_where_openrlhf_looks_for_them(monkeypatch, estimator, m
     }
     for module, name in places:
         monkeypatch.setattr(module, name, "OpenRLHF's")
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    # A GPU for each rank, as OpenRLHF has it.
+    assert actor.LensPolicyModelActor._default_options == PolicyModelActor._default_options
+    assert actor.LensPolicyModelActor._default_options["num_gpus"] == 1
     install.install_hooks(options.parse([*MINIMAL, "--algo.advantage.estimator", estimator, *more]))
     assert {place: getattr(*place) for place in places} == places

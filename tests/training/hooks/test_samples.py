@@ -15,8 +15,10 @@ from lens_openrlhf.advantages.across_ranks import gather
 from lens_openrlhf.evaluation import pass_at_k
 from lens_openrlhf.evaluation.splits import default_split_columns
 from lens_openrlhf.run_folder.samples import COLUMNS
+from lens_openrlhf.training.hooks import evaluation
 from lens_openrlhf.training.hooks.advantages import compute
 from lens_openrlhf.training.hooks.columns import needs_of, pack
+from lens_openrlhf.training.hooks.data_sets import blending_datasets
 from lens_openrlhf.training.hooks.evaluation import EvaluationSet, evaluation_record, evaluation_set, tracked
 from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 from lens_openrlhf.training.hooks.samples import response_text, write_samples
@@ -169,6 +171,7 @@ def test_the_record_has_every_k_and_split():
     assert record["pass_at_k"]["level=5"]["2"][0] == pytest.approx((pass_at_k(2, 4, 2) + 1) / 2)
     assert tracked(record)["level=1/pass@4"] == 0 and tracked(record)["pass@1"] == 0.5
     assert list(evaluation_record(prompts, {}, [3])["pass_at_k"]["all"]) == ["3"]
+    assert list(evaluation_record(prompts[:1], {}, None)["pass_at_k"]["all"]) == ["1", "2", "4"]
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
@@ -201,8 +204,9 @@ def evaluated(tmp_path, parse):
 
 
 def test_all_held_out_prompts_are_evaluated_one_by_one_in_their_order(evaluated):
-    found, ((dataset, batch_size, _, shuffle, collate),) = evaluated()
-    assert found.dataset is dataset and found.dataloader == "loader" and (batch_size, shuffle) == (1, False)
+    found, ((dataset, batch_size, pinned, shuffle, collate),) = evaluated()
+    assert found.dataset is dataset and found.dataloader == "loader"
+    assert (batch_size, pinned, shuffle) == (1, True, False)  # as OpenRLHF has it
     assert collate == dataset.collate_fn
     assert dataset.prompts == [f"p{i}" for i in range(6)] and dataset.labels == [str(i) for i in range(6)]
     assert found.splits == {"level": [0, 1] * 3, "type": ["x"] * 6}
@@ -218,6 +222,18 @@ def test_or_the_first_ones(evaluated, limit, kept):
 def test_splits_may_be_by_other_columns(evaluated):
     found, _ = evaluated("--eval.split_by", "mine", "level")
     assert found.splits == {"mine": [0, 0, 0, 1, 1, 1], "level": [0, 1] * 3}
+
+
+def test_the_split_is_the_evaluations(evaluated, monkeypatch):
+    asked = []
+
+    def read(datasets, probabilities, strategy, dataset_split):
+        asked.append((probabilities, dataset_split))
+        return blending_datasets(datasets, probabilities, strategy)
+
+    monkeypatch.setattr(evaluation, "blending_datasets", read)
+    found, _ = evaluated("--eval.split", "test")
+    assert asked == [(None, "test")] and len(found.dataset.prompts) == 6
 
 
 def test_without_evaluation_data_there_is_no_set(parse):

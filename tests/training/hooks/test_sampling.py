@@ -22,6 +22,7 @@ from lens_openrlhf.advantages.estimators.reinforce_ada import ReinforceAdaConfig
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.checkpoints import writing
 from lens_openrlhf.training.commandline.step_scorer import StepScorer, load_scorer
+from lens_openrlhf.training.hooks import prompt_weights
 from lens_openrlhf.training.hooks.prompt_weights import PromptsByWeight, by_weight
 from lens_openrlhf.training.hooks.rounds import RolloutInRounds, UntilPositive, enough, kept
 from lens_openrlhf.training.hooks.step_scores import score_steps
@@ -53,6 +54,17 @@ def test_a_prompt_has_one_number_everywhere():
 def test_when_it_is_enough_and_what_is_kept(scores, positive, balance, indices):
     assert enough(scores, 4, "positive") == positive and enough(scores, 4, "balance") == balance
     assert kept(scores, 4) == indices
+
+
+@pytest.mark.parametrize(
+    ("keep", "right", "wrong"), [(1, 0, 1), (2, 1, 1), (3, 1, 2), (4, 2, 2), (5, 2, 3), (8, 4, 4), (9, 4, 5)]
+)
+def test_half_of_each_kind_is_enough(keep, right, wrong):
+    assert enough([1] * right + [0] * wrong, keep, "balance")
+    assert enough([0] * (wrong + 3) + [1] * (right + 2), keep, "balance")
+    assert not enough([1] * right + [0] * (wrong - 1), keep, "balance")
+    assert right == 0 or not enough([1] * (right - 1) + [0] * (wrong + 9), keep, "balance")
+    assert enough([0] * 9 + [1], keep, "positive") and not enough([0] * 9 + [0.7], keep, "positive")
 
 
 @pytest.mark.parametrize("keep", [2, 3, 5, 8])
@@ -186,7 +198,7 @@ def test_of_one_answer_there_is_no_spread(labels, drawn):
     assert kept_one["extra_logs"] == {
         "seconds": 0.5,
         EXTRA + "drawn_mean": pytest.approx(statistics.fmean(rewards)),
-        EXTRA + "drawn_std": pytest.approx(statistics.stdev(rewards)) if drawn > 1 else 0.0,
+        EXTRA + "drawn_std": pytest.approx(statistics.stdev(rewards), rel=1e-12) if drawn > 1 else 0.0,
         EXTRA + "drawn": float(drawn),
     }
     assert params.max_tokens == 50 and engine.limits == [50] * drawn
@@ -284,6 +296,27 @@ def test_prompts_come_as_often_as_they_weigh():
         assert counts[index] / 2000 == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5)
 
 
+def test_the_dataloader_is_openrlhfs_but_for_its_sampler():
+    of_one = dataloader(4)
+    before = SimpleNamespace(dataset=of_one.dataset, batch_size=3, collate_fn=of_one.collate_fn)
+    after = by_weight(before, 2, seed=3)
+    assert after.dataset is before.dataset and after.batch_size == 3
+    assert after.collate_fn == before.collate_fn and after.num_workers == 0
+    state = iter(PromptsByWeight(["a", "b", "c"], 2, 3))
+    next(state), next(state)
+    kept = state.state_dict()
+    assert kept["drawn"] == 2 and len(kept["block"]) == 2 and set(kept) == {"drawn", "block", "generator"}
+    last = next(state)
+    again = iter(PromptsByWeight(["a", "b", "c"], 2, 99))
+    again.load_state_dict(kept)
+    again.block.append(7)  # the state is a copy
+    assert kept["block"] != again.block and len(kept["block"]) == 2
+    again.load_state_dict(kept)
+    assert next(again) == last
+    with pytest.raises(StopIteration):
+        next(again)
+
+
 def test_no_prompt_comes_twice_in_a_block():
     loader = by_weight(dataloader(7), 3, seed=2)
     loader.sampler.weights = torch.tensor([100.0, 1, 1, 1, 1, 1, 100])
@@ -300,6 +333,36 @@ def test_a_draw_sees_the_newest_weights():
     for index in (3, 1, 3):
         loader.sampler.weights = torch.full((5,), 1e-12).index_fill(0, torch.tensor(index), 1.0)
         assert drawn_of([next(iterator)]) == [index]
+
+
+def test_a_draw_has_the_whole_range_of_weights(monkeypatch):
+    """Also where the number drawn is 0, or as large as the sum: nothing of weight 0 comes, and nothing beyond."""
+    at, asked = [0.0], []
+
+    def rand(size, dtype, generator):
+        asked.append((size, dtype, generator))
+        return torch.tensor(at[0], dtype=dtype)
+
+    monkeypatch.setattr(prompt_weights.torch, "rand", rand)
+    sampler = PromptsByWeight(["a", "b", "c", "d"], 3, 5)
+    sampler.weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert list(sampler) == [0, 1, 2, 0]
+    at[0] = 1.0
+    assert list(sampler)[0] == 3
+    at[0] = 0.3  # of 10, and of what is left: 3, 7 - of 1 and 3 and 4 -, 8 - of 1 and 4
+    assert list(sampler)[:3] == [2, 1, 3]
+    at[0] = 0.2999
+    assert list(sampler)[0] == 1
+    assert set(asked) == {((), torch.float64, sampler.generator)} and len(asked) == 16
+
+
+def test_weights_are_kept_as_they_are(monkeypatch):
+    sampler = PromptsByWeight(["a", "b"], 5, 7)
+    assert (sampler.block, len(sampler), sampler.generator.initial_seed()) == (2, 2, 7)
+    sampler.weights = given = torch.tensor([1.0, 3.0])
+    assert sampler.weights.dtype == torch.float64
+    drawn = list(sampler)
+    assert sorted(drawn) == [0, 1] and sampler.weights.tolist() == given.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("stop", range(1, 9))

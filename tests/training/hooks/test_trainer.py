@@ -17,7 +17,7 @@ from lens_openrlhf.training.hooks.experience import LensExperienceMaker
 from lens_openrlhf.training.hooks.tags import EXTRA, PROMPT, ROLLOUT_INDEX, prompt_id
 from lens_openrlhf.training.hooks.trainer import LensPPO, LensPPOAsync, evaluation_due
 
-from .in_process import Run, write_prompts
+from .in_process import Group, Run, write_prompts
 
 LABELS = ["0100", "0000", "1111", "0010", "0110"]
 HELD_OUT = ["01", "00", "11"]  # two answers each
@@ -254,6 +254,34 @@ def test_texts_of_no_prompt_or_nothing_at_all_may_be_kept(make, tmp_path):
 
 
 @BOTH
+def test_experiences_are_made_by_the_groups_that_there_are(make, kind):
+    run = make(evaluated=False, asynchronous=kind is LensPPOAsync)
+    groups = [Group(run.actor) for _ in range(4)]
+    trainer = run.start(kind, groups)
+    training = trainer if kind is LensPPO else run.ray.actors[1]
+    maker = training.experience_maker
+    made_of = (maker.actor_model_group, maker.critic_model_group, maker.reward_model_group, maker.initial_model_group)
+    assert made_of == tuple(groups)
+    assert (maker.kl_ctl, maker.strategy, maker.tokenizer) == (training.kl_ctl, training.strategy, training.tokenizer)
+    assert training.args is maker.strategy.args
+
+
+def test_steps_are_counted_from_what_fit_is_given(make):
+    run = make("--ckpt.save_steps", "-1", evaluated=False)
+    run.start(LensPPO).fit(5)
+    assert [line["step"] for line in run.steps] == [6, 7, 8] and run.calls == ["broadcast", *UPDATE * 3]
+
+
+def test_a_training_side_without_a_step_ends_where_it_began(make):
+    run = make(evaluated=False, asynchronous=True)
+    trainer = run.start(LensPPOAsync)
+    for given, last in (((), 0), ((4,), 4)):
+        trainer.rollout_queue.put("done")
+        run.ray.actors[1].fit(*given)
+        assert run.ray.actors[1].get_last_step() == last
+
+
+@BOTH
 def test_experiences_say_where_they_come_from(make, kind):
     run, trainer = fitted(make(evaluated=False, asynchronous=kind is LensPPOAsync), kind)
     training = trainer if kind is LensPPO else run.ray.actors[1]
@@ -266,6 +294,17 @@ def test_experiences_say_where_they_come_from(make, kind):
     order = [prompt_id(prompt) for prompt, *_ in run.engine.calls]
     steps = (order[:2], order[2:4], order[4:])
     assert tags == [(4 * i + j, prompt) for step in steps for i, prompt in enumerate(step) for j in range(4)]
+
+
+@BOTH
+def test_statistics_of_tokens_come_with_their_experiences(make, kind):
+    run = make(estimator="rent", evaluated=False, asynchronous=kind is LensPPOAsync)
+    run.actor.statistics = True
+    run, _ = fitted(run, kind)
+    assert len(run.actor.seen) == 20
+    for experience in run.actor.seen:
+        assert torch.equal(experience.values, 0.5 * experience.sequences[:, 1:])
+        assert torch.equal(experience.action_log_probs, -torch.ones_like(experience.values))
 
 
 def test_openrlhfs_own_estimators_get_its_own_experiences(make):
