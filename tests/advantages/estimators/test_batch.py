@@ -62,6 +62,7 @@ def test_the_range_of_a_group():
         ([1 - 0.9e-9] * 2, 1),
         ([1 - 1.1e-9] * 2, 0),
         ([0, 0.9e-9], 0),
+        ([0, 1e-9], 0),
         ([0, 1.1e-9], 2),
         ([1], 1),
         ([0], 0),
@@ -73,7 +74,7 @@ def test_the_kind_of_a_group_is_decided_beyond_rounding(outcomes, kind):
 
 
 def test_rewards_that_differ_by_rounding_are_the_same():
-    pairs = [(0, 0.9e-9), (0, 1.1e-9), (-100, -100 + 0.9e-7), (100, 100 + 1.1e-7), (0.5, 0.5 + 0.9e-9), (5, 5), (1, -1)]
+    pairs = [(0, 1e-9), (0, 1.1e-9), (-100, -100 + 0.9e-7), (100, 100 + 1.1e-7), (0.5, 0.5 + 0.9e-9), (5, 5), (1, -1)]
     bounds = torch.arange(0, 2 * len(pairs) + 1, 2)
     found = same_rewards(doubles(*(value for pair in pairs for value in pair)), bounds)
     assert found.tolist() == [True, False, True, False, True, True, False]

@@ -147,6 +147,22 @@ def test_certainty_by_hand():
     assert advantages("rent", group) == near([1, 0, 0, -1])
 
 
+def test_small_spreads_are_kept_from_0_by_a_millionth():
+    # A reward 3e-6 below the virtual one: 1.5e-6 below their mean, with a standard deviation of 3e-6 / sqrt(2).
+    almost = [Answer(0, reward=1 - 3e-6)]
+    assert advantages("ngrpo", almost) == pytest.approx([-1.5 / (3 * 0.5**0.5 + 1)], rel=1e-6)
+    # Two certainties 4e-6 apart.
+    close = [Answer(0, (0.0,), certainty=(4e-6,)), Answer(0, (4e-6,), certainty=(0.0,))]
+    expected = 2 / (4 * 0.5**0.5 + 1)
+    for name in ("intuitor", "rent"):
+        assert advantages(name, close) == pytest.approx([expected, -expected], rel=1e-6)
+
+
+def test_passk_takes_rounding_for_right():
+    assert advantages("passk", answers(1 - 1e-9, 0, 0, 0, 0)) == advantages("passk", answers(1, 0, 0, 0, 0))
+    assert not any(advantages("passk", answers(1 - 2e-9, 0, 0, 0, 0)))
+
+
 def test_dapo_by_hand():
     assert advantages("dapo", answers(1, 0, 0), answers(0, 0)) == near([2 / ROOT3, -1 / ROOT3, -1 / ROOT3, 0, 0])
 

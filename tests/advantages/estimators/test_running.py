@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -251,3 +252,30 @@ def test_what_an_estimator_is_by_default():
     named = type("Unwritten", (Estimator,), {})
     with pytest.raises(EstimatorError, match=r"NotImplementedError: Unwritten does not define advantages\(batch\)$"):
         run(named(), BATCH)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of this machine that says it is not, and comes when it is asked for."""
+
+    is_cpu = False
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_one_that_remembers_gets_all_of_its_batch_on_the_cpu(remembers):
+    plain = replace(batch_of([answers(1, 0)]), prompts=torch.tensor([7]), step=5, extras={"weight": torch.ones(2)})
+    tensors = {name: value for name, value in vars(plain).items() if isinstance(value, torch.Tensor)}
+    moved = {name: value.as_subclass(Elsewhere) for name, value in tensors.items()}
+    batch = replace(plain, **moved, extras={"weight": torch.ones(2).as_subclass(Elsewhere)})
+    method = type("Keeps", (Given,), {"state_dict": lambda self: {}} if remembers else {})
+    estimator, seen = method(None), []
+    estimator.advantages = lambda given: seen.append(given) or torch.zeros(2)
+    run(estimator, batch)
+    assert len(tensors) == 10
+    for name, value in tensors.items():
+        given = getattr(seen[0], name)
+        assert type(given) is (torch.Tensor if remembers else Elsewhere) and torch.equal(given.cpu(), value), name
+    assert type(seen[0].extras["weight"]) is (torch.Tensor if remembers else Elsewhere)
+    assert seen[0].step == 5 and seen[0].extras["weight"].tolist() == [1, 1]

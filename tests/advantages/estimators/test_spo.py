@@ -76,6 +76,13 @@ def test_groups_of_a_prompt_need_not_stand_side_by_side():
     }
 
 
+def test_a_small_spread_is_kept_from_0():
+    # Two rewards 4e-8 apart: 2e-8 from the mean, a standard deviation of 4e-8 / sqrt(2), and 1e-8.
+    close = batch_of([[0.0, 0.0]], [7], rewards=[[0.0, 4e-8]])
+    expected = 2e-8 / (4e-8 * 0.5**0.5 + 1e-8)
+    assert run(Spo(), close).advantage.tolist() == pytest.approx([-expected, expected])
+
+
 def test_drawing_weights():
     spo = Spo()
     run(spo, batch_of([[1.0], [0.0]], [7, 3]))
