@@ -52,7 +52,7 @@ def gather(
     device = next((column.device for column in columns.values()), torch.device("cpu"))
     text = b"" if error is None else _text(error).encode()
     message = torch.tensor(list(text), dtype=torch.uint8, device=device)
-    sizes = torch.tensor([_count(columns), _count(tokens), len(text)], dtype=torch.int64, device=device)
+    sizes = torch.tensor([_count(columns), _count(tokens), len(text)], device=device)
     all_sizes = [torch.empty_like(sizes) for _ in range(world)]
     dist.all_gather(all_sizes, sizes, group=group)
     counts, token_counts, message_sizes = torch.stack(all_sizes).T.tolist()

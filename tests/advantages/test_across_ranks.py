@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from lens_openrlhf.advantages import across_ranks
 from lens_openrlhf.advantages.across_ranks import Gathered, gather
 
 # Whole numbers of 64 bits, NaN and -0 among the real ones, and two numbers of every token; by rank.
@@ -98,3 +100,34 @@ def test_one_rank_alone():
     assert gather(columns, tokens, None, None) == Gathered(columns, tokens, [3], [3], 0)
     with pytest.raises(ValueError, match="^KeyError$"):
         gather({}, {}, KeyError(), None)
+
+
+def test_only_the_ranks_of_the_group_are_asked(monkeypatch):
+    """In the place of one of two alike, whose group is not that of all processes."""
+    asked = []
+
+    def all_gather(parts, local, group):
+        asked.append(group)
+        for part in parts:
+            part.copy_(local)
+
+    def known(number):
+        return lambda group: {"group": number}[group]
+
+    both = SimpleNamespace(all_gather=all_gather, get_rank=known(1), get_world_size=known(2))
+    monkeypatch.setattr(across_ranks, "dist", both)
+    columns, tokens = numbers("both", 0)
+    found = gather(columns, tokens, None, "group")
+    assert (found.rank, found.counts, found.token_counts) == (1, [3, 3], [3, 3]) and asked == ["group"] * 3
+    assert found.columns["whole"].tolist() == WHOLE[0] * 2
+    assert found.own(torch.arange(6), False).tolist() == [3, 4, 5]
+    with pytest.raises(ValueError, match="^data-parallel rank 0: no; data-parallel rank 1: no$"):
+        gather(columns, tokens, ValueError("no"), "group")
+
+
+def test_a_group_of_one_rank_asks_nobody(monkeypatch):
+    monkeypatch.setattr(across_ranks, "dist", SimpleNamespace(get_world_size=lambda group: {"group": 1}[group]))
+    columns, tokens = numbers("both", 0)
+    assert gather(columns, tokens, None, "group") == Gathered(columns, tokens, [3], [3], 0)
+    with pytest.raises(ValueError, match="^no$"):
+        gather(columns, tokens, ValueError("no"), "group")

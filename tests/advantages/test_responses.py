@@ -138,3 +138,50 @@ def test_values_lie_on_their_action_tokens(mask, per_token):
         for part, row in zip(by_response(values, per_token, mask.sum(1).tolist()), mask, strict=True)
     ]
     assert torch.equal(torch.stack(alone), found)
+
+
+def small(**changes):
+    """Two responses to one prompt, of two tokens and of one."""
+    given = {
+        "group": torch.tensor([4, 4]),
+        "lengths": torch.tensor([2, 1]),
+        "correctness": torch.tensor([1, 0]),
+        "rewards": torch.tensor([0.5, 0.0]),
+        "tokens": {"logprobs": torch.tensor([-1.0, -2.0, -4.0], dtype=torch.float64)},
+    }
+    return Responses(**given | changes)
+
+
+def test_what_is_not_known_of_responses():
+    batch = batch_of(small(), find("lens")()).batch
+    assert (batch.step, batch.prompts, batch.logprobs, batch.cu_seqlens, dict(batch.extras)) == (
+        1,
+        None,
+        None,
+        None,
+        {},
+    )
+    assert batch.mean_logprob.tolist() == [-1.5, -4] and batch.cu_groups.tolist() == [0, 2]
+    assert batch.correctness.dtype == batch.rewards.dtype == torch.float64
+    later = batch_of(small(step=8), find("lens")()).batch
+    assert later.step == 8
+
+
+def test_only_the_token_numbers_that_are_needed_are_in_the_batch():
+    ordered = batch_of(small(tokens=small().tokens | {"other": torch.zeros(3)}), ByToken())
+    batch = ordered.batch
+    assert batch.logprobs.dtype == torch.float32 and batch.entropies is None and batch.cu_seqlens.tolist() == [0, 2, 3]
+    assert ordered.tokens.tolist() == [0, 1, 2] and batch_of(small(), find("lens")()).tokens is None
+
+
+def test_positions_decide_the_order_and_the_first_of_a_group_its_prompt():
+    changes = {
+        "group": torch.tensor([2, 0, 2]),
+        "position": torch.tensor([9, 1, 8]),
+        "prompts": torch.tensor([5, 6, 5]),
+    }
+    changes |= {name: torch.tensor([1.0, 2.0, 3.0]) for name in ("correctness", "rewards", "mean_logprob")}
+    ordered = batch_of(small(**changes, lengths=torch.tensor([1, 1, 1]), tokens={}), find("lens")())
+    assert ordered.responses.tolist() == [1, 2, 0] and ordered.batch.prompts.tolist() == [6, 5]
+    assert ordered.batch.cu_groups.tolist() == [0, 1, 3] and ordered.batch.rewards.tolist() == [2, 3, 1]
+    assert ordered.back(torch.tensor([10, 20, 30]), False).tolist() == [30, 10, 20]

@@ -6,7 +6,9 @@ the rest is real: the libraries, what loading them says, and the dispatcher, whi
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -195,3 +197,169 @@ def test_a_library_says_what_it_was_built_for():
     assert f"release {'.'.join(map(str, built.cuda))}," in release
     assert built.architectures and all(built.runs_on(cuda_library._parts(name)[:2]) for name in built.architectures)
     assert built_for(library_path("_C")) is None
+
+
+def built_file(folder, text):
+    """A library that says so of itself, among other things."""
+    path = folder / "library.so"
+    path.write_bytes(b"\x7fELF" + 100 * b"\0" + text.encode() + b"\0more")
+    return str(path)
+
+
+SAYS = "lens_openrlhf CUDA library: CUDA {}, architectures {}"
+
+
+def test_a_library_is_read_for_what_it_says(tmp_path):
+    said = built_for(built_file(tmp_path, SAYS.format("13.10", "8.0;9.0a;12.0+PTX")))
+    assert said == BuiltFor((13, 10), ("8.0", "9.0a", "12.0+PTX"))
+    assert built_for(built_file(tmp_path, "nothing of it")) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "runs", "compiles"),
+    [
+        ("9.0", [(9, 0), (9, 1)], []),
+        ("8.6", [(8, 6), (8, 9)], []),
+        ("9.0a", [(9, 0)], []),
+        ("10.0f", [(10, 0), (10, 3)], []),
+        ("9.0+PTX", [(9, 0), (9, 1)], [(9, 0), (9, 1), (10, 0), (10, 3), (12, 1)]),
+        ("9.0a+PTX", [(9, 0)], []),
+        ("8.6+PTX", [(8, 6), (8, 9)], [(8, 6), (8, 9), (9, 0), (9, 1), (10, 0), (10, 3), (12, 1)]),
+    ],
+)
+def test_which_cards_an_architecture_serves(architecture, runs, compiles):
+    cards = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (9, 1), (10, 0), (10, 3), (12, 1)]
+    built = BuiltFor((13, 0), (architecture,))
+    assert [card for card in cards if built.runs_on(card)] == runs
+    assert [card for card in cards if built.compiles_for(card)] == compiles
+    # And it is found beside others.
+    for others in (("7.5", architecture), (architecture, "7.5")):
+        assert all(BuiltFor((13, 0), others).runs_on(card) for card in [*runs, (7, 5)])
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "library", "said"),
+    [
+        (None, None, "13.0", "torch T is a CPU build: install a torch for CUDA, then R"),
+        (None, "7.0", "13.0", "torch T is for ROCm: install a torch for CUDA, then R"),
+        ("13.2", None, None, "the CUDA library was not built: install the CUDA toolkit 13 (nvcc), then R"),
+        ("13.2", None, "?", "L does not say which CUDA it was built for: R"),
+        (
+            "13.2",
+            None,
+            "12.9",
+            "L was built for CUDA 12.9, but torch T is for CUDA 13.2: R, with nvcc of CUDA 13 (CUDA_HOME names the "
+            "toolkit)",
+        ),
+        ("13.2", None, "13.0", None),
+        ("12.9", None, "12.9", None),
+    ],
+)
+def test_whether_a_library_goes_with_this_torch(monkeypatch, tmp_path, cuda, hip, library, said):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    path = library and built_file(tmp_path, SAYS.format(library, "9.0") if library != "?" else "?")
+    words = {"T": torch.__version__, "R": "run `pip install -e .` in the project's folder", "L": path}
+    expected = said and " ".join(words.get(word, word) for word in said.split(" "))
+    if expected:
+        expected = expected.replace("R,", f"{words['R']},")
+    assert cuda_library.unfit_for_torch(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"), [((0, 13020), (13, 2)), ((0, 12090), (12, 9)), ((0, 9000), (9, 0)), ((3, 13020), None)]
+)
+def test_the_drivers_cuda(monkeypatch, answer, version):
+    failed, number = answer
+
+    def get(place):
+        place._obj.value = number
+        return failed
+
+    asked = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or SimpleNamespace(cuDriverGetVersion=get))
+    assert cuda_library.driver_cuda() == version and asked == ["libcuda.so.1"]
+
+
+def test_without_a_driver_there_is_none(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert cuda_library.driver_cuda() is None
+
+
+def test_a_card_is_asked_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, index))
+    assert cuda_library.device(3) == ("card 3", (9, 3))
+    monkeypatch.setattr(cuda_library, "driver_cuda", lambda: (13, 0))
+    said = cuda_library.unfit_for_device(BuiltFor((13, 0), ("10.0",)), 3)
+    assert said == (
+        "card 3 (compute capability 9.3) is not among the architectures of the CUDA library (10.0): "
+        "`TORCH_CUDA_ARCH_LIST=9.3 pip install -e .` in the project's folder builds it for this card"
+    )
+
+
+def test_an_old_driver_that_need_not_compile_is_enough(monkeypatch):
+    stage(monkeypatch, (13, 0), (9, 0))
+    assert cuda_library.unfit_for_device(BuiltFor((13, 1), ("9.0",)), 0) is None
+    stage(monkeypatch, (13, 1), (13, 0))
+    assert cuda_library.unfit_for_device(BuiltFor((13, 1), ("12.0+PTX",)), 0) is None
+
+
+def test_what_is_known_of_a_device(monkeypatch, tmp_path):
+    library = built_file(tmp_path, SAYS.format("13.0", "9.0"))
+    asked = []
+    monkeypatch.setattr(extension, "unfit_for_device", lambda built, index: asked.append((built, index)) or "too old")
+    monkeypatch.setattr(extension, "find", lambda name: library if name == "_C_cuda" else None)
+    monkeypatch.setattr(extension, "cuda_problem", None)
+    assert extension.device_problem(torch.device("cpu")) is None and not asked
+    assert extension.device_problem(torch.device("cuda:2")) == "too old"
+    assert extension.device_problem(torch.device("cuda")) == "too old"
+    assert asked == [(BuiltFor((13, 0), ("9.0",)), 2), (BuiltFor((13, 0), ("9.0",)), 0)]
+    monkeypatch.setattr(extension, "find", lambda name: None)
+    assert extension.device_problem(torch.device("cuda")) is None
+    monkeypatch.setattr(extension, "cuda_problem", "was not built")
+    assert extension.device_problem(torch.device("cuda")) == "was not built"
+    assert extension.device_problem(torch.device("cpu")) is None
+
+
+def test_an_extension_that_is_not_there_or_cannot_be_loaded(monkeypatch):
+    def broken(name):
+        raise ImportError(f"{name}: undefined symbol")
+
+    monkeypatch.setattr(extension, "importlib", SimpleNamespace(util=importlib.util, import_module=broken))
+    with pytest.raises(ImportError) as caught:
+        extension._load()
+    remedy = "run `pip install -e .` in the project's folder; `lens-openrlhf doctor` looks further"
+    beside = f"cannot be loaded beside torch {torch.__version__}"
+    assert str(caught.value) == f"{extension.find('_C')} {beside} (lens_openrlhf._C: undefined symbol): {remedy}"
+    monkeypatch.setattr(extension, "unfit_for_torch", lambda library: None)
+    said = f"{extension.find('_C_cuda')} {beside} (lens_openrlhf._C_cuda: undefined symbol): {remedy}"
+    assert extension._load_cuda() == said
+    monkeypatch.setattr(extension, "unfit_for_torch", lambda library: f"unfit {library}")
+    assert extension._load_cuda() == f"unfit {extension.find('_C_cuda')}"
+    assert extension.find("_D") is None
+    monkeypatch.setattr(extension, "find", lambda name: None)
+    with pytest.raises(ImportError, match="^lens_openrlhf's extension is not built: run `pip install -e .` in the pr"):
+        extension._load()
+
+
+@pytest.mark.parametrize("level", ["avx1024", ""])
+def test_an_instruction_set_that_there_is_not(monkeypatch, level):
+    monkeypatch.setenv("LENS_CPU_LEVEL", level)
+    expected = f"^LENS_CPU_LEVEL={level!r}: expected baseline, avx2, avx512, or leave it unset$"
+    with pytest.raises(ImportError, match=expected):
+        extension._load()
+    for known in ("baseline", "avx2", "avx512"):
+        monkeypatch.setenv("LENS_CPU_LEVEL", known)
+        extension._load()
+    monkeypatch.delenv("LENS_CPU_LEVEL")
+    extension._load()
+    assert "LENS_CPU_LEVEL" not in os.environ
+
+
+def test_operators_are_this_projects():
+    names = ["lens_openrlhf::group_advantages", "lens_openrlhf::lens_advantages", "lens_openrlhf::segment_mean"]
+    assert [name for name in sorted(extension.operators()) if "of_tomorrow" not in name] == names

@@ -204,7 +204,7 @@ def test_what_appears_after_the_check_does_not_run(model, tmp_path, monkeypatch,
     monkeypatch.setattr(modules, "HF_MODULES_CACHE", modules.HF_MODULES_CACHE)  # restored afterwards
     monkeypatch.setattr("sys.path", list(os.sys.path))
     for _ in range(2):
-        remote_code.forbid()
+        assert remote_code.forbid() == {"HF_MODULES_CACHE": remote_code.NOWHERE}
         assert "--model.allow_remote_code" in load()
         assert not ran.exists()
     modules.HF_MODULES_CACHE = str(tmp_path / "modules")

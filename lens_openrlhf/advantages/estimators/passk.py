@@ -58,6 +58,6 @@ class Passk(Estimator):
         factors = (wrong[:, None] - drawn).clamp(min=0) / (total[:, None] - drawn).clamp(min=1).double()
         fail = factors.prod(1)
         for_right = torch.where(fail < 1, fail / (1 - fail), 0.0).sqrt()
-        for_wrong = -for_right * (total - wrong) / wrong.clamp(min=1)
+        for_wrong = -for_right * (total - wrong) / wrong  # not used where none is wrong
         group = batch.group_of
         return torch.where(right, for_right[group], for_wrong[group])

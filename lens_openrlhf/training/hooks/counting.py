@@ -16,10 +16,12 @@ class CountedAnswers:
     """An executor's `execute`, one call an answer, that reports how many have been finished since it last did, and
     how many seconds the last one took for a token."""
 
+    _more: int
+    _told: float  # when
+
     def __init__(self, execute: Callable[..., Awaitable], run_log: RunLog):
         self._execute, self._run_log = execute, run_log
-        self._under_way = self._more = 0
-        self._told = time.monotonic()
+        self._under_way = 0
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._under_way:  # another rollout; the rest of the last one's count has no meaning now

@@ -45,8 +45,8 @@ class LensExperienceMaker(RemoteExperienceMaker):
         require_scores(rollout_samples, self.args.logger.run_dir)
         experiences = super().make_experience_batch(rollout_samples)
         for experience in experiences:
-            experience.info[ROLLOUT_INDEX] = torch.tensor(experience.index, dtype=torch.int64)
-            experience.info[PROMPT] = torch.tensor([prompt_id(p) for p in experience.prompts], dtype=torch.int64)
+            experience.info[ROLLOUT_INDEX] = torch.tensor(experience.index)
+            experience.info[PROMPT] = torch.tensor([prompt_id(p) for p in experience.prompts])
         for experience, statistics in zip(experiences, self._statistics, strict=bool(self._statistics)):
             for name, values in statistics.items():
                 setattr(experience, CARRIERS[name], values)

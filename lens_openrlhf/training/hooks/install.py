@@ -19,7 +19,7 @@ def install_hooks(args: SimpleNamespace) -> None:
     from .trainer import LensPPOTrainer, LensPPOTrainerAsync
 
     estimator = make_estimator(args)
-    from_rollout = getattr(estimator and estimator.config, "confidence_from", "actor") == "rollout"
+    from_rollout = getattr(estimator and estimator.config, "confidence_from", None) == "rollout"
     command.PolicyModelActor = LensPolicyModelActor
     vllm_engine.RolloutRayActor = LensRolloutActorWithLogprobs if from_rollout else LensRolloutActor
     ppo_trainer.PPOTrainer = LensPPOTrainer

@@ -38,7 +38,7 @@ class PromptsByWeight(Sampler[int]):
     """
 
     def __init__(self, prompts: Sequence[str], block: int, seed: int):
-        self.ids = torch.tensor([prompt_id(text) for text in prompts], dtype=torch.int64)
+        self.ids = torch.tensor([prompt_id(text) for text in prompts])
         self.block = min(block, len(prompts))
         self.generator = torch.Generator().manual_seed(seed)
         self.weights = torch.ones(len(prompts))

@@ -57,7 +57,7 @@ class _Recorded(Base):
     """What our trainers add to OpenRLHF's BasePPOTrainer: tagged experiences, a line a step in metrics.jsonl, and the
     step's answers in samples/."""
 
-    last_step = 0
+    last_step: int  # of fit
 
     def _set_up(self) -> None:
         self.run_log = RunLog(self.args.logger.run_dir)
@@ -136,7 +136,7 @@ class _Evaluating(Base):
         estimator = make_estimator(self.args)
         self.prompts_are_weighed = estimator is not None and estimator.sampling == "by_weight"
         if self.prompts_are_weighed:
-            block = self.args.rollout.vllm_generate_batch_size or self.args.rollout.batch_size
+            block = self.args.rollout.vllm_generate_batch_size  # as OpenRLHF draws them
             self.prompts_dataloader = by_weight(self.prompts_dataloader, block, self.args.train.seed)
         self.samples_generator = LensSamplesGenerator(
             strategy=strategy,
@@ -205,7 +205,7 @@ class LensPPO(_Recorded, _Evaluating, _PPOTrainer):
                 self.broadcast_to_vllm()
             self._evaluate_now(self.last_step)
         super().fit(global_step)
-        if self.args.eval.at_end and self.eval_dataloader and not self.run_log.evaluated(self.last_step):
+        if self.args.eval.at_end and not self.run_log.evaluated(self.last_step):
             self._evaluate_now(self.last_step)
         self._finish_trackers()
 
@@ -222,13 +222,11 @@ class LensGenerateSamples(_Evaluating, _GenerateSamples):
         self.run_log.event("ready", where=type(self).__name__, pid=os.getpid())
 
     def _run_eval(self) -> dict:
-        logs, more = self._recorded_evaluation(max(self._last_eval_step, 0), super()._run_eval)
+        logs, more = self._recorded_evaluation(self._last_eval_step, super()._run_eval)
         return logs | more
 
-    def evaluate(self, global_step: int) -> dict | None:
-        """OpenRLHF's evaluation metrics now, or None where there is nothing to evaluate or it was done already."""
-        if self.eval_dataloader is None or global_step == self._last_eval_step:
-            return None
+    def evaluate(self, global_step: int) -> dict:
+        """OpenRLHF's evaluation metrics now."""
         self._last_eval_step = global_step
         return self._run_eval()
 
@@ -252,8 +250,8 @@ class LensTraining(_Recorded, _Training):
     def get_last_step(self) -> int:
         return self.last_step
 
-    def log_evaluation(self, step: int, logs: dict | None) -> None:
-        self._track_evaluation(step, logs or {})
+    def log_evaluation(self, step: int, logs: dict) -> None:
+        self._track_evaluation(step, logs)
 
     def finish(self) -> None:
         self._finish_trackers()

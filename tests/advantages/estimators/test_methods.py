@@ -147,6 +147,22 @@ def test_certainty_by_hand():
     assert advantages("rent", group) == near([1, 0, 0, -1])
 
 
+def test_small_spreads_are_kept_from_0_by_a_millionth():
+    # A reward 3e-6 below the virtual one: 1.5e-6 below their mean, with a standard deviation of 3e-6 / sqrt(2).
+    almost = [Answer(0, reward=1 - 3e-6)]
+    assert advantages("ngrpo", almost) == pytest.approx([-1.5 / (3 * 0.5**0.5 + 1)], rel=1e-6)
+    # Two certainties 4e-6 apart.
+    close = [Answer(0, (0.0,), certainty=(4e-6,)), Answer(0, (4e-6,), certainty=(0.0,))]
+    expected = 2 / (4 * 0.5**0.5 + 1)
+    for name in ("intuitor", "rent"):
+        assert advantages(name, close) == pytest.approx([expected, -expected], rel=1e-6)
+
+
+def test_passk_takes_rounding_for_right():
+    assert advantages("passk", answers(1 - 1e-9, 0, 0, 0, 0)) == advantages("passk", answers(1, 0, 0, 0, 0))
+    assert not any(advantages("passk", answers(1 - 2e-9, 0, 0, 0, 0)))
+
+
 def test_dapo_by_hand():
     assert advantages("dapo", answers(1, 0, 0), answers(0, 0)) == near([2 / ROOT3, -1 / ROOT3, -1 / ROOT3, 0, 0])
 
@@ -182,6 +198,101 @@ def test_every_method_has_a_double():
 def groups_that_differ(correctness) -> list:
     """Answers told apart by tokens, entropies and confidence."""
     return [Answer(c, tuple(0.5 + i + t for t in range(1 + i % 3)), logprob=-1 - i) for i, c in enumerate(correctness)]
+
+
+TOKEN_MEAN = {"actor.loss_agg_mode": "token-mean"}
+FILTER, RANGE = "algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"
+SAMPLES_OTHERS = "DAPO samples other prompts in place of those whose answers are all right or all wrong"
+PLAIN = {
+    "needs": frozenset(),
+    "extras": (),
+    "defaults": {},
+    "requires": {},
+    "learns_from_negative_groups": True,
+    "compares_answers": True,
+    "verified": True,
+    "reads_reward": True,
+    "sampling": "plain",
+    "policy_loss": "ppo",
+    "least_answers": 2,
+    "remembers": False,
+}
+ALONE = {"reads_reward": False, "compares_answers": False, "least_answers": 1, "defaults": TOKEN_MEAN}
+BLIND = {"reads_reward": False, "verified": False}
+KL_LOSS = {"algo.kl.use_loss": True, "algo.kl.estimator": "k3"}
+# name: what is not as in PLAIN, and the options with their defaults
+SAYS = {
+    "lens": (
+        {},
+        {
+            **{"scope": "both", "alpha": 0.25, "confidence": "geometric", "confidence_from": "actor"},
+            **{"difficulty": "importance", "preference": "none", "gamma": 0.0},
+        },
+    ),
+    "grpo": ({"learns_from_negative_groups": False}, {}),
+    "dapo": (
+        {
+            "learns_from_negative_groups": False,
+            "defaults": {FILTER: True, RANGE: [0.0, 1.0], "actor.eps_clip_low_high": [0.2, 0.28], **TOKEN_MEAN},
+            "requires": {FILTER: (True, SAMPLES_OTHERS), RANGE: ([0.0, 1.0], SAMPLES_OTHERS)},
+        },
+        {},
+    ),
+    "ngrpo": ({"defaults": {"actor.eps_clip_low_high": [0.16, 0.24]}}, {}),
+    "rl_zvp": ({"needs": frozenset({"entropies"})}, {"alpha": 0.1}),
+    "nsr": (ALONE, {}),
+    "psr": ({**ALONE, "learns_from_negative_groups": False}, {}),
+    "w_reinforce": (ALONE, {"lambd": 0.1}),
+    "asymre": ({"defaults": TOKEN_MEAN, "policy_loss": "reinforce"}, {"delta": -0.1}),
+    "topr": ({**ALONE, "policy_loss": "topr"}, {}),
+    "passk": ({"reads_reward": False, "learns_from_negative_groups": False, "least_answers": 5}, {"k": 4}),
+    "intuitor": (
+        {**BLIND, "needs": frozenset({"self_certainty"}), "defaults": {**KL_LOSS, "algo.kl.init_coef": 0.005}},
+        {},
+    ),
+    "rent": ({**BLIND, "needs": frozenset({"entropies"}), "defaults": {**KL_LOSS, "algo.kl.init_coef": 0.001}}, {}),
+    "spo": (
+        {
+            **{"compares_answers": False, "least_answers": 1, "sampling": "by_weight", "remembers": True},
+            "defaults": {"actor.eps_clip_low_high": [0.2, 0.28], **TOKEN_MEAN},
+        },
+        {
+            **{"half_life": 0.06, "rho_min": 0.875, "rho_max": 0.96},
+            **{"prior_value": 0.5, "prior_weight": 1.0, "bonus": 0.05},
+        },
+    ),
+    "reinforce_ada": (
+        {
+            "learns_from_negative_groups": False,
+            "extras": ("drawn_mean", "drawn_std", "drawn"),
+            "sampling": "until_positive",
+            "defaults": {"rollout.n_samples_per_prompt": 4, "actor.eps_clip_low_high": [0.2, 0.28], **TOKEN_MEAN},
+        },
+        {"rounds": 4, "oversample": 2, "stop": "balance", "scale": "none"},
+    ),
+    "spectral": ({"extras": ("step_score",), "sampling": "scored"}, {"scorer": "", "beta": 5.0, "gamma": 0.5}),
+}
+CHOICES = {
+    ("lens", "scope"): ("both", "mixed", "negative", "none"),
+    ("lens", "confidence"): ("geometric", "sequence"),
+    ("lens", "confidence_from"): ("actor", "rollout"),
+    ("lens", "difficulty"): ("importance", "max"),
+    ("lens", "preference"): ("none", "length", "policy"),
+    ("reinforce_ada", "stop"): ("balance", "positive"),
+    ("reinforce_ada", "scale"): ("none", "std"),
+}
+
+
+@pytest.mark.parametrize("name", registry.OURS)
+def test_what_a_method_says_of_itself_and_its_options(name):
+    method, (says, options) = find(name), SAYS[name]
+    made = method()
+    assert {key: getattr(made, key) for key in PLAIN} == {**PLAIN, **says}
+    assert {field.name: field.default for field in method.options()} == options
+    for field in method.options():
+        assert field.metadata["choices"] == CHOICES.get((name, field.name))
+        assert getattr(made.config, field.name) == field.default
+        assert type(field.default) is type(options[field.name])  # as the command line reads it
 
 
 @every_estimator
@@ -280,6 +391,8 @@ def test_a_batch_is_left_as_it_was_and_calls_are_independent(name):
         ("rl_zvp", {"alpha": math.nan}, r"alpha=nan: expected a finite number >= 0"),
         ("w_reinforce", {"lambd": math.inf}, r"lambd=inf: expected a finite number >= 0 \(the paper uses 0.1\)"),
         ("asymre", {"delta": "low"}, r"delta='low': expected a finite number \("),
+        ("w_reinforce", {"lambd": -1e-9}, r"lambd=-1e-09: expected a finite number >= 0 \("),
+        ("asymre", {"delta": math.nan}, r"delta=nan: expected a finite number \(the default is -0.1\)$"),
         ("passk", {"k": 0}, r"k=0: expected a whole number >= 1"),
         ("passk", {"k": 2.5}, r"k=2.5: expected a whole number"),
         ("passk", {"k": True}, r"k=True: expected a whole number"),
@@ -288,3 +401,26 @@ def test_a_batch_is_left_as_it_was_and_calls_are_independent(name):
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         find(name).Config(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rl_zvp", {"alpha": 0}),
+        ("w_reinforce", {"lambd": 0.0}),
+        ("asymre", {"delta": 0}),
+        ("asymre", {"delta": 2.5}),
+        ("passk", {"k": 1}),
+        ("spectral", {"beta": 0, "gamma": 0}),
+        ("reinforce_ada", {"rounds": 1, "oversample": 1}),
+        ("spo", {"rho_min": 0.0, "rho_max": 0.0, "prior_value": 0.0}),
+        ("spo", {"rho_min": 1.0, "rho_max": 1.0, "prior_value": 1.0, "bonus": 1e-9}),
+    ],
+)
+def test_options_at_their_limits_are_taken(name, options):
+    config = find(name).Config(**options)
+    assert {key: getattr(config, key) for key in options} == options
+
+
+def test_passk_needs_one_answer_more_than_k():
+    assert [make("passk", k=k).least_answers for k in (1, 2, 7)] == [2, 3, 8]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, make_dataclass
+
 import pytest
 
 from lens_openrlhf.advantages.estimators import (
@@ -14,6 +17,7 @@ from lens_openrlhf.advantages.estimators import (
     names,
     run,
 )
+from lens_openrlhf.advantages.estimators.base import check_declared
 
 from .batches import BATCH
 
@@ -172,6 +176,11 @@ def test_a_class_of_a_file_with_options_and_annotations_as_texts(write):
             r"f \(.*my.py\): needs entropy; known: logprobs, entropies",
         ),
         (
+            "def f(b): ...\nf.needs = ('z', 'logprobs', 'a')",
+            "{path}:f",
+            r"f \(.*my.py\): needs a, z; known: logprobs, entropies, self_certainty$",
+        ),
+        (
             "from lens_openrlhf.advantages.estimators import Estimator\nclass f(Estimator): sampling = 'twice'",
             "{path}:f",
             r"f \(.*my.py\): has sampling 'twice'; known: plain, until_positive, by_weight, scored",
@@ -202,3 +211,78 @@ def test_a_class_of_a_file_with_options_and_annotations_as_texts(write):
 def test_what_is_wrong_with_a_file_is_said(write, code, place, message):
     with pytest.raises(EstimatorError, match=message):
         from_path(place.format(path=write(code)))
+
+
+def test_a_file_that_cannot_be_imported_leaves_nothing_behind(write):
+    with pytest.raises(EstimatorError, match=r"broken.py: cannot be imported: RuntimeError: no luck$"):
+        from_path(write("raise RuntimeError('no luck')", "broken.py") + ":f")
+    assert "lens_estimator_broken" not in sys.modules
+    path = write("def f(batch): return batch.rewards", "sound.py")
+    assert from_path(f"{path}:f").source == path
+    assert sys.modules.pop("lens_estimator_sound").f.__module__ == "lens_estimator_sound"
+
+
+def test_what_a_file_has_is_named_and_nothing_that_it_imports(write):
+    path = write(
+        """
+        from lens_openrlhf.advantages.estimators import Estimator
+        from json import dumps
+
+        class Mine(Estimator): ...
+        class Other: ...
+        def of_mine(batch): ...
+        NUMBER = 3
+        """
+    )
+    with pytest.raises(EstimatorError, match="has no missing; it has Mine, of_mine$"):
+        from_path(f"{path}:missing")
+
+
+def test_a_class_without_a_name_has_that_of_the_file(write):
+    path = write(
+        """
+        from lens_openrlhf.advantages.estimators import Estimator
+        class Mine(Estimator): ...
+        class Named(Estimator):
+            name = "named"
+        """
+    )
+    assert [(kind.name, kind.source) for kind in (from_path(f"{path}:Mine"), from_path(f"{path}:Named"))] == [
+        ("Mine", path),
+        ("named", path),
+    ]
+
+
+SAMPLED = {"until_positive": ["rounds", "oversample", "stop"], "scored": ["scorer"], "by_weight": [], "plain": []}
+
+
+@pytest.mark.parametrize(("sampling", "wanted"), SAMPLED.items())
+def test_a_way_of_sampling_has_its_options(sampling, wanted):
+    for missing in [None, *wanted]:
+        names = [name for name in wanted if name != missing]
+        config = dataclass(frozen=True, kw_only=True)(make_dataclass("Config", [(name, int, 1) for name in names]))
+        kind = type("Mine", (Estimator,), {"sampling": sampling, "Config": config, "name": "mine"})
+        if missing is None:
+            check_declared(kind, "my.py")
+        else:
+            expected = f"^mine \\(my.py\\): has sampling '{sampling}', but its Config has no {missing}$"
+            with pytest.raises(EstimatorError, match=expected):
+                check_declared(kind, "my.py")
+
+
+@pytest.mark.parametrize("default", [True, 3, 0.5, "text", None, [1], 1j])
+def test_options_are_what_a_command_line_can_give(default):
+    config = make_dataclass("Config", [("first", int, 1)], bases=(type("Given", (), {}),))
+    config = dataclass(make_dataclass("Config", [("second", object, None)], bases=(config,)))
+    config.__dataclass_fields__["second"].default = default
+    kind = type("Mine", (Estimator,), {"Config": config, "name": "mine"})
+    if isinstance(default, bool | int | float | str):
+        check_declared(kind, "my.py")
+    else:
+        with pytest.raises(EstimatorError, match="option second has no default of type bool, int, float, str$"):
+            check_declared(kind, "my.py")
+
+
+@pytest.mark.parametrize("loss", ["ppo", "reinforce", "topr"])
+def test_the_losses_that_there_are(loss):
+    check_declared(type("Mine", (Estimator,), {"policy_loss": loss}), "my.py")

@@ -44,6 +44,14 @@ def test_nothing_is_divided_by_no_spread():
     assert run(ReinforceAda(), same).advantage[-4:].tolist() == [0, -0.5, 0, 0]
 
 
+def test_a_small_spread_is_kept_from_0():
+    # 2e-6 over a spread of 3e-6 and 1e-6.
+    drawn = {"drawn_mean": [[0.5]], "drawn_std": [[3e-6]], "drawn": [[2.0]]}
+    close = batch_of([[0.0]], rewards=[[0.5 + 2e-6]], **drawn)
+    result = run(ReinforceAda(ReinforceAdaConfig(scale="std")), close)
+    assert result.advantage.tolist() == pytest.approx([0.5])
+
+
 def test_without_the_rounds_it_says_what_to_do():
     with pytest.raises(EstimatorError, match="no drawn_mean of its responses: the side that samples"):
         run(ReinforceAda(), batch_of(KEPT))

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,3 +149,133 @@ def test_an_estimator_from_a_prompt_is_named_without_a_file(monkeypatch):
     prompted = type("Prompted", (Given,), {"name": "prompted", "__module__": "__main__"})
     with pytest.raises(EstimatorError, match="^estimator prompted: gave back NoneType"):
         run(prompted(None), BATCH)
+
+
+class Several(Estimator):
+    """A name, and what it says of the tokens."""
+
+    name = "several"
+    needs = frozenset({"logprobs"})
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    advantages = Given.advantages
+
+
+def test_a_tensor_of_one_number_a_token_is_taken_for_that():
+    batch = batch_of([[Answer(1, (1.0, 1.0)), Answer(0, (1.0,))]])
+    for size, per_token in ((2, False), (3, True)):
+        result = run(Several(torch.arange(float(size))), batch)
+        assert result.per_token is per_token and result.advantage.tolist() == list(range(size))
+    # As many answers as tokens, of one token each: it makes no difference.
+    same = run(Several(torch.arange(2.0)), batch_of([[Answer(1, (1.0,)), Answer(0, (1.0,))]]))
+    assert same.per_token is False
+    # Without needs it is one a response, however many tokens there are.
+    empty = batch_of([[Answer(1, (1.0, 1.0)), Answer(0, ())]])
+    assert run(Given(torch.arange(2.0)), empty).per_token is False
+    with pytest.raises(EstimatorError, match=r"gave back \[2\], which may be one a response or one a token"):
+        run(Several(torch.arange(2.0)), empty)
+    for per_token in (False, True):
+        result = run(Several(Result(advantage=torch.arange(2.0), per_token=per_token)), empty)
+        assert result.per_token is per_token
+
+
+def test_a_result_of_another_size_than_it_says():
+    batch = batch_of([[Answer(1, (1.0, 1.0)), Answer(0, (1.0,))]])
+    for per_token, size, said in ((True, 2, "[2]"), (False, 3, "[3]")):
+        expected = re.escape(f"gave back shape {said}, expected [2], one a response or [3], one a token")
+        with pytest.raises(EstimatorError, match=expected):
+            run(Several(Result(advantage=torch.zeros(size), per_token=per_token)), batch)
+    with pytest.raises(EstimatorError, match="gave back Result, expected a tensor or a Result"):
+        run(Given(Result(advantage=[1.0, 2.0])), batch)
+
+
+def test_what_a_batch_lacks_is_named_with_its_options():
+    batch = batch_of([answers(1, 0)], needs=("entropies",))
+    with pytest.raises(EstimatorError) as caught:
+        run(Several(torch.zeros(2)), batch)
+    assert str(caught.value).endswith(
+        ": needs logprobs of every token, which the batch does not have: Batch(logprobs=…, cu_seqlens=…), or "
+        "--logprobs of lens-openrlhf advantages"
+    )
+
+
+@pytest.mark.parametrize("confidence", [-0.5, 0.0, 2.0])
+def test_confidence_may_be_any_number(confidence):
+    batch = batch_of([answers(1)])
+    result = run(Given(Result(advantage=torch.zeros(1), confidence=torch.tensor([confidence]))), batch)
+    assert result.confidence.tolist() == [confidence]
+
+
+def test_a_mean_log_probability_above_0_is_rounding():
+    batch = batch_of([[Answer(1, logprob=1e-4)]])
+    assert run(Given(torch.zeros(1)), batch).confidence.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("value", [1, 1.5, math.inf, True, None])
+def test_metrics_are_numbers_or_nothing(value):
+    given = Result(advantage=torch.zeros(1), metrics=types.MappingProxyType({"mine": value}))
+    result = run(Given(given), batch_of([answers(1)]))
+    assert result.metrics == {"mine": value} and type(result.metrics) is dict
+
+
+def test_the_warning_of_rewards_that_are_not_read_points_to_the_caller():
+    method = type("Blind", (Given,), {"reads_reward": False, "name": "blind"})
+    batch = batch_of([[Answer(1, reward=0.5), Answer(0)]])
+    with pytest.warns(UserWarning, match="^estimator blind .*reads the verifier's outcome; that rewards diff") as said:
+        run(method(torch.zeros(2)), batch)
+    assert [warning.filename for warning in said] == [__file__]
+
+
+def test_a_batch_of_one_that_remembers_is_of_its_own():
+    """Numbers of responses are copies; those of tokens are as they are."""
+    seen = []
+    method = type("Keeps", (Given,), {"state_dict": lambda self: {}, "name": "keeps"})
+    estimator, batch = method(torch.zeros(2)), batch_of([answers(1, 0)])
+    estimator.advantages = lambda given: seen.append(given) or torch.zeros(2)
+    run(estimator, batch)
+    for name in ("mean_logprob", "lengths", "correctness", "rewards", "cu_groups"):
+        mine, theirs = getattr(batch, name), getattr(seen[0], name)
+        assert torch.equal(mine, theirs) and mine.data_ptr() != theirs.data_ptr(), name
+
+
+def test_what_an_estimator_is_by_default():
+    plain = Estimator()
+    assert (plain.state_dict(), plain.remembers, plain.least_answers) == ({}, False, 2)
+    assert plain.load_state_dict({"a": 1}) is None and plain.updated({"ppo_kl": 1.0}) is None
+    config = object()
+    assert Estimator(config).config is config and Estimator.options() == ()
+    with pytest.raises(NotImplementedError, match="^Estimator has sampling 'by_weight' and no prompt_weights"):
+        plain.prompt_weights(torch.tensor([7]))
+    named = type("Unwritten", (Estimator,), {})
+    with pytest.raises(EstimatorError, match=r"NotImplementedError: Unwritten does not define advantages\(batch\)$"):
+        run(named(), BATCH)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of this machine that says it is not, and comes when it is asked for."""
+
+    is_cpu = False
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_one_that_remembers_gets_all_of_its_batch_on_the_cpu(remembers):
+    plain = replace(batch_of([answers(1, 0)]), prompts=torch.tensor([7]), step=5, extras={"weight": torch.ones(2)})
+    tensors = {name: value for name, value in vars(plain).items() if isinstance(value, torch.Tensor)}
+    moved = {name: value.as_subclass(Elsewhere) for name, value in tensors.items()}
+    batch = replace(plain, **moved, extras={"weight": torch.ones(2).as_subclass(Elsewhere)})
+    method = type("Keeps", (Given,), {"state_dict": lambda self: {}} if remembers else {})
+    estimator, seen = method(None), []
+    estimator.advantages = lambda given: seen.append(given) or torch.zeros(2)
+    run(estimator, batch)
+    assert len(tensors) == 10
+    for name, value in tensors.items():
+        given = getattr(seen[0], name)
+        assert type(given) is (torch.Tensor if remembers else Elsewhere) and torch.equal(given.cpu(), value), name
+    assert type(seen[0].extras["weight"]) is (torch.Tensor if remembers else Elsewhere)
+    assert seen[0].step == 5 and seen[0].extras["weight"].tolist() == [1, 1]

@@ -21,7 +21,7 @@ def standardised(values):
     return [(value - statistics.fmean(values)) / (statistics.stdev(values) + 1e-9) for value in values]
 
 
-@pytest.mark.parametrize("beta", [5.0, 40.0, 0.0])
+@pytest.mark.parametrize("beta", [5.0, 40.0, 0.5, 0.0])
 def test_wrong_groups_are_graded_and_the_others_are_grpos(beta):
     result = run(Spectral(SpectralConfig(beta=beta, gamma=0.25)), batch_of(GROUPS, step_score=SCORES))
     grades = [1 / (1 + math.exp(-beta * (score - 0.25))) for score in SCORES[0]] if beta else SCORES[0]

@@ -44,6 +44,45 @@ def test_hand_worked_steps():
     assert spo.prompts.tolist() == [7, 9, FAR]
 
 
+def test_groups_of_a_prompt_need_not_stand_side_by_side():
+    """Right answers 1, 1 and 0 of three to prompt 7 in two groups, with one to prompt 3 between them."""
+    spo = Spo()
+    result = run(spo, batch_of([[1.0, 1.0], [0.0], [0.0]], [7, 3, 7]))
+    raw = [0.5, 0.5, -0.5, -0.5]
+    assert result.advantage.tolist() == pytest.approx([value / statistics.stdev(raw) for value in raw])
+    assert spo.prompts.tolist() == [3, 7]
+    assert spo.tracker.tolist() == [pytest.approx([0.48, 1.48, 0]), pytest.approx([2.48, 1.48, 0])]
+    assert result.metrics["spo/tracked_prompts"] == 2.0
+    # Prompt 3 comes again between two new ones; what it is compared with is its own.
+    spo.updated({"ppo_kl": 0.001})
+    again = run(spo, batch_of([[1.0], [1.0], [0.0]], [9, 3, 1]))
+    value = 0.48 / 1.96
+    raw = [0.5, 1 - value, -0.5]
+    mean, std = statistics.fmean(raw), statistics.stdev(raw)
+    assert again.advantage.tolist() == pytest.approx([(number - mean) / std for number in raw])
+    assert spo.prompts.tolist() == [1, 3, 7, 9]
+    assert spo.tracker.tolist() == [
+        pytest.approx([0.48, 1.48, 0.001]),
+        pytest.approx([0.96 * 0.48 + 1, 0.96 * 1.48, 0.001]),
+        pytest.approx([2.48, 1.48, 0]),
+        pytest.approx([1.48, 0.48, 0.001]),
+    ]
+    assert again.metrics == {
+        "spo/value": pytest.approx((0.5 + value + 0.5) / 3),
+        "spo/rho": 0.96,
+        "spo/drift": pytest.approx(0.001),
+        "spo/new_prompts": pytest.approx(2 / 3),
+        "spo/tracked_prompts": 4.0,
+    }
+
+
+def test_a_small_spread_is_kept_from_0():
+    # Two rewards 4e-8 apart: 2e-8 from the mean, a standard deviation of 4e-8 / sqrt(2), and 1e-8.
+    close = batch_of([[0.0, 0.0]], [7], rewards=[[0.0, 4e-8]])
+    expected = 2e-8 / (4e-8 * 0.5**0.5 + 1e-8)
+    assert run(Spo(), close).advantage.tolist() == pytest.approx([-expected, expected])
+
+
 def test_drawing_weights():
     spo = Spo()
     run(spo, batch_of([[1.0], [0.0]], [7, 3]))
@@ -171,6 +210,11 @@ def test_it_goes_by_prompts():
     ("option", "words"),
     [
         ({"half_life": 0.0}, "half_life=0.0: expected a finite number above 0"),
+        ({"prior_weight": 0}, "prior_weight=0: expected a finite number above 0"),
+        ({"bonus": -0.05}, "bonus=-0.05: expected a finite number above 0"),
+        ({"rho_min": -0.1}, "rho_min=-0.1, rho_max=0.96"),
+        ({"rho_max": 1.1}, "rho_min=0.875, rho_max=1.1"),
+        ({"prior_value": -0.1}, "prior_value=-0.1"),
         ({"bonus": math.nan}, "bonus=nan"),
         ({"rho_min": 0.97}, "rho_min=0.97, rho_max=0.96: expected 0 <= rho_min <= rho_max <= 1"),
         ({"prior_value": 2.0}, r"prior_value=2.0: expected a success rate in \[0, 1\]"),

@@ -44,16 +44,6 @@ def actor_with(args, buffer, mesh):
     return actor
 
 
-@pytest.fixture(scope="module")
-def one_rank_mesh(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    from torch.distributed.device_mesh import init_device_mesh
-
-    yield init_device_mesh("cpu", (1,), mesh_dim_names=("dp",))
-    dist.destroy_process_group()
-
-
 def run_one_rank(args, mesh, scores=SCORES, lengths=LENGTHS, rewards=None):
     """(buffer items in rollout order, metrics) after the hook."""
     buffer = replay_buffer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from openrlhf.datasets import PromptDataset
 
 from lens_openrlhf.data import command
 from lens_openrlhf.data.problems import Problem
+from lens_openrlhf.training.hooks import data_sets
 from lens_openrlhf.training.hooks.data_sets import blending_datasets
 
 
@@ -35,3 +37,25 @@ def test_prompts_and_labels_arrive_as_they_are(tmp_path, chat):
     mark = "<user>" if chat else ""
     assert dataset.prompts == [mark + row["prompt"] for row in rows] and dataset.labels == [r"\frac{3}{2}", "7"]
     assert rows[0]["prompt"] == problems[0].text + command.TEMPLATE.removeprefix("{problem}")
+
+
+def test_only_places_that_lie_here_are_read_through_a_link(tmp_path, monkeypatch):
+    """Names of the hub, splits and plain paths stay; the links are there while OpenRLHF reads."""
+    odd, plain = tmp_path / "a [1].jsonl", tmp_path / "b.jsonl"
+    for file in (odd, plain):
+        file.write_text(file.name)
+    given = []
+
+    def theirs(datasets, *args, **kwargs):
+        given.append((datasets.split(","), args, kwargs))
+        given.append(Path(datasets.split(",")[0].removesuffix("@train")).read_text())
+        return "rows"
+
+    monkeypatch.setattr(data_sets, "theirs", theirs)
+    names = [f"{odd}@train", str(plain), "hub/some[x]", f"{odd}"]
+    assert blending_datasets(",".join(names), "probabilities", split="x") == "rows"
+    (found, args, kwargs), text = given
+    assert args == ("probabilities",) and kwargs == {"split": "x"} and text == "a [1].jsonl"
+    assert found[1:3] == names[1:3] and found[0].endswith("@train") and "@" not in found[3]
+    links = [found[0].removesuffix("@train"), found[3]]
+    assert not any(set(link) & set("[] ,@") for link in links) and not any(Path(link).exists() for link in links)

@@ -230,7 +230,10 @@ def test_one_number_for_as_many_answers_as_tokens_must_say_what_it_is(parse_plug
         ({"policy_loss": -0.1, "actor_grad_norm": 0.3}, "bf16", False),
         ({}, "bf16", False),  # no update in a step without samples
         ({"policy_loss": math.nan, "actor_grad_norm": 0.3}, "bf16", True),
+        ({"policy_loss": -math.inf, "actor_grad_norm": 0.3}, "fp16", True),
         ({"policy_loss": 0.1, "actor_grad_norm": math.inf}, "bf16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": math.nan}, "fp16", True),
+        ({"policy_loss": 0.1, "actor_grad_norm": 0.0, "ppo_kl": math.inf, "lens/difficulty": None}, "bf16", False),
         ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "bf16", True),
         ({"policy_loss": 0.1, "actor_grad_norm": -1.0}, "fp16", False),
     ],
@@ -483,3 +486,39 @@ def test_policy_losses_by_hand():
     # More likely than before: the weight stays 1.
     _, gradient, _, _ = policy_loss("topr", old.clone().requires_grad_(), log_probs.detach(), advantages, mask)
     torch.testing.assert_close(gradient, torch.tensor([[-1 / 3, -1 / 3], [2 / 3, 0.0]]))
+
+
+@pytest.mark.parametrize("kind", ["reinforce", "topr"])
+@pytest.mark.parametrize("by_token", [True, False])
+@pytest.mark.parametrize("ranks", [None, 1, 2])
+def test_policy_losses_are_added_up_as_openrlhf_does(kind, by_token, ranks):
+    """Answers of 3, 1 and no tokens, by hand; the share of a batch counts by all of its tokens, or answers."""
+    log_probs = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, 9.0, 9.0], [9.0, 9.0, 9.0]], dtype=torch.float64)
+    advantages = torch.tensor([[2.0], [-1.0], [5.0]]).expand(3, 3)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
+    # Where only wrong answers are weighed, the second has become e^-0.5 times as likely.
+    old = log_probs.masked_fill(mask == 0, 0.0) + torch.tensor([[0.25], [0.5], [0.0]])
+    weight = math.exp(-0.5) if kind == "topr" else 1.0
+    tokens = [[2.0, 4.0, 1.0], [-3.0 * weight]]
+    added = sum(map(sum, tokens)) if by_token else sum(sum(answer) / len(answer) for answer in tokens)
+    totals = {"batch_num_tokens": 8.0, "global_batch_size": 5.0} if ranks else {}
+    totals |= {"dp_size": 2} if ranks == 2 else {}
+    count = (8.0 if by_token else 5.0) / ranks if ranks else (4 if by_token else 2)
+    loss = PolicyGradientLoss(kind, token_level_loss=by_token)
+    found, tapered, kl, *rest = loss(log_probs, old, advantages, mask, None, **totals)
+    assert float(found) == pytest.approx(added / count)
+    assert float(tapered) == pytest.approx(0.25 if kind == "topr" else 0)
+    assert float(kl) == pytest.approx((3 * 0.25 + 0.5) / 4) and rest == [None, None]
+
+
+def test_a_weight_of_an_answer_is_that_of_all_its_tokens_and_at_most_1():
+    # Two tokens become more likely by 0.5 and less by 0.75: as a whole e^-0.25. The other answer is more likely.
+    old = torch.full((2, 2), -1.0)
+    log_probs = (old + torch.tensor([[0.5, -0.75], [0.5, 0.25]])).requires_grad_()
+    mask = torch.ones(2, 2, dtype=torch.long)
+    _, gradient, tapered, _ = policy_loss("topr", log_probs, old, torch.full((2, 2), -1.0), mask)
+    torch.testing.assert_close(gradient, torch.tensor([[math.exp(-0.25) / 4] * 2, [0.25] * 2]))
+    assert tapered == 0.5
+    # An advantage of 0 is no wrong answer's.
+    _, _, tapered, _ = policy_loss("topr", log_probs, old, torch.zeros(2, 2), mask)
+    assert tapered == 0

@@ -122,3 +122,72 @@ def test_an_agent_that_never_answers_is_late(slow, words):
 
     with pytest.raises(TimeoutError, match=rf"{words}.* within 0.1 s \(--reward.timeout\)"):
         asyncio.run(turn())
+
+
+@pytest.mark.parametrize("reward", [None, 0.5, {}, {"scores": 1.0}, {"rewards": None}, [{"rewards": 1.0}]])
+def test_what_is_no_reward_is_recorded(watched, tmp_path, reward):
+    said = f'expected {{"rewards": number, "scores": correctness in [0, 1]}}, got {reward!r}'
+    (result,) = asyncio.run(fetch_all(watched(lambda *_: reward, limit=5), 1))
+    assert type(result) is ValueError and str(result) == said
+
+    async def servers(*_):
+        return [{"rewards": 1.0}, reward]
+
+    rewards = watched(None, limit=5)
+    rewards._ask_servers = servers
+    with pytest.raises(ValueError):
+        asyncio.run(rewards.from_servers([""], [""], [""]))
+    assert causes(tmp_path) == [said, said]
+
+
+def test_a_reward_of_0_is_one(watched, tmp_path):
+    (result,) = asyncio.run(fetch_all(watched(lambda *_: {"rewards": 0.0}, limit=5), 1))
+    assert result == [{"rewards": 0.0}] and not causes(tmp_path)
+
+
+def test_an_error_without_a_word_is_recorded_by_its_name(watched, tmp_path):
+    def broken(*_):
+        raise RuntimeError
+
+    async def also(*_):
+        raise ConnectionError("no route")
+
+    rewards = watched(broken, limit=1)
+    rewards._ask_servers = also
+    (result,) = asyncio.run(fetch_all(rewards, 1))
+    with pytest.raises(ConnectionError, match="no route"):
+        asyncio.run(rewards.from_servers([""], [""], [""]))
+    assert isinstance(result, RuntimeError) and causes(tmp_path) == ["RuntimeError", "no route"]
+
+
+def test_once_a_call_hangs_the_next_does_not_wait(watched, tmp_path):
+    release = threading.Event()
+    rewards = watched(lambda *_: release.wait(10) and {"rewards": 1.0}, limit=0.2)
+
+    async def run():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(4))
+        first = await asyncio.gather(rewards.from_function([""], [""], [""]), return_exceptions=True)
+        began = time.monotonic()
+        second = await asyncio.gather(rewards.from_function([""], [""], [""]), return_exceptions=True)
+        release.set()
+        return [*first, *second], time.monotonic() - began
+
+    results, waited = asyncio.run(run())
+    assert [type(result) for result in results] == [TimeoutError] * 2 and waited < 0.2
+    assert causes(tmp_path) == ["no reward within 0.2 s (--reward.timeout)"] * 2
+
+
+def test_an_agents_turns_are_its_own():
+    class Agent(AgentInstanceBase):
+        def __init__(self, *args, **kwargs):
+            pass
+
+        async def reset(self, states, **kwargs):
+            return {"reset": states, **kwargs}
+
+        async def step(self, state_dict, **kwargs):
+            return {"step": state_dict, **kwargs}
+
+    agent = rewards_watched.watched(Agent, 5)()
+    assert asyncio.run(agent.reset({"a": 1}, b=2)) == {"reset": {"a": 1}, "b": 2}
+    assert asyncio.run(agent.step({"c": 3}, d=4)) == {"step": {"c": 3}, "d": 4} and isinstance(agent, Agent)

@@ -22,6 +22,7 @@ from lens_openrlhf.advantages.estimators.reinforce_ada import ReinforceAdaConfig
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.training.checkpoints import writing
 from lens_openrlhf.training.commandline.step_scorer import StepScorer, load_scorer
+from lens_openrlhf.training.hooks import prompt_weights
 from lens_openrlhf.training.hooks.prompt_weights import PromptsByWeight, by_weight
 from lens_openrlhf.training.hooks.rounds import RolloutInRounds, UntilPositive, enough, kept
 from lens_openrlhf.training.hooks.step_scores import score_steps
@@ -55,6 +56,17 @@ def test_when_it_is_enough_and_what_is_kept(scores, positive, balance, indices):
     assert kept(scores, 4) == indices
 
 
+@pytest.mark.parametrize(
+    ("keep", "right", "wrong"), [(1, 0, 1), (2, 1, 1), (3, 1, 2), (4, 2, 2), (5, 2, 3), (8, 4, 4), (9, 4, 5)]
+)
+def test_half_of_each_kind_is_enough(keep, right, wrong):
+    assert enough([1] * right + [0] * wrong, keep, "balance")
+    assert enough([0] * (wrong + 3) + [1] * (right + 2), keep, "balance")
+    assert not enough([1] * right + [0] * (wrong - 1), keep, "balance")
+    assert right == 0 or not enough([1] * (right - 1) + [0] * (wrong + 9), keep, "balance")
+    assert enough([0] * 9 + [1], keep, "positive") and not enough([0] * 9 + [0.7], keep, "positive")
+
+
 @pytest.mark.parametrize("keep", [2, 3, 5, 8])
 def test_what_is_kept_is_as_balanced_as_can_be(keep):
     for number in range(2**9):
@@ -64,17 +76,27 @@ def test_what_is_kept_is_as_balanced_as_can_be(keep):
         assert len(chosen) == keep and sum(chosen) == right
 
 
+def shaped(label, i):
+    return None if label[i] == "?" else float(label[i]) / 2 - i / 8
+
+
 class Engine:
-    """Stands where OpenRLHF's vLLM actor is: answers a prompt with the scores that its label spells out, in turn."""
+    """Stands where OpenRLHF's vLLM actor is: answers a prompt with the scores that its label spells out, in turn.
+
+    A shaped reward is half the score, less 1/8 for each answer. As an agent of several turns does, it takes what it has
+    used from the limit of new tokens.
+    """
 
     busy = 0
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.limits = [], []
 
     async def generate_responses(self, prompt, label, sampling_params, max_length, hf_tokenizer, num_samples, images):
         begin = sum(count for text, count in self.calls if text == prompt)
         self.calls.append((prompt, num_samples))
+        self.limits.append(sampling_params.max_tokens)
+        sampling_params.max_tokens -= 10
         return [
             {
                 "prompt": prompt,
@@ -82,7 +104,7 @@ class Engine:
                 "observation_tokens": [3, 4, 5, 6 + begin + i],
                 "action_ranges": [(2, 4)],
                 "rollout_log_probs": None,
-                "reward": None if label[begin + i] == "?" else float(label[begin + i]),
+                "reward": shaped(label, begin + i),
                 "scores": None if label[begin + i] == "?" else float(label[begin + i]),
                 "extra_logs": {"seconds": 0.5},
             }
@@ -148,13 +170,14 @@ def test_prompts_are_answered_until_there_is_a_right_one(generator):
     rounds = ReinforceAdaConfig(rounds=3, oversample=1, stop="positive")
     labels = ["0100", "0000" + "0000" + "0011", "0" * 12]
     generate, engine = generator(labels, rounds)
-    samples, _, consumed, _ = generate.generate_samples(max_len=64)
+    samples, _, consumed, _ = generate.generate_samples(max_len=64, max_new_tokens=50)
+    assert engine.limits == [50] * 7  # an answer's turns take nothing from those of the next round
     assert consumed == 3 and [sample.prompts[0] for sample in samples] == ["2"] * 4 + ["1"] * 4 + ["0"] * 4
     assert Counter(engine.calls) == {("0", 4): 1, ("1", 4): 3, ("2", 4): 3}
     assert scores_of(samples, "0") == [0, 1, 0, 0] and sum(scores_of(samples, "1")) == 2
     assert scores_of(samples, "2") == [0] * 4
     for prompt, label in enumerate(labels):
-        rewards = [float(score) for score in label]
+        rewards = [shaped(label, i) for i in range(len(label))]  # not the outcomes
         for sample in samples:
             if sample.prompts == [str(prompt)]:
                 assert sample.info[EXTRA + "drawn_mean"].item() == pytest.approx(statistics.fmean(rewards))
@@ -163,9 +186,59 @@ def test_prompts_are_answered_until_there_is_a_right_one(generator):
                 assert sample.info["seconds"].tolist() == [0.5]
 
 
+@pytest.mark.parametrize(("labels", "drawn"), [("1", 1), ("01", 2)])
+def test_of_one_answer_there_is_no_spread(labels, drawn):
+    """One answer is kept; the spread of a single one is 0."""
+    engine = EngineInRounds()
+    call = {"prompt": "0", "label": labels, "max_length": 64, "hf_tokenizer": None, "images": None}
+    rounds = ReinforceAdaConfig(rounds=2, oversample=1, stop="positive")
+    params = SimpleNamespace(max_tokens=50)
+    (kept_one,) = asyncio.run(engine.generate_in_rounds(rounds=rounds, num_samples=1, sampling_params=params, **call))
+    rewards = [shaped(labels, i) for i in range(drawn)]
+    assert kept_one["extra_logs"] == {
+        "seconds": 0.5,
+        EXTRA + "drawn_mean": pytest.approx(statistics.fmean(rewards)),
+        EXTRA + "drawn_std": pytest.approx(statistics.stdev(rewards), rel=1e-12) if drawn > 1 else 0.0,
+        EXTRA + "drawn": float(drawn),
+    }
+    assert params.max_tokens == 50 and engine.limits == [50] * drawn
+
+
+def test_rounds_end_with_the_last_one_that_may_be_drawn():
+    for rounds in (1, 2, 3):
+        engine = EngineInRounds()
+        call = {"prompt": "0", "label": "0" * 12, "max_length": 64, "hf_tokenizer": None, "images": None}
+        config, params = ReinforceAdaConfig(rounds=rounds, oversample=2), SimpleNamespace(max_tokens=50)
+        found = asyncio.run(engine.generate_in_rounds(rounds=config, num_samples=2, sampling_params=params, **call))
+        assert engine.calls == [("0", 4)] * rounds and len(found) == 2
+
+
+def test_a_failure_while_sampling_leaves_the_generator_as_it_was(generator, monkeypatch):
+    generate, _ = generator(["0" * 8], ReinforceAdaConfig())
+    handles = list(generate.vllm_engines)
+
+    def broken(*args, **kwargs):
+        assert generate.vllm_engines != handles
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(SamplesGenerator, "_dispatch_prompts_to_vllm", broken)
+    with pytest.raises(RuntimeError, match="no engine"):
+        generate.generate_samples(max_len=64, max_new_tokens=50)
+    assert generate.vllm_engines == handles and generate._training is False
+
+
+def test_engines_are_asked_by_how_much_they_have_to_do(generator):
+    generate, engine = generator(["0" * 32] * 4, ReinforceAdaConfig(rounds=1))
+    busy = EngineInRounds()
+    busy.busy = 100
+    generate.vllm_engines = [Remote(busy), Remote(engine)]
+    generate.generate_samples(max_len=64, max_new_tokens=50)
+    assert not busy.calls and len(engine.calls) == 4
+
+
 def test_a_round_draws_more_than_are_kept_and_balances(generator):
     generate, engine = generator(["1" * 8 + "1" * 7 + "0", "10100000"], ReinforceAdaConfig(rounds=2))
-    samples = generate.generate_samples(max_len=64)[0]
+    samples = generate.generate_samples(max_len=64, max_new_tokens=50)[0]
     assert Counter(engine.calls) == {("0", 8): 2, ("1", 8): 1}
     assert scores_of(samples, "0") == [1, 1, 1, 0] and scores_of(samples, "1") == [1, 0, 1, 0]
     tokens = [sample.sequences[0, -1].item() - 6 for sample in samples if sample.prompts == ["0"]]
@@ -174,10 +247,13 @@ def test_a_round_draws_more_than_are_kept_and_balances(generator):
 
 def test_without_rounds_and_in_evaluation_answers_are_drawn_as_ever(generator):
     plain, engine = generator(["0" * 8] * 2, None)
-    assert len(plain.generate_samples(max_len=64)[0]) == 8 and set(engine.calls) == {("0", 4), ("1", 4)}
+    assert len(plain.generate_samples(max_len=64, max_new_tokens=50)[0]) == 8 and set(engine.calls) == {
+        ("0", 4),
+        ("1", 4),
+    }
     generate, engine = generator(["10100000" * 2] * 2, ReinforceAdaConfig())
-    generate.generate_samples(max_len=64)
-    evaluated = generate.generate_eval_samples(max_len=64, n_samples_per_prompt=2)
+    generate.generate_samples(max_len=64, max_new_tokens=50)
+    evaluated = generate.generate_eval_samples(max_len=64, max_new_tokens=50, n_samples_per_prompt=2)
     assert len(evaluated) == 4 and Counter(engine.calls) == {(prompt, n): 1 for prompt in "01" for n in (8, 2)}
     assert not any(name.startswith(EXTRA) for sample in evaluated for name in sample.info)
     assert all(isinstance(handle, Remote) for handle in generate.vllm_engines)
@@ -186,13 +262,13 @@ def test_without_rounds_and_in_evaluation_answers_are_drawn_as_ever(generator):
 def test_filtering_sees_the_answers_that_are_kept(generator):
     more = ("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "-1", "0.9")
     generate, _ = generator(["1" * 16, "10" * 4], ReinforceAdaConfig(rounds=2), *more)
-    samples = generate.generate_samples(max_len=64)[0]
+    samples = generate.generate_samples(max_len=64, max_new_tokens=50)[0]
     assert {sample.prompts[0] for sample in samples} == {"1"}
 
 
 def test_an_answer_without_score_is_left_to_the_check_of_scores(generator):
     generate, engine = generator(["000?" + "0" * 4], ReinforceAdaConfig(oversample=1))
-    samples = generate.generate_samples(max_len=64)[0]
+    samples = generate.generate_samples(max_len=64, max_new_tokens=50)[0]
     assert len(engine.calls) == 1 and [sample.scores is None for sample in samples] == [False, False, False, True]
 
 
@@ -220,6 +296,27 @@ def test_prompts_come_as_often_as_they_weigh():
         assert counts[index] / 2000 == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5)
 
 
+def test_the_dataloader_is_openrlhfs_but_for_its_sampler():
+    of_one = dataloader(4)
+    before = SimpleNamespace(dataset=of_one.dataset, batch_size=3, collate_fn=of_one.collate_fn)
+    after = by_weight(before, 2, seed=3)
+    assert after.dataset is before.dataset and after.batch_size == 3
+    assert after.collate_fn == before.collate_fn and after.num_workers == 0
+    state = iter(PromptsByWeight(["a", "b", "c"], 2, 3))
+    next(state), next(state)
+    kept = state.state_dict()
+    assert kept["drawn"] == 2 and len(kept["block"]) == 2 and set(kept) == {"drawn", "block", "generator"}
+    last = next(state)
+    again = iter(PromptsByWeight(["a", "b", "c"], 2, 99))
+    again.load_state_dict(kept)
+    again.block.append(7)  # the state is a copy
+    assert kept["block"] != again.block and len(kept["block"]) == 2
+    again.load_state_dict(kept)
+    assert next(again) == last
+    with pytest.raises(StopIteration):
+        next(again)
+
+
 def test_no_prompt_comes_twice_in_a_block():
     loader = by_weight(dataloader(7), 3, seed=2)
     loader.sampler.weights = torch.tensor([100.0, 1, 1, 1, 1, 1, 100])
@@ -236,6 +333,36 @@ def test_a_draw_sees_the_newest_weights():
     for index in (3, 1, 3):
         loader.sampler.weights = torch.full((5,), 1e-12).index_fill(0, torch.tensor(index), 1.0)
         assert drawn_of([next(iterator)]) == [index]
+
+
+def test_a_draw_has_the_whole_range_of_weights(monkeypatch):
+    """Also where the number drawn is 0, or as large as the sum: nothing of weight 0 comes, and nothing beyond."""
+    at, asked = [0.0], []
+
+    def rand(size, dtype, generator):
+        asked.append((size, dtype, generator))
+        return torch.tensor(at[0], dtype=dtype)
+
+    monkeypatch.setattr(prompt_weights.torch, "rand", rand)
+    sampler = PromptsByWeight(["a", "b", "c", "d"], 3, 5)
+    sampler.weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert list(sampler) == [0, 1, 2, 0]
+    at[0] = 1.0
+    assert list(sampler)[0] == 3
+    at[0] = 0.3  # of 10, and of what is left: 3, 7 - of 1 and 3 and 4 -, 8 - of 1 and 4
+    assert list(sampler)[:3] == [2, 1, 3]
+    at[0] = 0.2999
+    assert list(sampler)[0] == 1
+    assert set(asked) == {((), torch.float64, sampler.generator)} and len(asked) == 16
+
+
+def test_weights_are_kept_as_they_are(monkeypatch):
+    sampler = PromptsByWeight(["a", "b"], 5, 7)
+    assert (sampler.block, len(sampler), sampler.generator.initial_seed()) == (2, 2, 7)
+    sampler.weights = given = torch.tensor([1.0, 3.0])
+    assert sampler.weights.dtype == torch.float64
+    drawn = list(sampler)
+    assert sorted(drawn) == [0, 1] and sampler.weights.tolist() == given.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
@@ -275,6 +402,9 @@ def test_draws_go_on_where_a_checkpoint_left_them(stop):
         (torch.ones(3), r"weights of shape \[3\], expected one for each of 2 prompts"),
         (torch.tensor([1.0, 0.0]), "prompt 1 has weight 0.0, expected a number above 0"),
         (torch.tensor([torch.nan, 1.0]), "prompt 0 has weight nan"),
+        (torch.tensor([1.0, torch.inf]), "prompt 1 has weight inf, expected a number above 0"),
+        (torch.tensor([1.0, -1.0]), "prompt 1 has weight -1.0"),
+        (torch.ones(1, 2), r"weights of shape \[1, 2\]"),
     ],
 )
 def test_weights_that_are_none(weights, words):
@@ -304,7 +434,8 @@ def test_answers_of_wrong_groups_are_scored_in_order(parse):
     values = [sample.info[EXTRA + "step_score"].item() for sample in samples]
     assert values == [1 / 8, 2 / 8, 3 / 8, 4 / 8] + [0] * 8 + [1 / 8, 2 / 8, 3 / 8, 4 / 8]
     text = Letters().decode(samples[1].sequences[0, -2:], True)
-    assert len(asked) == 8 and ("prompt 1", text, "") in asked
+    assert len(asked) == 8 and ("prompt 1", text, "label 1") in asked
+    assert {label for _, _, label in asked} == {f"label {i}" for i in (0, 1, 2, 3, 12, 13, 14, 15)}
     # They reach the replay buffer with their answers.
     args = parse()
     items = [item for batch in make_experiences(args, samples) for item in split_experience_batch(batch)]
@@ -323,7 +454,7 @@ def test_a_step_without_wrong_groups_asks_nobody():
         ("return 1.5", r"gave back 1.5, expected \[0, 1\] \(prompt 'prompt 0'\)"),
         ("return float('nan')", "gave back nan"),
         ("return None", "raised TypeError: .*NoneType"),
-        ("raise KeyError(label)", "raised KeyError: ''"),
+        ("raise KeyError(label)", "raised KeyError: 'label 0'"),
     ],
 )
 def test_a_scorer_that_fails_is_named(tmp_path, body, words):
