@@ -3,6 +3,7 @@ end. The commands are stand-ins that write down how they were called; the script
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -100,12 +101,17 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that all it started can be ended
         )
 
     def run(self, *words: object, folder: Path | None = None, **variables: str) -> tuple[int, str, str]:
         """Exit status, what was said, and what was complained."""
         process = self.start(*words, folder=folder, **variables)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         self.process = process.pid
         return process.returncode, out, err
 
@@ -305,8 +311,11 @@ def test_what_slurm_did_not_say_is_named(slurm, missing, said):
 def test_a_job_told_to_stop_tells_the_run_and_waits_for_its_end(slurm, number):
     running, ended = slurm.folder / "running", slurm.folder / "ended"
     # It takes a while to end, and the signal comes again meanwhile.
-    told = f"trap '' TERM; touch {running}.told; while ! test -e {slurm.folder}/go; do :; done; touch {ended}; exit 5"
-    does = f'trap "{told}" TERM; touch {running}; while :; do :; done'
+    wait = f"{shutil.which('sleep')} 0.01"
+    told = (
+        f"trap '' TERM; touch {running}.told; while ! test -e {slurm.folder}/go; do {wait}; done; touch {ended}; exit 5"
+    )
+    does = f'trap "{told}" TERM; touch {running}; while :; do {wait}; done'
     slurm.stand_in("lens-openrlhf", folder=slurm.tree / ".venv/bin", does=does)
     process = slurm.start("bash", slurm.folder / "slurm_script", **slurm.job)
     try:
@@ -318,7 +327,8 @@ def test_a_job_told_to_stop_tells_the_run_and_waits_for_its_end(slurm, number):
         (slurm.folder / "go").touch()
         assert process.wait(timeout=30) == 5 and ended.exists()
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
