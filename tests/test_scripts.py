@@ -895,7 +895,10 @@ def test_setup_of_a_machine_with_a_gpu(making):
 
 @pytest.mark.parametrize(
     ("failing", "gpu"),
-    [("-c", False), ("venv", False), ("-r", False), ("-e", False), ("-r", True), ("-e", True), ("ninja", True)],
+    [
+        *(("-c", False), ("venv", False), (TORCH, False), ("-r", False), ("-e", False)),
+        *(("-r", True), ("-e", True), ("ninja", True)),
+    ],
 )
 def test_a_setup_that_failed_goes_on_where_it_did(making, failing, gpu):
     if gpu:

@@ -443,7 +443,9 @@ def test_several_files_and_columns_of_any_name_give_the_same(run, tmp_path):
     ]
     names = ["lens", "grpo", "rl_zvp", "intuitor", "rent"]
     words = ["--estimator", *names, "--estimator_path", f"{tmp_path}/my.py:by_token"]
-    run(write_lines(tmp_path / "a.jsonl", rows), *words, "-o", tmp_path / "a.out.jsonl")
+    out = run(write_lines(tmp_path / "a.jsonl", rows), *words, "-o", tmp_path / "a.out.jsonl")
+    read_in_order = "prompt, step, correctness, reward, logprobs, entropies, self_certainty"
+    assert out.splitlines()[1] == f"columns read: {read_in_order}"
     files = [write_lines(tmp_path / f"{n}.jsonl", part) for n, part in enumerate((renamed[:7], renamed[7:]))]
     columns = [word for name in rows[0] for word in (f"--{name}", f"my_{name}")]
     run(*files, *words, *columns, "-o", tmp_path / "b.out.jsonl")
