@@ -10,6 +10,7 @@ import torch
 from trl import GRPOTrainer
 
 from lens_openrlhf.advantages.estimators import Estimator, EstimatorError, Result
+from lens_openrlhf.outside import trl
 from lens_openrlhf.outside.trl import STATE, LensGRPOTrainer, _prompt_number
 
 from .test_trl import SAMPLES, make, short, wrong
@@ -155,7 +156,16 @@ def test_where_no_answer_has_an_outcome_there_are_no_advantages(trainer):
     assert not it._metrics["train"]
 
 
-def test_prompts_and_numbers_of_tokens_only_where_they_are_known_and_needed(trainer):
+def test_prompts_and_numbers_of_tokens_only_where_they_are_known_and_needed(trainer, monkeypatch):
+    """What all processes hand to each other, and what the estimator gets."""
+    gathered = []
+    gather = trl.gather
+
+    def watched(columns, tokens, error, group):
+        gathered.append((list(columns), list(tokens), error, group))
+        return gather(columns, tokens, error, group)
+
+    monkeypatch.setattr(trl, "gather", watched)
     it = trainer(REWARDS, estimator=Short)
     values, mask, prompts = given()
     it._advantages({"logprobs": values["logprobs"]}, mask, None)
@@ -163,6 +173,13 @@ def test_prompts_and_numbers_of_tokens_only_where_they_are_known_and_needed(trai
     for batch in it.estimator.batches:
         assert batch.logprobs is batch.entropies is batch.cu_seqlens is None
     assert it.estimator.batches[0].prompts is None and it.estimator.batches[1].prompts.tolist() == [100, 101]
+    it.estimator = Seen()
+    it._advantages(values, mask, prompts)
+    assert gathered == [
+        (["lengths", "mean_logprob"], [], None, None),
+        (["lengths", "mean_logprob", "prompts"], [], None, None),
+        (["lengths", "mean_logprob", "prompts"], ["logprobs", "entropies"], None, None),
+    ]
 
 
 @pytest.mark.parametrize(("row", "value", "shown"), [(0, -0.5, "-0.5"), (6, 1.5, "1.5"), (7, float("inf"), "inf")])
