@@ -199,6 +199,8 @@ def test_labels_that_cannot_are_counted_by_rows_and_named_in_their_order(monkeyp
         "first: the label ['3'] is not text; `lens-openrlhf grade 'a b.jsonl' --label_key 'the key'` shows them; mend "
         "or drop these rows, or grade with a file of your own (--reward FILE.py)"
     )
+    share, told = gathered(*["1"] * 8, "x", ["3"]).problem("DATA f", "l", NAMES, None)
+    assert share == 2 / 10 and "2 of 10 labels (line 9, line 10); the first: x is bad; mend" in told
 
 
 def test_labels_that_time_did_not_allow_are_left_out_of_the_share(monkeypatch, cache):
