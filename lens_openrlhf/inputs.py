@@ -223,15 +223,18 @@ def tables(shown: str, path: Path, columns: Sequence[str] | None = None) -> Iter
     """The rows of a file as `datasets` reads them, as pyarrow tables of at most BATCH rows; of parquet only `columns`.
 
     Raises:
-        OptionError: a file that cannot be read, or has no rows.
+        OptionError: a file that cannot be read, or has neither columns nor rows.
     """
     import datasets
+    import pyarrow.parquet as pq
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     kind = FORMATS[path.suffix]
     options = {"columns": columns} if columns and kind == "parquet" else {}
     with readable(shown, kind):
+        if kind == "parquet" and not pq.read_metadata(path).num_rows:
+            return  # `datasets` would take them in batches of 0
         rows = datasets.load_dataset(kind, data_files=glob.escape(str(path)), split="train", streaming=True, **options)
         yield from rows.with_format("arrow").iter(batch_size=BATCH)
 

@@ -41,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=requirements/gpu_constrain
 export PIP_NO_CACHE_DIR=1
 if ! as_new_as requirements/gpu.txt || ! as_new_as requirements/gpu_constraints.txt; then
   rm -rf "$environment"
-  free=$(df --output=avail --block-size=1G "$(dirname "$environment")" | tail -n 1)
+  free=$(df --output=avail --block-size=1G "$(dirname "$environment")" | tail -n 1 | tr -d ' ')
   ((free >= free_gib)) || fail "$free GiB of disk are free for $environment, and installing it takes $free_gib: free some"
   step 'an environment' 'name a Python 3.11 that has venv: make test-gpu-stack PYTHON=/path/to/python3.11' \
     "$python" -m venv "$environment"

@@ -106,18 +106,16 @@ class File:
             return data.cast(kind)
         try:
             return pa.array(data, kind)
-        except (pa.ArrowException, TypeError, OverflowError):
+        except pa.ArrowException:
             for row, value in enumerate(data):
                 try:
                     pa.array([value], kind)
-                except (pa.ArrowException, TypeError, OverflowError):
+                except pa.ArrowException:
                     self.fail(row, what, f"{json.dumps(value)[:80]}, expected {expected}")
             raise
 
     def numbers(self, what: str) -> np.ndarray:
         """[N] float64, NaN where there is nothing."""
-        if isinstance(data := self.data[self.columns[what]], list):
-            self.data[self.columns[what]] = [float(v) if isinstance(v, bool) else v for v in data]
         return self._arrow(what, pa.float64(), _is_number, "numbers").to_numpy(zero_copy_only=False)
 
     def whole(self, what: str, least: int) -> np.ndarray:

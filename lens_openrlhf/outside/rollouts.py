@@ -162,7 +162,7 @@ def _read(
             rule = "a mean token probability is in [0, 1] (runs have it with this project's estimators alone)"
         bad = ~(mean <= top) | ((mean < 0) & (what == "confidence"))
         file.check(what, bad & (lengths > 0), lambda row: f"{shown(mean[row])}; {rule}")
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             found["mean_logprob"] = mean if what == "mean_logprob" else np.log(mean)
     for what in token_needs:
         if what not in found:

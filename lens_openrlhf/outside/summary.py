@@ -20,7 +20,7 @@ def _groups(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pairs = np.stack([rollouts.step, rollouts.prompt], axis=1)
     _, group, sizes = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
-    order = np.argsort(group, kind="stable")
+    order = np.argsort(group)
     starts = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))
     kinds = group_kinds(torch.from_numpy(rollouts.correctness[order]), starts)
     same = same_rewards(torch.from_numpy(rollouts.reward[order]), starts)

@@ -189,7 +189,7 @@ class LensGRPOTrainer(GRPOTrainer):
         to a prompt may lie on several, and all compute the same."""
         lengths, error = mask[known].sum(1), None
         tokens = {name: packed(value[known], mask[known]) for name, value in values.items()}
-        columns = {"lengths": lengths, "mean_logprob": torch.zeros_like(lengths, dtype=torch.float64)}
+        columns = {"lengths": lengths}
         try:
             columns["mean_logprob"] = mean_logprobs(tokens["logprobs"], lengths)
         except ValueError as raised:

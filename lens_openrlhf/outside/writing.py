@@ -21,7 +21,6 @@ def write(out: Path, paths: Sequence[Path], columns: Mapping[str, Sequence]) -> 
         OptionError: rows that have no common form as a parquet table, or a place that cannot be written.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with appearing_whole(out) as beside:
             if out.suffix == ".parquet":
                 pq.write_table(_table(paths, columns), beside, compression="zstd")

@@ -1,13 +1,20 @@
+import itertools
 import json
+import random
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lens_openrlhf.demo import __main__ as demo_main
 from lens_openrlhf.demo import build, prepare, warm_start
 from lens_openrlhf.demo.__main__ import main
+from lens_openrlhf.demo.tasks import Question, demonstrate, iter_questions, level, make_habits
 from lens_openrlhf.demo.tokenizer import build_tokenizer
 from lens_openrlhf.demo.warm_start import WarmStart
 
@@ -141,3 +148,169 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     main()
     assert str(tmp_path / "heldout.jsonl") in capsys.readouterr().out
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_model_of_the_profile():
+    assert asdict(WarmStart()) == {
+        **{"hidden_size": 256, "layers": 2, "heads": 4, "key_value_heads": 2, "intermediate_size": 768},
+        **{"steps": 1500, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 50, "threads": 2},
+    }
+    tokenizer = build_tokenizer(warm_start.MAX_LENGTH)
+    model = warm_start.build_model(WarmStart(), tokenizer)
+    config = model.config
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (
+        98,
+        256,
+        2,
+        768,
+    )
+    assert (config.num_attention_heads, config.num_key_value_heads, config.max_position_embeddings) == (4, 2, 256)
+    assert config.tie_word_embeddings and config.bos_token_id is None
+    assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 0)
+    own = model.generation_config
+    assert own.do_sample and (own.eos_token_id, own.pad_token_id) == (1, 0)
+    assert 1.5e6 < model.num_parameters() < 1.7e6
+
+
+def test_what_the_warm_start_learns_from():
+    """Demonstrations of the training side, from the answer's first token to its end; nothing of prompts and padding."""
+    tokenizer = build_tokenizer(256)
+    batches = warm_start._batches(tokenizer, 8, seed=3)
+    questions = iter_questions(heldout=False, seed=3)
+    habits, rng = make_habits(3), random.Random("demonstrations-3")
+    for _ in range(2):
+        tokens, targets = next(batches)
+        texts = []
+        for row in range(8):
+            question = next(questions)
+            texts.append((question.prompt, demonstrate(question, habits, rng).text))
+            prompt, answer = texts[-1]
+            length = len(prompt) + len(answer)
+            assert tokenizer.decode(tokens[row, :length]) == prompt + answer
+            assert tokens[row, length:].tolist() == [1, *[0] * (tokens.shape[1] - length - 1)]
+            learned = tokens[row, len(prompt) : length + 1].tolist()
+            ignored = [-100] * len(prompt), [-100] * (tokens.shape[1] - length - 1)
+            assert targets[row].tolist() == [*ignored[0], *learned, *ignored[1]]
+        assert tokens.shape == targets.shape == (8, max(len(p) + len(a) for p, a in texts) + 1)
+
+
+def test_how_the_warm_start_learns(monkeypatch):
+    """Rates that rise and fall, gradients that are cut at 1, and a loss of the next token where there is one."""
+    rates, norms, made = [], [], []
+    settings = WarmStart(**asdict(SHORT) | {"steps": 8, "warmup_steps": 4, "learning_rate": 0.01})
+    model = warm_start.build_model(settings, build_tokenizer(256))
+    adam = torch.optim.AdamW
+
+    class Watched(adam):
+        def __init__(self, *args, **kwargs):
+            made.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+        def step(self, *args, **kwargs):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append((len([*parameters]), norm))
+    )
+    seen = []
+    known = warm_start.F.cross_entropy
+
+    def cross_entropy(logits, targets, ignore_index):
+        seen.append((logits.shape, targets.tolist(), ignore_index))
+        return known(logits, targets, ignore_index=ignore_index)
+
+    monkeypatch.setattr(warm_start.F, "cross_entropy", cross_entropy)
+    tokens, targets = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[-100, 6, 7], [-100, 9, -100]])
+    model.eval()
+    warm_start._fit(model, itertools.repeat((tokens, targets)), settings)
+    assert made == [{"lr": 0.01, "betas": (0.9, 0.98), "weight_decay": 0.01}]
+    assert rates == pytest.approx(
+        [0.01 * factor for factor in (1 / 4, 2 / 4, 3 / 4, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8)]
+    )
+    assert norms == [(len([*model.parameters()]), 1.0)] * 8
+    assert seen == [(torch.Size([4, 98]), [6, 7, 9, -100], -100)] * 8
+    assert not model.training
+
+
+def test_a_model_is_made_anew_where_anything_behind_it_changes(tmp_path, monkeypatch):
+    key = build.cache_key(SHORT, 0)
+    assert key == build.cache_key(WarmStart(**asdict(SHORT)), 0) and len(key) == 64
+    others = {build.cache_key(replace(SHORT, **{name: value + 1}), 0) for name, value in asdict(SHORT).items()}
+    others.add(build.cache_key(SHORT, 1))
+    folder = Path(build.__file__).parent
+    for changed in ("tasks.py", "tokenizer.py", "warm_start.py"):
+        copy = tmp_path / changed.removesuffix(".py")
+        shutil.copytree(folder, copy)
+        (copy / changed).write_text((copy / changed).read_text() + "#")
+        monkeypatch.setattr(build, "__file__", str(copy / "build.py"))
+        others.add(build.cache_key(SHORT, 0))
+        (copy / changed).write_text((copy / changed).read_text().removesuffix("#"))
+        (copy / "build.py").write_text("other")
+        assert build.cache_key(SHORT, 0) == key
+    assert key not in others and len(others) == len(asdict(SHORT)) + 4
+
+
+def test_a_model_counts_as_there_with_its_key_alone(tmp_path):
+    assert not build.is_cached(tmp_path, "key")
+    (tmp_path / "warm_start_key.txt").write_text("key")
+    assert build.is_cached(tmp_path, "key") and not build.is_cached(tmp_path, "other")
+
+
+def test_rows_are_written_whole(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("old")
+    build.write_rows(path, [{"prompt": "1 + 1 =", "level": 1}, {"prompt": "é"}])
+    assert path.read_text() == '{"prompt": "1 + 1 =", "level": 1}\n{"prompt": "\\u00e9"}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_rows_come_by_levels_and_skills_in_turn():
+    rows = build.make_rows(25, heldout=True, seed=2)
+    kinds = [(level, skill) for level in range(1, 6) for skill in ("addition", "subtraction")]
+    assert [(row["level"], row["datasource"]) for row in rows] == [kinds[n % 10] for n in range(25)]
+    habits = make_habits(2)
+    for row in rows:
+        first, sign, second, _ = row["prompt"].split()
+        question = Question(int(first), int(second), {"+": "addition", "-": "subtraction"}[sign])
+        assert question.heldout and (row["level"], row["label"]) == (level(question, habits), question.label)
+
+
+def test_where_things_are_and_what_is_said(prepared, tmp_path, capsys):
+    assert prepared == build.DemoPaths(
+        *(prepared.model.parent / name for name in ("model", "train.jsonl", "heldout.jsonl"))
+    )
+    assert oct(prepared.model.stat().st_mode)[-3:] == "755"
+    assert build.is_cached(prepared.model, build.cache_key(SHORT, 0))
+    prepare_short(tmp_path)
+    said = f"warm-starting a small model, 3 updates (once; it is kept in {tmp_path}) …\n"
+    assert capsys.readouterr().out == said
+    prepare_short(tmp_path, warm_start=replace(SHORT, steps=2), heldout_prompts=3)
+    assert capsys.readouterr().out == said.replace("3 updates", "2 updates")
+    assert build.is_cached(tmp_path / "model", build.cache_key(replace(SHORT, steps=2), 0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "heldout.jsonl", "model", "train.jsonl"]
+    heldout = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
+    assert heldout == build.make_rows(3, heldout=True, seed=0)
+    train = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert train == build.make_rows(20, heldout=False, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {"seed": 0, "train_prompts": 2048, "heldout_prompts": 1024}),
+        (
+            ["--seed", "7", "--train-prompts", "5", "--heldout-prompts", "6"],
+            {"seed": 7, "train_prompts": 5, "heldout_prompts": 6},
+        ),
+    ],
+)
+def test_words_of_the_command_line(tmp_path, monkeypatch, capsys, words, given):
+    asked = []
+    paths = build.DemoPaths(Path("m"), Path("t"), Path("h"))
+    monkeypatch.setattr(demo_main, "prepare", lambda out, **more: asked.append((out, more)) or paths)
+    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path), *words])
+    main()
+    assert asked == [(tmp_path, given)]
+    assert capsys.readouterr().out == "model   m\ntrain   t\nheldout h\n"

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -380,3 +381,255 @@ def test_the_example_of_the_docs_prints_what_they_show(run, tmp_path, monkeypatc
     line, shown = re.search(r"```console\n\$ lens-openrlhf advantages (.*?)\n(.*?)```", text, re.DOTALL).groups()
     assert run(*line.split()) == shown
     assert (tmp_path / "advantages.parquet").exists()
+
+
+SPO = {"prior_value": 0.25, "prior_weight": 2.0, "rho_min": 0.5, "rho_max": 0.75}
+
+
+def tracked(rows: list[dict]) -> list[float]:
+    """SPO's advantages worked out with plain loops, step by step; nothing moves the policy, so rho is rho_max."""
+    right_and_wrong: dict[str, list[float]] = {}
+    found = [math.nan] * len(rows)
+    prior = [SPO["prior_weight"] * SPO["prior_value"], SPO["prior_weight"] * (1 - SPO["prior_value"])]
+    for step in sorted({row["step"] for row in rows}):
+        at = [i for i, row in enumerate(rows) if row["step"] == step]
+        before = {rows[i]["prompt"]: right_and_wrong.get(rows[i]["prompt"], prior) for i in at}
+        raw = [rows[i]["reward"] - before[rows[i]["prompt"]][0] / sum(before[rows[i]["prompt"]]) for i in at]
+        mean = sum(raw) / len(raw)
+        std = math.sqrt(sum((value - mean) ** 2 for value in raw) / (len(raw) - 1))
+        for i, value in zip(at, raw, strict=True):
+            found[i] = (value - mean) / (std + 1e-8)
+        for prompt, counts in before.items():
+            outcomes = [rows[i]["reward"] for i in at if rows[i]["prompt"] == prompt]
+            seen = (sum(outcomes), len(outcomes) - sum(outcomes))
+            right_and_wrong[prompt] = [SPO["rho_max"] * old + new for old, new in zip(counts, seen, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tracker_of_prompts_whose_answers_come_mixed_up(run, tmp_path, seed):
+    """Prompts by turns and in another order in every step, steps by turns, and a prompt that comes late."""
+    draw = random.Random(seed)
+    chances = {"easy": 0.9, "hard": 0.2, "never": 0.0, "all": 1.0}
+    rows = [
+        {"prompt": prompt, "step": step, "reward": float(draw.random() < chance), "logprobs": [-1.0]}
+        for step in (3, 4, 10)
+        for prompt, chance in chances.items()
+        for _ in range(draw.randint(1, 4))
+        if (step, prompt) != (3, "all") and (step, prompt) != (4, "hard")
+    ]
+    draw.shuffle(rows)
+    options = [word for name, value in SPO.items() for word in (f"--algo.spo.{name}", value)]
+    out = tmp_path / "out.jsonl"
+    run(write_lines(tmp_path / "a.jsonl", rows), "--estimator", "spo", *options, "-o", out)
+    assert [row["advantage"] for row in read(out)] == pytest.approx(tracked(rows), rel=1e-9)
+
+
+def test_several_files_and_columns_of_any_name_give_the_same(run, tmp_path):
+    """Every column under another name, beside one with the usual name that holds something else."""
+    (tmp_path / "my.py").write_text(OWN)
+    draw = random.Random(0)
+    rows = []
+    for i in range(24):
+        values = [-draw.random() for _ in range(1 + i % 3)]
+        rows.append({"prompt": f"q{i % 3}", "step": 1 + i % 2, "correctness": float(i % 4 == 0), "logprobs": values})
+        rows[-1] |= {"reward": rows[-1]["correctness"] - 0.125 * (i % 5), "entropies": [draw.random() for _ in values]}
+        rows[-1] |= {"self_certainty": [draw.random() for _ in values]}
+    renamed = [
+        {f"my_{name}": value for name, value in row.items()}
+        | {"prompt": "q", "prompt_id": 0, "step": 9, "correctness": 0.5, "reward": 0.5, "logprobs": [-9.0]}
+        | {"entropies": [9.0], "self_certainty": [9.0]}
+        for row in rows
+    ]
+    names = ["lens", "grpo", "rl_zvp", "intuitor", "rent"]
+    words = ["--estimator", *names, "--estimator_path", f"{tmp_path}/my.py:by_token"]
+    out = run(write_lines(tmp_path / "a.jsonl", rows), *words, "-o", tmp_path / "a.out.jsonl")
+    read_in_order = "prompt, step, correctness, reward, logprobs, entropies, self_certainty"
+    assert out.splitlines()[1] == f"columns read: {read_in_order}"
+    files = [write_lines(tmp_path / f"{n}.jsonl", part) for n, part in enumerate((renamed[:7], renamed[7:]))]
+    columns = [word for name in rows[0] for word in (f"--{name}", f"my_{name}")]
+    run(*files, *words, *columns, "-o", tmp_path / "b.out.jsonl")
+    found = [
+        [{k: v for k, v in row.items() if k.startswith("advantage_")} for row in read(tmp_path / f"{name}.out.jsonl")]
+        for name in "ab"
+    ]
+    assert found[0] == found[1]
+    assert set(found[0][0]) == {f"advantage_{name}" for name in [*names, "by_token"]}
+    assert len({json.dumps(row) for row in found[0]}) == 24
+
+
+MORE = """
+import torch
+steps = []
+def every_other(batch):
+    steps.append(batch.step)
+    if batch.step % 2:
+        return batch.correctness + batch.step
+    return torch.arange(len(batch.logprobs)) + 100.0 * batch.step
+every_other.needs = ("logprobs",)
+def broken(batch):
+    return batch.correctness / (batch.step - 7)
+"""
+
+
+def test_steps_come_in_order_and_numbers_are_a_tokens_once_any_is(run, tmp_path, monkeypatch):
+    (tmp_path / "more.py").write_text(MORE)
+    rows = [
+        {"prompt": prompt, "step": step, "reward": 1, "logprobs": [-1.0] * n}
+        for step, prompt, n in ((4, "a", 2), (3, "a", 3), (4, "b", 1), (12, "a", 1), (3, "b", 0), (4, "a", 2))
+    ]
+    out = tmp_path / "out.jsonl"
+    run(write_lines(tmp_path / "a.jsonl", rows), "--estimator_path", f"{tmp_path}/more.py:every_other", "-o", out)
+    # In step 4 the tokens of prompt a come first: 0 to 3, then that of b.
+    found = [[400.0, 401.0], [4.0, 4.0, 4.0], [404.0], [1200.0], [], [402.0, 403.0]]
+    assert [row["advantage"] for row in read(out)] == found
+    assert sys.modules["lens_estimator_more"].steps == [3, 4, 12]
+
+
+def test_what_an_estimator_could_not_do_names_the_step(run, tmp_path):
+    (tmp_path / "more.py").write_text(MORE)
+    rows = [{"prompt": "a", "step": step, "reward": 1, "logprobs": [-1.0]} for step in (9, 7)]
+    with pytest.raises(OptionError) as refused:
+        run(write_lines(tmp_path / "a.jsonl", rows), "--estimator_path", f"{tmp_path}/more.py:broken")
+    assert str(refused.value) == f"estimator broken ({tmp_path}/more.py): response 0 has advantage inf (step 7)"
+
+
+def test_labels_that_no_answer_should_be_graded_by_are_said(tmp_path, capsys, small_pool):
+    rows = [
+        row | {"label": label} for row, label in zip(hand_worked(), ["5", "2e-3", 5, "???", "2e-3"] * 2, strict=False)
+    ]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    assert command.main([file]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith(
+        "warning: 2 of 4 labels cannot be graded by, which may be why groups are all wrong; the first: the label "
+        "'2e-3' has two readings"
+    )
+    assert err.endswith("; lens-openrlhf grade shows them\n") and err.count("\n") == 1
+    assert command.main([write_lines(tmp_path / "b.jsonl", [row | {"label": "5"} for row in rows])]) == 0
+    assert capsys.readouterr() == (out.replace("a.jsonl", "b.jsonl"), "")
+
+
+def test_a_warning_is_said_once_for_each_estimator_whatever_the_steps(tmp_path, capsys):
+    rows = [row | {"correctness": row["reward"], "reward": 0.5, "step": n // 4} for n, row in enumerate(hand_worked())]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    assert command.main([file, "--estimator", "nsr", "psr", "grpo"]) == 0
+    assert [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "warning: estimator nsr",
+        "warning: estimator psr",
+    ]
+
+
+def test_what_is_printed_and_written(run, tmp_path):
+    rows = hand_worked()[::2] * 300
+    folder = tmp_path / "a\x1b[31m"
+    folder.mkdir()
+    shown = str(folder).replace("\x1b", "\\x1b")
+    out = run(write_lines(folder / "a.jsonl", rows), "--estimator", "grpo", "-o", folder / "b.jsonl")
+    lines = out.splitlines()
+    assert lines[0] == f"{shown}/a.jsonl: 1,200 samples, 1 groups, 1 step"
+    assert lines[-1] == f"{shown}/b.jsonl: 1,200 rows with advantage"
+    assert lines[5].split() == ["samples", "0", "0", "1,200", "1,200"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--estimator", "a.jsonl"], "--estimator a.jsonl: unknown estimator; known: {known}; ROLLOUTS come first"),
+        (["--estimator", "b.jsonl"], "--estimator b.jsonl: unknown estimator; known: {known}"),
+        (
+            ["--estimator_path", "a.jsonl"],
+            "--estimator_path a.jsonl: expected FILE.py:NAME, a function of a batch or an Estimator subclass",
+        ),
+        (
+            ["--estimator_path", "own/lens.py:lens", "more.py:lens"],
+            "--estimator_path more.py:lens: an estimator of the name lens is there already",
+        ),
+        (
+            ["--estimator_path", "own/lens.py:lens", "--estimator", "lens"],
+            "--estimator_path own/lens.py:lens: an estimator of the name lens is there already",
+        ),
+        (
+            ["--estimator", "lens", "--estimator", "lens"],
+            "--estimator lens: an estimator of the name lens is there already",
+        ),
+        (
+            ["--algo.lens.gamma", "-2"],
+            "--algo.lens.gamma=-2.0: expected a finite number >= 0 (on the scale of confidences)",
+        ),
+        (
+            ["--algo.lens.scope", "all"],
+            "argument --algo.lens.scope: invalid choice: 'all' (choose from 'both', 'mixed', 'negative', 'none'); "
+            "{end}",
+        ),
+        (
+            ["--algo.lens.confidence_from", "actor"],
+            "unrecognized arguments: --algo.lens.confidence_from actor; did you mean --algo.lens.confidence? Else "
+            "{end}",
+        ),
+        (["--estimator", "grpo", "--algo.lens.alpha", "1"], "unrecognized arguments: --algo.lens.alpha 1; {end}"),
+        (["--rew", "reward"], "unrecognized arguments: --rew reward; did you mean --reward? Else {end}"),
+        (["--estimato", "grpo"], "unrecognized arguments: --estimato grpo; did you mean --estimator? Else {end}"),
+        (
+            ["--mean_logprob", "id", "--confidence", "reward"],
+            "--confidence reward: --mean_logprob says the same; give one of them",
+        ),
+        (
+            ["--logprobs", "id", "--mean_logprob", "reward"],
+            "--mean_logprob reward: --logprobs says the same; give one of them",
+        ),
+    ],
+)
+def test_words_that_cannot_be_together(run, tmp_path, monkeypatch, words, message):
+    from lens_openrlhf.advantages.estimators import names
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for name in ("own/lens.py", "more.py"):
+        Path(name).write_text("def lens(batch):\n    return batch.correctness\n")
+    with pytest.raises(OptionError) as refused:
+        run(write_lines(Path("a.jsonl"), hand_worked()), *words)
+    end = "see lens-openrlhf advantages --help"
+    assert str(refused.value) == message.format(known=", ".join(names()), end=end)
+
+
+def test_an_estimator_that_does_not_start_is_named(run, tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "from lens_openrlhf.advantages.estimators import Estimator\n"
+        "class Odd(Estimator):\n    def __init__(self, config=None):\n        raise RuntimeError('not today')\n"
+    )
+    with pytest.raises(OptionError) as refused:
+        run(write_lines(tmp_path / "a.jsonl", hand_worked()), "--estimator_path", f"{tmp_path}/odd.py:Odd")
+    assert str(refused.value) == f"estimator Odd ({tmp_path}/odd.py): __init__ raised RuntimeError: not today"
+
+
+def test_which_estimators_are_asked(run, tmp_path):
+    (tmp_path / "my.py").write_text("def mine(batch):\n    return batch.correctness\n")
+    file, mine = write_lines(tmp_path / "a.jsonl", hand_worked()), f"{tmp_path}/my.py:mine"
+
+    def asked(*words) -> list[str]:
+        lines = run(file, *words).splitlines()[6:]
+        return [line for line in lines if not line.startswith(" ")]
+
+    assert asked() == ["lens"] and asked("--estimator_path", mine) == ["mine"]
+    assert asked("--estimator_path", mine, "--estimator", "grpo") == ["grpo", "mine"]
+    assert asked("--estimator", "nsr", "--estimator", "grpo", "psr") == ["nsr", "grpo", "psr"]
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "absent"),
+    [
+        ([], ["--algo.lens.alpha VALUE"], ["--algo.lens.confidence_from", "--algo.spo"]),
+        (["--estimator", "spo", "passk"], ["--algo.spo.half_life VALUE", "--algo.passk.k VALUE"], ["--algo.lens"]),
+        (["--estimator", "reinforce_ada"], ["--algo.reinforce_ada.scale"], ["--algo.reinforce_ada.rounds"]),
+    ],
+)
+@pytest.mark.parametrize("ask", ["-h", "--help"])
+def test_help_has_the_options_of_the_estimators_that_are_named(capsys, words, there, absent, ask):
+    with pytest.raises(SystemExit) as end:
+        command.main([*words, ask])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and said.startswith("usage: lens-openrlhf advantages ROLLOUTS...")
+    assert all(word in said for word in there) and not any(word in said for word in absent)
+    assert all(f"--{name} COLUMN" in said for name in command.COLUMN_OPTIONS)
+    assert "options of " + (words[1] if words else "lens") + ":" in said

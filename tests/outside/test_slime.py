@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -146,23 +147,183 @@ def test_groups_that_straddle_ranks_and_errors_that_reach_them_all(tmp_path):
         process.join()
 
 
+class Seen(Tokens):
+    """Keeps its batches; none of the class's own, so that every function has one of its own."""
+
+    batches: ClassVar[list] = []
+
+    def advantages(self, batch):
+        self.batches.append((id(self), batch))
+        return batch.logprobs
+
+
+class Short(Seen):
+    name = "short"
+    needs = frozenset()
+
+    def advantages(self, batch):
+        self.batches.append((id(self), batch))
+        return batch.rewards
+
+
+@pytest.mark.parametrize("kind", [Seen, Short])
+def test_what_the_estimator_gets(monkeypatch, kind):
+    """Of samples in any order, those of two rollouts of the training, in which prompts 3 and 10 come."""
+    monkeypatch.setattr(Seen, "batches", [])
+    rows = [7, 0, 3, 1, 2, 4, 6, 5]
+    data = rollout_data(rows)
+    data["sample_indices"] = [(12 if row < 4 else 36) + row for row in rows]
+    data["rewards"] = [row / 8 - 1 for row in rows]
+    data["local_raw_reward"] = [[0, 1, True, False, 0.5, 1.0, 0.0, 1][row] for row in rows]
+    slime.advantage_function(kind)(arguments(rewards_normalization=False), data)
+    ((_, batch),) = Seen.batches
+    order = [0, 3, 1, 2, 7, 4, 6, 5]  # the prompts' samples, each prompt's in the order in which they came
+    assert batch.cu_groups.tolist() == [0, 4, 8] and batch.prompts is None and batch.step == 1
+    assert batch.rewards.tolist() == [row / 8 - 1 for row in order]
+    assert batch.correctness.tolist() == [[0, 1, 1, 0, 0.5, 1, 0, 1][row] for row in order]
+    assert batch.lengths.tolist() == [(3, 4, 2, 4, 5, 1, 2, 3)[row] for row in order]
+    every = rollout_data()
+    kept = [every["log_probs"][row][every["loss_masks"][row].bool()] for row in order]
+    assert batch.mean_logprob.tolist() == pytest.approx([values.double().mean().item() for values in kept], rel=1e-6)
+    if kind is Seen:
+        assert torch.equal(batch.logprobs, torch.cat(kept))
+    else:
+        assert batch.logprobs is None and batch.cu_seqlens is None
+        for advantage, row, mask in zip(data["advantages"], rows, data["loss_masks"], strict=True):
+            assert advantage.tolist() == [(row / 8 - 1) * on for on in mask.tolist()]
+
+
+def test_a_function_counts_its_steps_and_keeps_its_estimator(monkeypatch):
+    monkeypatch.setattr(Seen, "batches", [])
+    one, other = slime.advantage_function(Seen), slime.advantage_function(Seen)
+    for function in (one, one, other, one):
+        function(arguments(), rollout_data())
+    with pytest.raises(EstimatorError):
+        one(arguments(), rollout_data() | {"log_probs": None})  # a step that is none
+    one(arguments(), rollout_data())
+    assert [batch.step for _, batch in Seen.batches] == [1, 2, 1, 3, 4]
+    makers = [made for made, _ in Seen.batches]
+    assert makers == [makers[0], makers[0], makers[2], makers[0], makers[0]] and makers[0] != makers[2]
+
+
+def test_by_default_rewards_have_been_normalised_and_the_outcome_is_the_reward(monkeypatch):
+    monkeypatch.setattr(Seen, "batches", [])
+    slime.advantage_function(Short)(arguments(), rollout_data())
+    ((_, batch),) = Seen.batches
+    assert batch.rewards.tolist() == batch.correctness.tolist() == OUTCOMES
+
+
+def test_other_groups_of_other_sizes():
+    data = rollout_data()
+    data["sample_indices"] = list(range(8))
+    data["local_raw_reward"] = [1, 0, 0, 1, 0, 0, 1, 1]
+    slime.grpo(arguments(n_samples_per_prompt=2), data)
+    half = 0.5**0.5
+    assert [float(a[0]) for a in data["advantages"]] == pytest.approx([half, -half, -half, half, 0, 0, 0, 0])
+    advantage = data["advantages"][MASKED]
+    assert advantage.tolist() == pytest.approx([-half, -half, 0, -half, -half])
+
+
+def test_every_estimator_is_an_attribute_that_is_made_once():
+    assert slime.lens is slime.lens is not slime.grpo
+    for name in ("_lens", "__path__", "nonesuch"):
+        with pytest.raises(
+            AttributeError, match=f"lens_openrlhf.outside.slime has no {name}; estimators: lens, grpo, "
+        ):
+            getattr(slime, name)
+    with pytest.raises(EstimatorError, match="^topr: computes the loss in its own way, which slime does not; "):
+        slime.topr  # noqa: B018
+
+
+def test_the_ranks_are_those_that_share_the_data(monkeypatch):
+    asked = []
+    core = ModuleType("megatron.core")
+    core.mpu = Namespace(get_data_parallel_group_gloo=lambda **given: asked.append(given))
+    for name, module in {"megatron": ModuleType("megatron"), "megatron.core": core}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    data = rollout_data()
+    slime.lens(arguments(), data)
+    check(data["advantages"], expected())
+    assert asked == [{"with_context_parallel": False}]
+
+
+NO_LOGPROBS = (
+    "slime: rollout_data has no {}, the log-probabilities before the update; leave out the option that skips them, or "
+    "give --use-rollout-logprobs with an engine that returns them"
+)
+NO_OUTCOME = (
+    "slime: sample {} has the raw reward {}, but the verifier's outcome is a number in [0, 1]; let the reward function "
+    "return that, or put it into metadata['raw_reward']"
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({"context_parallel_size": 2}, {}, "--context-parallel-size 2"),
-        ({"normalize_advantages": True}, {}, "--normalize-advantages"),
-        ({"n_samples_per_prompt": 1}, {}, "n_samples_per_prompt=1: so few answers to a prompt teach lens"),
-        ({}, {"log_probs": None}, "no log_probs, the log-probabilities before the update"),
-        ({"use_rollout_logprobs": True}, {}, "no rollout_log_probs"),
-        ({}, {"local_raw_reward": [2] * 8}, r"sample 40 has the raw reward 2, .* in \[0, 1\]"),
-        ({}, {"local_raw_reward": [None] * 8}, "sample 40 has the raw reward None"),
-        ({}, {"sample_indices": [None] * 8}, "a sample has no index"),
-        ({}, {"loss_masks": [torch.ones(9)] * 8}, "sample 40 has 3 log-probabilities for a loss mask of 9 tokens"),
+        (
+            {"context_parallel_size": 2},
+            {},
+            "slime: --context-parallel-size 2 splits a response's log-probabilities over ranks, which is not "
+            "supported; use 1",
+        ),
+        (
+            {"normalize_advantages": True},
+            {},
+            "slime: --normalize-advantages would shift and scale the estimator's advantages; leave it out",
+        ),
+        (
+            {"n_samples_per_prompt": 1},
+            {},
+            "slime: n_samples_per_prompt=1: so few answers to a prompt teach lens nothing; use at least 2",
+        ),
+        ({}, {"log_probs": None}, NO_LOGPROBS.format("log_probs")),
+        ({"use_rollout_logprobs": True}, {}, NO_LOGPROBS.format("rollout_log_probs")),
+        ({}, {"local_raw_reward": [0, 1, 2, 2, 0, 0, 0, 0]}, NO_OUTCOME.format(42, 2)),
+        ({}, {"local_raw_reward": [0, 1, 1, -0.5, 0, 0, 0, 0]}, NO_OUTCOME.format(43, -0.5)),
+        ({}, {"local_raw_reward": [float("nan")] * 8}, NO_OUTCOME.format(40, "nan")),
+        ({}, {"local_raw_reward": [None] * 8}, NO_OUTCOME.format(40, None)),
+        ({}, {"local_raw_reward": ["1"] * 8}, NO_OUTCOME.format(40, "'1'")),
+        (
+            {},
+            {"sample_indices": [40, None, None, 43, 44, 45, 46, 47]},
+            "slime: a sample has no index, which tells groups; keep Sample.index while sampling",
+        ),
+        (
+            {},
+            {"loss_masks": [torch.ones(9)] * 8},
+            "slime: sample 40 has 3 log-probabilities for a loss mask of 9 tokens",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(settings, change, message):
-    with pytest.raises(EstimatorError, match=message):
+    with pytest.raises(EstimatorError) as refused:
         slime.lens(arguments(**settings), rollout_data() | change)
+    assert str(refused.value) == message
+
+
+def test_an_older_slime_without_outcomes_or_settings():
+    data = rollout_data()
+    del data["local_raw_reward"]
+    with pytest.raises(EstimatorError) as refused:
+        slime.lens(arguments(), data)
+    assert str(refused.value) == (
+        "slime: rollout_data has no local_raw_reward, the verifier's outcomes; use slime 0.3.1"
+    )
+    args = arguments()
+    del args.context_parallel_size
+    data = rollout_data()
+    slime.lens(args, data)
+    check(data["advantages"], expected())
+
+
+def test_what_goes_wrong_on_this_rank_is_raised_as_it_is():
+    with pytest.raises(KeyError, match="sample_indices"):
+        slime.lens(arguments(), {k: v for k, v in rollout_data().items() if k != "sample_indices"})
+    data = rollout_data()
+    data["log_probs"][2][1] = float("nan")
+    with pytest.raises(ValueError, match=r"response 2 has a token with log-probability NaN"):
+        slime.lens(arguments(), data)
 
 
 def test_estimators_that_slime_cannot_serve():

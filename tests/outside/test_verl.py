@@ -18,7 +18,7 @@ import tomllib
 import torch
 
 from lens_openrlhf.advantages import LensConfig
-from lens_openrlhf.advantages.estimators import EstimatorError
+from lens_openrlhf.advantages.estimators import Estimator, EstimatorError, names
 from lens_openrlhf.advantages.reference import lens_advantages
 
 REAL = importlib.util.find_spec("verl") is not None
@@ -159,22 +159,168 @@ def test_without_them_the_error_says_how_to_get_them(verl):
         verl.compute(data, "lens")
 
 
-def test_rewards_that_are_no_outcomes_are_refused(verl):
+class Seen(Estimator):
+    """Keeps what it gets; its options are none."""
+
+    name = "seen"
+    needs = frozenset({"logprobs"})
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.batches = []
+
+    def advantages(self, batch):
+        self.batches.append(batch)
+        return batch.logprobs
+
+
+def test_what_the_estimator_gets_and_one_number_a_token(verl, monkeypatch):
+    made = []
+
+    def make(kind, *args, **kwargs):
+        made.append((kind, args, kwargs))
+        return real(Seen, *args, **kwargs)
+
+    real = verl.ours.make
+    monkeypatch.setattr(verl.ours, "make", make)
+    data = batch()
+    tensors = ("token_level_rewards", "response_mask", "old_log_probs")
+    given = {name: data.batch[name] for name in tensors} | {"index": data.non_tensor_batch["uid"]}
+    given["token_level_rewards"][1, 0] = 0.25
+    for _ in range(2):
+        advantages, returns = verl.ours.compute("lens", **given)
+    verl.ours.compute("rent", **given)
+    assert made == [(name, ("verl", ("logprobs",), {}), {"keeps_state": False}) for name in ("lens", "rent")]
+    first, second = verl.ours._made["lens"][1].batches
+    assert (first.step, second.step) == (1, 2) and verl.ours._made["rent"][1].batches[0].step == 1
+    order, mask = [0, 2, 5, 1, 3, 4], data.batch["response_mask"].bool()
+    assert first.cu_groups.tolist() == [0, 3, 6] and first.prompts is None
+    assert first.lengths.tolist() == [3, 2, 1, 4, 4, 5]
+    assert first.correctness.tolist() == first.rewards.tolist() == [0, 0, 0, 0.25, 1, 0]
+    logprobs = data.batch["old_log_probs"]
+    assert torch.equal(first.logprobs, torch.cat([logprobs[row][mask[row]] for row in order]))
+    assert torch.equal(advantages, torch.where(mask, logprobs, 0.0)) and returns is advantages
+
+
+def test_an_estimator_is_made_once_for_its_options(verl):
+    data = batch()
+    tensors = ("token_level_rewards", "response_mask", "old_log_probs")
+    given = {name: data.batch[name] for name in tensors} | {"index": data.non_tensor_batch["uid"]}
+
+    def used(options) -> object:
+        verl.ours.compute("lens", **given, config=None if options is None else {"lens": options})
+        return verl.ours._made["lens"][1]
+
+    first = used({"alpha": 0.5})
+    assert used({"alpha": 0.5}) is first and first.config == LensConfig(alpha=0.5)
+    other = used(None)
+    assert other is not first and other.config == LensConfig() and used({}) is other
+    verl.ours.compute("lens", **given, config={"lens": None, "use_kl_in_reward": False})
+    assert verl.ours._made["lens"][1] is other
+    assert verl.ours._steps == {"lens": 5}
+
+
+def test_log_probabilities_are_handed_on_for_one_call(verl):
+    """Those that are an argument go before, and nothing is left over, whatever was raised."""
     verl.ours.hand_on_logprobs()
     data = batch()
-    data.batch["token_level_rewards"][3, 3] = -1.0
-    with pytest.raises(EstimatorError, match=r"response 3 has the reward -1.0, .* in \[0, 1\]"):
+    given = {name: data.batch[name] for name in ("token_level_rewards", "response_mask")}
+    given["index"] = data.non_tensor_batch["uid"]
+    seen = []
+
+    def adv_estimator(**kwargs):
+        seen.append(verl.ours._handed.get())
+        advantages, _ = verl.ours.compute("lens", **given, old_log_probs=batch(1).batch["old_log_probs"])
+        seen.append(advantages)
+        raise RuntimeError("no more")
+
+    verl.core.ADV_ESTIMATOR_REGISTRY["lens"] = adv_estimator
+    with pytest.raises(RuntimeError, match="no more"):
         verl.compute(data, "lens")
-    with pytest.raises(EstimatorError, match="algorithm.use_kl_in_reward"):
-        verl.compute(batch(), "lens", config={"use_kl_in_reward": True})
-    data = batch()
-    data.non_tensor_batch["uid"] = np.arange(len(data.non_tensor_batch["uid"])).astype(object)
-    with pytest.raises(EstimatorError, match="actor_rollout_ref.rollout.n=1: so few answers to a prompt teach lens"):
-        verl.compute(data, "lens")
-    data = batch()
-    data.non_tensor_batch.pop("uid")
-    with pytest.raises(EstimatorError, match="no uid"):
-        verl.compute(data, "lens")
+    assert seen[0] is data.batch["old_log_probs"] and verl.ours._handed.get() is None
+    torch.testing.assert_close(seen[1].double(), expected(batch(1)), rtol=1e-5, atol=1e-7)
+    del verl.core.ADV_ESTIMATOR_REGISTRY["lens"]
+
+
+def test_an_estimator_of_verls_own_is_called_as_before(verl):
+    calls = []
+    verl.core.ADV_ESTIMATOR_REGISTRY["theirs"] = lambda **given: calls.append(given) or ("advantages", "returns")
+    verl.ours.hand_on_logprobs()
+    data = batch() if not REAL else None
+    if data is None:
+        pytest.skip("the real verl's own estimators are given more")
+    del data.batch["old_log_probs"]
+    verl.compute(data, "theirs", 1.0, config={"a": 1})
+    (call,) = calls
+    assert call["config"] == {"a": 1} and verl.ours._handed.get() is None
+    assert (data.batch["advantages"], data.batch["returns"]) == ("advantages", "returns")
+
+
+def test_only_verls_modules_are_changed(verl, monkeypatch):
+    """Whoever else has the function by name keeps it, as a module of verl's that has another under that name."""
+    theirs, another = verl.trainer.compute_advantage, object()
+    mine, verls, nameless = ModuleType("verlike.mine"), ModuleType("verl.other"), ModuleType("verl.nameless")
+    mine.compute_advantage, verls.compute_advantage = theirs, another
+    del nameless.__name__
+    for module in (mine, verls, nameless):
+        monkeypatch.setitem(sys.modules, f"tests.{id(module)}", module)
+    verl.ours.hand_on_logprobs()
+    assert mine.compute_advantage is theirs and verls.compute_advantage is another
+    assert verl.trainer.compute_advantage.__wrapped__ is theirs
+    assert verl.trainer.compute_advantage.__name__ == "compute_advantage"
+
+
+KL = (
+    "verl: algorithm.use_kl_in_reward puts a KL term into the reward, where the verifier's outcome is needed; use "
+    "actor_rollout_ref.actor.use_kl_loss"
+)
+FEW = "verl: actor_rollout_ref.rollout.n={}: so few answers to a prompt teach {} nothing; use at least {}"
+
+
+def test_what_cannot_work_is_refused(verl):
+    verl.ours.hand_on_logprobs()
+
+    def refusal(name="lens", config=None, uid=("a", "b", "a", "b", "b", "a"), **rewards) -> str:
+        data = batch()
+        for place, value in rewards.items():
+            data.batch["token_level_rewards"][int(place[1]), :] = 0
+            data.batch["token_level_rewards"][int(place[1]), 0] = value
+        data.non_tensor_batch["uid"] = np.array(uid, dtype=object)
+        with pytest.raises(EstimatorError) as refused:
+            verl.compute(data, name, config=config)
+        return str(refused.value)
+
+    outcome = (
+        "verl: response {} has the reward {}, but the verifier's outcome is in [0, 1]; let the reward function return "
+        "that"
+    )
+    assert refusal(_2=-0.5, _4=2.0) == outcome.format(2, -0.5)
+    assert refusal(_4=1.5) == outcome.format(4, 1.5)
+    assert refusal(_0=float("nan")) == outcome.format(0, "nan")
+    assert refusal(config={"use_kl_in_reward": True}) == KL
+    assert refusal(uid=range(6)) == FEW.format(1, "lens", 2)
+    # A group that is larger is enough.
+    assert refusal("passk", {"passk": {"k": 3}}) == FEW.format(3, "passk", 4)
+    verl.compute(batch(), "passk", config={"passk": {"k": 2}, "use_kl_in_reward": False})
+    assert refusal("rent") == (
+        "rent: needs entropies, which verl does not hand on; use another estimator, or lens-openrlhf train"
+    )
+    with pytest.raises(EstimatorError) as refused:
+        verl.ours.compute("lens", torch.zeros(2, 1), torch.ones(2, 1), ["a", "a"])
+    assert str(refused.value) == (
+        "verl: adv_estimator=lens needs old_log_probs, which verl computes but does not hand on; set "
+        "VERL_USE_EXTERNAL_MODULES=lens_openrlhf.outside.verl_logprobs in the environment of the trainer and its Ray "
+        "workers"
+    )
+    with pytest.raises(EstimatorError) as refused:
+        verl.ours.compute("lens", torch.zeros(2, 1), torch.ones(2, 1), old_log_probs=torch.zeros(2, 1))
+    assert str(refused.value) == "verl: the batch has no uid, which tells whose answers are compared"
+
+
+def test_every_estimator_is_registered_under_its_name(verl):
+    theirs = {"grpo"} if not REAL else set(verl.core.ADV_ESTIMATOR_REGISTRY) - verl.ours.OURS
+    assert verl.ours.OURS == set(names()) - theirs
+    assert set(verl.core.ADV_ESTIMATOR_REGISTRY) >= verl.ours.OURS
 
 
 def test_verls_own_estimators_stay_verls(verl):
