@@ -7,17 +7,14 @@ import re
 import pytest
 
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.training.commandline import checks, options, records
+from lens_openrlhf.training.commandline import checks, records
 from lens_openrlhf.training.commandline.checks import NeedsCuda
 
-from ..conftest import MINIMAL
 
-
-@pytest.fixture(scope="module")
-def sound() -> dict:
+@pytest.fixture
+def sound(parsed) -> dict:
     """Options that can work with and without CUDA, by dotted name: a step of 1,024 x 4 samples, 128 an update."""
-    args = options.parse([*MINIMAL, "--algo.advantage.estimator", "lens"], anywhere=True)
-    values = records.flatten(args) | {"ds.attn_implementation": "sdpa", "vllm.sync_backend": "gloo"}
+    values = records.flatten(parsed) | {"ds.attn_implementation": "sdpa", "vllm.sync_backend": "gloo"}
     assert (values["rollout.batch_size"], values["train.batch_size"]) == (1024, 128)
     return values
 
