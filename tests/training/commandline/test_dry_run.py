@@ -294,6 +294,103 @@ def test_a_config_that_says_no_sizes_is_left_to_transformers(tmp_path, written):
     assert model_shape.as_written(str(tmp_path)) is None
 
 
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-8B", "llama-3.1-8b"),
+        ("Qwen/Qwen2.5-3B", "qwen2.5-3b"),
+        ("/models/qwen2.5-3b-mine", "qwen2.5-3b"),
+        ("Qwen/Qwen2.5-32B", None),
+        ("qwen2.5-3b/other", None),
+    ],
+)
+def test_a_model_that_is_not_here_is_known_by_its_last_name(name, known, ending):
+    assert model_shape.find(name + ending) == (model_shape.KNOWN.get(known), False)
+
+
+def test_a_config_that_transformers_does_not_take_has_no_shape(tmp_path):
+    folder = tmp_path / "qwen2.5-3b"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "none of these"}')
+    assert model_shape.find(str(folder)) == (None, True), "its folder's name says nothing of it"
+
+
+def cached(hub, name: str, config: dict | str) -> None:
+    """A model's config in the hub's cache."""
+    folder = hub / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").write_text(config if type(config) is str else json.dumps(config))
+
+
+def test_a_model_in_the_hubs_cache_is_here(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = {field: 8 for field in model_shape.SIZES.values()} | {"num_attention_heads": 2, "head_dim": 6}
+    config |= {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 99}
+    cached(tmp_path / "hub", "some/Qwen2.5-3B", config)
+    shape = model_shape.ModelShape(
+        **dict(kind="llama", hidden=8, layers=8, heads=2, kv_heads=8, head_size=6, intermediate=8, vocabulary=8),
+        **dict(context=99, tied=False),
+    )
+    assert model_shape.find("some/Qwen2.5-3B") == (shape, True)
+    cached(tmp_path / "hub", "other/Qwen2.5-3B", "{")
+    assert model_shape.find("other/Qwen2.5-3B") == (model_shape.KNOWN["qwen2.5-3b"], False)
+
+
+def test_what_a_config_leaves_to_its_heads_is_worked_out():
+    """As transformers' classes have it: as many heads of keys, each a share of the width."""
+    from types import SimpleNamespace
+
+    class Config(SimpleNamespace):
+        def get_text_config(self):
+            return self.text
+
+    text = SimpleNamespace(
+        **dict(model_type="gpt_neox", hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=5),
+        **dict(vocab_size=7, max_position_embeddings=11, tie_word_embeddings=True),
+    )
+    shape = model_shape.of_config(Config(text=text))
+    sizes = dict(hidden=24, layers=2, heads=3, kv_heads=3, head_size=8, intermediate=5, vocabulary=7, context=11)
+    assert shape == model_shape.ModelShape(kind="gpt_neox", tied=True, **sizes)
+    text.num_key_value_heads, text.head_dim = 1, 16
+    assert model_shape.of_config(Config(text=text)) == model_shape.ModelShape(
+        **{**sizes, "kv_heads": 1, "head_size": 16}, kind="gpt_neox", tied=True
+    )
+    del text.vocab_size
+    assert model_shape.of_config(Config(text=text)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "head_size"),
+    [
+        ({}, 32),
+        ({"head_dim": 7}, 7),
+        ({"head_dim": None}, 32),
+        ({"model_type": "gpt2"}, None),
+        ({"tie_word_embeddings": 1}, None),
+        ({"vocab_size": 8.5}, None),
+        ({"num_hidden_layers": True}, None),
+        ({"head_dim": "7"}, None),
+        ({"num_attention_heads": 0}, None),
+        ({"hidden_size": None}, None),
+    ],
+)
+def test_sizes_are_taken_as_written_where_all_are_whole_numbers(tmp_path, change, head_size):
+    written = {name: 8 * (i + 2) for i, name in enumerate(model_shape.SIZES.values())}
+    written |= {"model_type": "llama", "tie_word_embeddings": False, "hidden_size": 192, "num_attention_heads": 6}
+    (tmp_path / "config.json").write_text(json.dumps(written | change))
+    shape = head_size and model_shape.ModelShape(
+        **dict(kind="llama", hidden=192, layers=24, heads=6, kv_heads=40, head_size=head_size, intermediate=48),
+        **dict(vocabulary=56, context=64, tied=False),
+    )
+    assert model_shape.as_written(str(tmp_path)) == shape
+
+
 def test_memory_by_hand():
     """ZeRO's stages and offloading for 8 GPUs, and the keys and values that vLLM's share leaves."""
     shape, gpu = model_shape.KNOWN["llama-3.1-8b"], 80 * plan.GIB

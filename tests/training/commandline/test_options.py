@@ -164,27 +164,28 @@ def test_help_shows_lens_beside_openrlhf():
 
 
 @pytest.mark.parametrize(
-    ("more", "needed"),
+    ("changes", "needed"),
     [
-        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "3"], 5),
-        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.colocate_all"], 2),
-        (["--train.colocate_all", "--train.async_enable"], 2),
-        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "2"], 4),
+        ({}, 6 + 10),
+        ({"algo.kl.init_coef": 1e-9}, 6 + 7 + 10),
+        ({"algo.kl.init_coef": 0.1, "train.colocate_actor_ref": True}, 6 + 10),
+        ({"reward.remote_url": None}, 6 + 22 + 10),
+        ({"critic.model_name_or_path": "m"}, 6 + 26 + 10),
+        ({"reward.remote_url": None, "critic.model_name_or_path": "m", "algo.kl.init_coef": 0.1}, 6 + 7 + 22 + 26 + 10),
         (
-            [
-                "--algo.kl.init_coef",
-                "0.1",
-                "--algo.kl.use_loss",
-                "--train.colocate_actor_ref",
-                "--ref.num_gpus_per_node",
-                "1",
-            ],
-            2,
+            {"reward.remote_url": None, "critic.model_name_or_path": "m", "train.colocate_critic_reward": True},
+            6 + 26 + 10,
         ),
+        ({"reward.remote_url": None, "train.colocate_critic_reward": True}, 6 + 22 + 10),
+        ({"train.colocate_all": True, "algo.kl.init_coef": 0.1, "reward.remote_url": None}, 6),
+        ({"train.colocate_all": True, "train.async_enable": True}, 6 + 10),
     ],
 )
-def test_gpus_needed(parse, more, needed):
-    assert gpus_needed(parse(*more)) == needed
+def test_gpus_needed(args, changes, needed):
+    sizes = {"actor.num_nodes": 2, "actor.num_gpus_per_node": 3, "vllm.num_engines": 5, "vllm.tensor_parallel_size": 2}
+    sizes |= {"ref.num_gpus_per_node": 7, "reward.num_nodes": 2, "reward.num_gpus_per_node": 11}
+    sizes |= {"critic.num_nodes": 2, "critic.num_gpus_per_node": 13}
+    assert gpus_needed(args({**sizes, **changes})) == needed
 
 
 BARE = [
@@ -427,16 +428,27 @@ def test_the_line_says_whose_sizes_they_are(monkeypatch):
     assert [line.partition(",")[0] for line in said] == ["for machines with CUDA", "on the Ray cluster"]
 
 
-@pytest.mark.parametrize(("more", "remedy"), [([], "--train.colocate_all"), (["--train.async_enable"], "leave out")])
-def test_too_few_gpus_are_told_with_what_helps(more, remedy, monkeypatch):
-
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [({}, "share them (--train.colocate_all)"), ({"train.async_enable": True}, "leave out --train.async_enable")],
+)
+def test_too_few_gpus_are_told_with_what_helps(args, changes, share, monkeypatch):
     monkeypatch.setattr(cpu_runtime, "required", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    args = options.parse([*BARE, "--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", *more])
-    with pytest.raises(OptionError, match="ask for 2 GPUs and 1 are visible") as caught:
-        check_gpus(args)
-    assert remedy in str(caught.value)
+    check_gpus(args(changes))
+    many = args({**changes, "vllm.num_engines": 2})
+    with pytest.raises(OptionError) as caught:
+        check_gpus(many)
+    assert str(caught.value) == (
+        "the options ask for 3 GPUs and 2 are visible: use fewer (--gpus with a profile, else "
+        f"--actor.num_gpus_per_node, --vllm.num_engines), {share}, or join a cluster with RAY_ADDRESS"
+    )
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_gpus(many)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(cpu_runtime, "required", lambda: True)
+    check_gpus(many)
 
 
 @pytest.mark.parametrize("profile", ["tiny", "smollm2"])
