@@ -199,6 +199,218 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     assert "use a --data.max_samples of at least 32" in shown
 
 
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which no line of a plan is broken."""
+    monkeypatch.setenv("COLUMNS", "1000000")
+    monkeypatch.setattr(dry_run, "WIDTH", 1000000)
+
+
+STEP = (
+    "128 prompts x 16 answers = 2048 samples of at most 4096 new tokens, together 8,388,608; 4 updates of 512 samples; "
+)
+PLAN_OF_TWO_MACHINES = f"""\
+plan (nothing is started)
+model       Qwen/Qwen2.5-3B: 3.09 billion parameters, 36 layers, context 32768 (known by its name; it is not on this \
+machine)
+devices     16 GPUs: the actor on 16 on 2 machines (16 data-parallel ranks, ZeRO 3), 16 vLLM engines on the same, in \
+turns
+a step      {STEP}at most 16192 tokens in one pass of a rank
+the run     at most 24576 prompts: 192 steps x 6 episodes = 1152 steps, with 4 updates each; at most 2,359,296 \
+answers, together at most 9,663,676,416 new tokens
+evaluation  data/math+dapo/test.parquet: 16 answers a prompt, temperature 1; at the start, every 100 steps, at the end
+run folder  HERE/run
+memory      of a GPU at its peak, estimated, in GiB
+training    about 37 of 79 GiB, assumed: weights 0.4, gradients 0.4, Adam 2.2, activations 4.0, logits 22.9, \
+collectives 2.8, CUDA and others 4.0; the optimizer's step 0.7 instead of the pass
+sampling    about 60 of 79 GiB, assumed: vLLM 55.3 (46.6 for keys and values of 1355925 tokens), actor 0.4, CUDA, \
+NCCL 4.0
+host        about 66 of a machine's memory, pinned: sleeping actor 20.1, sleeping vLLM 46.0
+
+before it can run on this machine:
+- CUDA: the options are for machines that have it, and so is this plan
+- --actor.model_name_or_path Qwen/Qwen2.5-3B: is fetched from the hub when the run starts, or name the folder of a \
+downloaded model
+- --data.prompt_dataset data/math+dapo/train.parquet: no such file; make it with `lens-openrlhf data math+dapo`, or \
+name another
+- --eval.dataset data/math+dapo/test.parquet: no such file; make it with `lens-openrlhf data math+dapo`, or \
+name another"""
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
+def test_a_whole_plan(tmp_path, wide):
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--gpus", "16", "--logger.run_dir", "run"])
+    shown = dry_run.main([*words, "--train.dynamic_batch_enable", "--dry_run"])
+    assert shown == PLAN_OF_TWO_MACHINES.replace("HERE", str(tmp_path))
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
+def test_a_plan_for_a_gpu_of_a_size(wide):
+    """What may not fit is told with its numbers; nothing is assumed of the GPU."""
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--logger.run_dir", "run"])
+    lines = dry_run.main([*words, "--gpu_memory_gib", "15.5", "--dry_run"]).splitlines()
+    rows = {line[:12].strip(): line[12:] for line in lines[: lines.index("")]}
+    assert rows["training"].startswith("about 30 of 16 GiB: weights 0.7, gradients 0.7, Adam 4.3, activations 2.6, ")
+    assert rows["sampling"] == (
+        "about 16 of 16 GiB: vLLM 10.8 (2.1 for keys and values of 61224 tokens), actor 0.7, CUDA, NCCL 4.0"
+    )
+    remarks = lines[lines.index("remarks:") + 1 : lines.index("before it can run on this machine:") - 1]
+    assert remarks == [
+        "- training may not fit: about 30 of 16 GiB; use more GPUs, --ds.zero_stage 3, "
+        "--actor.gradient_checkpointing_enable, fewer tokens at once (--train.max_tokens_per_gpu or "
+        "--train.micro_batch_size), or --ds.adam_offload",
+        "- sampling may not fit: about 16 of 16 GiB; use a smaller --vllm.gpu_memory_utilization, or "
+        "--vllm.enable_sleep and --ds.enable_sleep",
+    ]
+    lora = dry_run.main([*words, "--ds.lora.rank", "4", "--ds.zero_stage", "2", "--dry_run"])
+    assert "\nmemory      not estimated for this architecture, LoRA, 4-bit weights or Muon\n" in lora
+    assert "\ntraining " not in lora and "remarks" not in lora
+    # Of a model whose size nobody knows there is nothing to say.
+    assert "\nmemory " not in dry_run.main([*words, "--actor.model_name_or_path", "some/model", "--dry_run"])
+
+
+def test_a_plan_is_for_the_gpus_that_are_here(tmp_path, monkeypatch, wide):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda place: SimpleNamespace(total_memory=(40 + place) * plan.GIB)
+    )
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--logger.run_dir", "run"])
+    shown = dry_run.main([*words, "--dry_run"])
+    assert "\nsampling    about 33 of 40 GiB: vLLM 28.0 (" in shown and "CUDA: " not in shown
+    assert "- the options ask for 8 GPUs and 4 are visible: use fewer" in shown
+    assert "\nsampling    about 47 of 60 GiB: vLLM 42.0 (" in dry_run.plan(words, 60)
+
+
+@pytest.mark.parametrize("columns", [0, 60, 100, 200])
+def test_a_plan_is_broken_between_words(columns, monkeypatch, args):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    lines = dry_run.announcement(args({"actor.model_name_or_path": "a-" * 60 + "b"}))
+    most = 60 if columns == 60 else 100
+    assert lines[0] == "model" and lines[1] == " " * 12 + "a-" * 60 + "b:", "a path stays whole"
+    assert max(map(len, lines[2:])) <= most
+    labels = [line[:12].strip() for line in lines]
+    assert [label for label in labels if label] == ["model", "devices", "a step", "the run", "evaluation"]
+    step = [line for line in lines[labels.index("a step") :]][:2]
+    assert len(step[0]) + 1 + len(step[1].split()[0]) > most, "as much as there is room for"
+
+
+ALONE = {"actor.num_gpus_per_node": 1, "vllm.num_engines": 1, "rollout.batch_size": 2, "train.batch_size": 8}
+ALONE |= {"data.max_len": 100, "rollout.n_samples_per_prompt": 4}
+MANY = {"actor.num_nodes": 2, "actor.num_gpus_per_node": 4, "vllm.num_engines": 3, "vllm.tensor_parallel_size": 2}
+MANY |= {"rollout.batch_size": 3, "rollout.n_samples_per_prompt": 8, "train.batch_size": 8, "train.num_episodes": 2}
+MANY |= {"data.max_len": 2000, "rollout.max_new_tokens": 500, "train.micro_batch_size": 4, "train.max_epochs": 2}
+MANY |= {"ds.zero_stage": 3, "ds.ring_attn_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "text"),
+    [
+        (ALONE, "devices", "2 GPUs: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on GPUs of their own"),
+        (
+            MANY,
+            "devices",
+            "14 GPUs: the actor on 8 on 2 machines (4 data-parallel ranks, ZeRO 3), 3 vLLM engines of 2 GPUs on GPUs "
+            "of their own",
+        ),
+        (
+            {**ALONE, "train.colocate_all": True},
+            "devices",
+            "1 GPU: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on the same",
+        ),
+        (
+            {**ALONE, "train.colocate_all": True, "vllm.enable_sleep": True},
+            "devices",
+            "1 GPU: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on the same, in turns",
+        ),
+        (
+            ALONE,
+            "a step",
+            "2 prompts x 4 answers = 8 samples of at most 100 new tokens, together 800; 1 update of 8 samples; at most "
+            "100 tokens in one pass of a rank",
+        ),
+        (
+            MANY,
+            "a step",
+            "3 prompts x 8 answers = 24 samples of at most 500 new tokens, together 12,000; 6 updates of 8 samples; at "
+            "most 4000 tokens in one pass of a rank",
+        ),
+        (ALONE, "the run", "as many steps as the prompts fill, which are not here to be counted"),
+        (
+            {**ALONE, "data.max_samples": 1},
+            "the run",
+            "at most 1 prompts: 1 step x 1 episode = 1 step, with 1 update each; at most 4 answers, together at most "
+            "400 new tokens",
+        ),
+        (
+            {**MANY, "data.prompt_dataset": "seven.jsonl"},
+            "the run",
+            "7 prompts: 3 steps x 2 episodes = 6 steps, with 6 updates each; 112 answers, together at most 56,000 new "
+            "tokens",
+        ),
+        (
+            {**MANY, "data.prompt_dataset": "seven.jsonl", "data.max_samples": 6},
+            "the run",
+            "6 prompts: 2 steps x 2 episodes = 4 steps, with 6 updates each; 96 answers, together at most 48,000 new "
+            "tokens",
+        ),
+        ({}, "evaluation", "none"),
+        (
+            {"eval.dataset": "e.jsonl", "eval.n_samples_per_prompt": 3, "eval.temperature": 0.25},
+            "evaluation",
+            "e.jsonl: 3 answers a prompt, temperature 0.25; never",
+        ),
+        (
+            {"eval.dataset": "e.jsonl", "eval.steps": 1, "eval.temperature": 1.0},
+            "evaluation",
+            "e.jsonl: 4 answers a prompt, temperature 1; every 1 steps",
+        ),
+        (
+            {"eval.dataset": "e.jsonl", "eval.steps": 0, "eval.at_end": True, "eval.at_start": True},
+            "evaluation",
+            "e.jsonl: 4 answers a prompt, temperature 0.6; at the start, at the end",
+        ),
+    ],
+)
+def test_a_line_of_the_plan(changes, label, text, args, monkeypatch, tmp_path, wide):
+    (tmp_path / "seven.jsonl").write_text('{"prompt": "1 + 1"}\n\n' * 7)
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    rows = {line[:12].strip(): line[12:] for line in dry_run.announcement(args(changes))}
+    assert list(rows) == ["model", "devices", "a step", "the run", "evaluation"]
+    assert rows[label] == text
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "text"),
+    [
+        ("some/model", None, "its size is not known, as it is not on this machine"),
+        ("./mine", {"model_type": "none of these"}, "its size is not known"),
+        ("./mine", {}, "1.5 million parameters, 8 layers, context 4096"),
+        ("./mine", {"vocab_size": 9_993_183}, "1.00 billion parameters, 8 layers, context 4096"),
+        ("./mine", {"vocab_size": 9_993_182}, "1000.0 million parameters, 8 layers, context 4096"),
+        ("./mine", {"model_type": "gpt_neox"}, "gpt_neox, whose parameters are not counted, 8 layers, context 4096"),
+        (
+            "Qwen/Qwen2.5-3B",
+            None,
+            "3.09 billion parameters, 36 layers, context 32768 (known by its name; it is not on this machine)",
+        ),
+    ],
+)
+def test_the_line_of_the_model(name, config, text, args, monkeypatch, tmp_path, wide):
+    if config is not None:
+        sizes = {"hidden_size": 100, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 4}
+        sizes |= {"intermediate_size": 150, "vocab_size": 8000, "max_position_embeddings": 4096}
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "config.json").write_text(
+            json.dumps({"model_type": "llama", "tie_word_embeddings": True, **sizes, **config})
+        )
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    assert dry_run.announcement(args({"actor.model_name_or_path": name}))[0] == f"model       {name}: {text}"
+
+
 def written(path, rows: int) -> str:
     """A file of prompts in the format of its name."""
     import pandas
@@ -226,6 +438,27 @@ def test_prompts_of_every_format_are_counted(tmp_path, parse):
     assert dry_run.count_prompts(parse(*together)) == (3 + 4 + 5, True)
     comma = written(tmp_path / "one, two.csv", 9)
     assert dry_run.count_prompts(parse("--data.prompt_dataset", comma)) == (9, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "counted"),
+    [
+        ("three.jsonl", {}, (3, True)),
+        ("three.jsonl", {"data.max_samples": 2}, (2, True)),
+        ("three.jsonl", {"data.max_samples": 4}, (3, True)),
+        ("three.jsonl,three.jsonl", {"data.max_samples": 5}, (5, True)),
+        # Where shares of several are drawn, or one is not here, nobody knows.
+        ("three.jsonl", {"data.prompt_probs": "1.0"}, (None, False)),
+        ("three.jsonl,absent.jsonl", {}, (None, False)),
+        ("absent.jsonl,three.jsonl", {"data.max_samples": 2}, (2, False)),
+        ("folder", {"data.max_samples": 10**8 - 1}, (10**8 - 1, False)),
+        ("folder", {"data.max_samples": 10**8}, (None, False)),
+    ],
+)
+def test_how_many_prompts_there_are_or_can_be(tmp_path, args, names, changes, counted):
+    (tmp_path / "three.jsonl").write_text('{"prompt": "1 + 1"}\n' * 3)
+    (tmp_path / "folder").mkdir()
+    assert dry_run.count_prompts(args({"data.prompt_dataset": names, **changes})) == counted
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv", ".arrow", ".parquet"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -85,6 +86,70 @@ def test_hours_are_warned_of_where_memory_is_not_estimated(more):
     assert checked(*more) == []
     (line,) = checked(*more, "--rollout.batch_size", "1024", "--rollout.max_new_tokens", "2000")
     assert f"takes {'12 h 14' if '--ds.lora.rank' in more else '15 h 18'} min at best" in line
+
+
+def test_memory_is_refused_and_warned_of_on_both_sides_of_its_limits(args, monkeypatch):
+    shape = model_shape.find("model")[0]
+    two = args({"actor.num_gpus_per_node": 2, "vllm.num_engines": 3, "data.max_len": 8, "rollout.batch_size": 4})
+    found = plan.host_memory(two, shape)
+    assert found.least < found.peak
+    for free, refused, warned in (
+        (found.least - 1, True, False),
+        (found.least, False, True),
+        (found.peak - 1, False, True),
+        (found.peak, False, False),
+    ):
+        monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
+        sizes = [f"{size / GIB:.1f} GiB" for size in (found.least, found.peak)]
+        if refused:
+            with pytest.raises(OptionError) as caught:
+                machine.check(two, shape, 2000)
+            assert str(caught.value) == (
+                f"--actor.model_name_or_path model: 2 actor and 3 vLLM processes take at least {sizes[0]}, and "
+                f"{free / GIB:.1f} are free; use fewer than 2 actor processes (--actor.num_gpus_per_node), or a "
+                "smaller model"
+            )
+        else:
+            warning = (
+                f"memory may run out: about {sizes[1]} at the peak, and {free / GIB:.1f} are free; use fewer than 2 "
+                "actor processes (--actor.num_gpus_per_node), or smaller passes (--train.micro_batch_size, "
+                "--rollout.micro_batch_size, --data.max_len)"
+            )
+            assert machine.check(two, shape, 2000) == ([warning] if warned else [])
+    assert machine.memory_line(found) == f"about {sizes[1]} at its peak, estimated; {found.peak / GIB:.1f} are free"
+    assert machine.memory_line(None).startswith("not estimated for this architecture, LoRA, 4-bit weights or Muon, or")
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompts", "cores", "line"),
+    [
+        # 2,000 x 4 answers of 3,072 tokens, 10 operations for each of 1e9 parameters, 2e11 a second and core.
+        ({}, 2000, 1, "a step of 24,576,000 tokens takes 341 h 20 min at best on 1 cores; use a smaller"),
+        ({}, 2000, 3, "a step of 24,576,000 tokens takes 113 h 46 min at best on 3 cores"),
+        ({"ds.lora.rank": 1}, 2000, 1, "a step of 24,576,000 tokens takes 273 h 04 min at best on 1 cores"),
+        ({}, None, 1, "a step of 24,576,000 tokens takes 341 h 20 min"),
+        ({}, 3000, 1, "a step of 24,576,000 tokens takes 341 h 20 min"),
+        ({}, 500, 1, "a step of 6,144,000 tokens takes 85 h 20 min"),
+        ({"rollout.max_new_tokens": 9}, 2000, 1, None),  # 72,000 tokens, exactly an hour
+        ({"rollout.max_new_tokens": 9, "rollout.batch_size": 2001}, None, 1, "a step of 72,036 tokens takes 1 h 00"),
+        ({"rollout.max_new_tokens": 18}, 2000, 2, None),
+    ],
+)
+def test_a_step_of_hours_by_hand(args, monkeypatch, changes, prompts, cores, line):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(cores)) if process == 0 else set())
+    monkeypatch.setattr(model_shape.ModelShape, "parameters", 10**9)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10**15)
+    run = args({"rollout.batch_size": 2000, "rollout.n_samples_per_prompt": 4, "data.max_len": 3072, **changes})
+    lines = machine.check(run, model_shape.find("model")[0], prompts)
+    assert [told[: len(line or "")] for told in lines] == ([] if line is None else [line])
+
+
+def test_nothing_is_said_of_a_model_whose_size_nobody_knows(args, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: 0)
+    run = args({"rollout.batch_size": 10**9})
+    assert machine.check(run, None, None) == []
+    shape = dataclasses.replace(model_shape.find("model")[0], kind="gpt_neox")
+    assert shape.parameters is None and machine.check(run, shape, None) == []
 
 
 def write_group(folder, names, most, used, cached):
