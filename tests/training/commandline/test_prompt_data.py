@@ -125,7 +125,8 @@ def test_data_is_not_run(args, name):
     with pytest.raises(OptionError) as caught:
         check_prompts(args({"data.prompt_dataset": name}))
     assert str(caught.value) == (
-        f"--data.prompt_dataset {name}: {scripts[name]} is Python code, and data is not run; save it as .jsonl or .parquet"
+        f"--data.prompt_dataset {name}: {scripts[name]} is Python code, and data is not run; save it as .jsonl or "
+        ".parquet"
     )
     Path("other/mine.py").touch()
     assert check_prompts(args({"data.prompt_dataset": "other"})) == []
