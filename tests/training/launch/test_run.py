@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,14 +91,17 @@ def test_a_run_that_fails_or_is_interrupted(trained, tmp_path):
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_the_order_of_a_start(args, monkeypatch, on_cpu):
     """OpenRLHF can be imported once the CPU runtime is there; its signals are ours after Ray has taken them."""
-    import openrlhf.cli.train_ppo_ray as command
+    import openrlhf.cli
 
     done = []
     given = args({})
+    command = SimpleNamespace()  # importing it takes seconds
+    monkeypatch.setitem(sys.modules, "openrlhf.cli.train_ppo_ray", command)
+    monkeypatch.setattr(openrlhf.cli, "train_ppo_ray", command, raising=False)
     monkeypatch.setattr(cpu_runtime, "required", lambda: on_cpu)
     monkeypatch.setattr(cpu_runtime, "install", lambda: done.append("install"))
     for module, name in ((run_module, "install_hooks"), (run_module, "start_ray"), (command, "train")):
-        monkeypatch.setattr(module, name, lambda its, name=name: done.append((name, its is given)))
+        monkeypatch.setattr(module, name, lambda its, name=name: done.append((name, its is given)), raising=False)
     monkeypatch.setattr(run_module, "interrupt_once", lambda: done.append("interrupt_once"))
     run_module.run(given)
     assert done == [
