@@ -59,9 +59,16 @@ def test_so_is_a_checkpoint_folder_elsewhere(parse, tmp_path, option):
     with holding(tmp_path / "shared"):
         with pytest.raises(OptionError, match="--ckpt.path .*shared: process .* trains there"):
             hold(parse(*words, option))
-        hold(parse(*words))  # it writes none
+        for none in ([], ["--ckpt.save_steps=0"]):
+            hold(parse(*words, *none))  # it writes none
     hold(parse(*words, option))
     assert (tmp_path / "shared").is_dir()
+
+
+def test_a_checkpoint_folder_in_the_run_folder_is_held_with_it(parse, tmp_path):
+    for path in ([], ["--ckpt.path", str(tmp_path / "run" / "deep" / "er")]):
+        hold(parse("--logger.run_dir", str(tmp_path / "run"), "--ckpt.save_steps", "1", *path))
+    assert [place.name for place in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(

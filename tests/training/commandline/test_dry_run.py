@@ -411,6 +411,86 @@ def test_the_line_of_the_model(name, config, text, args, monkeypatch, tmp_path, 
     assert dry_run.announcement(args({"actor.model_name_or_path": name}))[0] == f"model       {name}: {text}"
 
 
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (
+            plan.Memory(
+                **dict(state={"weights": 3, "reference": 0}, a_pass={"logits": 5}, step=7, vllm=20, cache=2, host={}),
+                beside_vllm={"actor": 3, "CUDA, NCCL": 4},
+            ),
+            {
+                "training": "about 14 of 20 GiB: weights 3.0, logits 5.0, CUDA and others 4.0; the optimizer's step "
+                "7.0 instead of the pass",
+                "sampling": "about 27 of 20 GiB: vLLM 20.0 (2.0 for keys and values of 58254 tokens), actor 3.0, CUDA, "
+                "NCCL 4.0",
+            },
+        ),
+        (
+            plan.Memory(
+                **dict(state={"weights": 3}, a_pass={"logits": 5}, step=0, vllm=20, cache=-2, beside_vllm={}),
+                host={"sleeping actor": 11, "sleeping vLLM": 0, "more": 13},
+            ),
+            {
+                "training": "about 12 of 20 GiB, assumed: weights 3.0, logits 5.0, CUDA and others 4.0",
+                "sampling": "about 20 of 20 GiB, assumed: vLLM 20.0",
+                "host": "about 24 of a machine's memory, pinned: sleeping actor 11.0, more 13.0",
+            },
+        ),
+    ],
+)
+def test_the_lines_of_memory(args, memory, expected):
+    in_bytes = plan.Memory(
+        **{
+            name: {part: size * plan.GIB for part, size in value.items()} if type(value) is dict else value * plan.GIB
+            for name, value in vars(memory).items()
+        }
+    )
+    shape, assumed = model_shape.KNOWN["qwen2.5-3b"], ", assumed" in expected["training"]
+    rows = dry_run._memory(args({}), shape, in_bytes, 20 * plan.GIB, assumed)
+    assert list(dict(rows).items()) == list(expected.items()) and len(rows) == len(expected)
+
+
+def test_what_a_plan_remarks_on_both_sides_of_a_gpu(args):
+    memory = plan.Memory({"weights": 3}, {"logits": 5}, 0, 20, {"actor": 3}, 2, {})
+    most = 8 + 4 * plan.GIB
+    given = args({"data.max_samples": 5})
+    assert dry_run._remarks(given, None, 0) == dry_run._remarks(given, memory, most) == []
+    (line,) = dry_run._remarks(given, memory, most - 1)
+    assert line.startswith("training may not fit: about 4 of 4 GiB; use more GPUs")
+    both = dry_run._remarks(given, memory, 22)
+    assert [line[:20] for line in both] == ["training may not fit", "sampling may not fit"]
+    (line,) = dry_run._remarks(given, memory, 23)
+    assert line.startswith("training")
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "remark"),
+    [
+        # Of 4 prompts a step with 4 answers each, 8 samples an update.
+        (7, {}, "4 samples of an episode's last step fill no update and are mixed into the next step's first update; "),
+        (
+            7,
+            {"train.dynamic_batch_enable": True},
+            "4 samples of an episode's last step fill no update and are left out",
+        ),
+        (8, {}, None),
+        (6, {}, None),
+        (0, {}, None),
+        (None, {"data.max_samples": 7}, None),
+        (9, {}, "--data.max_samples 8 avoids it"),
+        (3, {}, "use a --data.max_samples of at least 4"),
+        (9, {"data.max_samples": 3}, "use a --data.max_samples of at least 4"),
+    ],
+)
+def test_samples_that_fill_no_update(args, tmp_path, rows, changes, remark):
+    if rows is not None:
+        (tmp_path / "prompts.jsonl").write_text('{"prompt": "1 + 1"}\n' * rows)
+    sizes = {"rollout.batch_size": 4, "rollout.n_samples_per_prompt": 4, "train.batch_size": 8}
+    remarks = dry_run._remarks(args({**sizes, **changes}), None, 0)
+    assert [remark in line for line in remarks] == ([] if remark is None else [True])
+
+
 def written(path, rows: int) -> str:
     """A file of prompts in the format of its name."""
     import pandas

@@ -214,3 +214,33 @@ def test_the_plan_says_so_before_a_run(capsys, monkeypatch):
     assert command.main([*WORDS, "--rollout.batch_size", "16", *many]) == 2
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1 and shown.err.startswith("error: --actor.model_name_or_path") and not shown.out
+
+
+def test_a_whole_plan_without_cuda(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_runtime, "without_sampler", lambda: None)
+    monkeypatch.setattr(machine, "free_memory", lambda: 60 * GIB)
+    monkeypatch.setattr(dry_run, "WIDTH", 10000)
+    monkeypatch.setenv("COLUMNS", "10000")
+    sizes = ["--rollout.batch_size", "1024", "--rollout.max_new_tokens", "2000", "--actor.num_gpus_per_node", "8"]
+    lines = dry_run.plan([*WORDS, *sizes]).splitlines()
+    head, remarks = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert [line[12:] for line in head[1:6]] == [
+        f"{tmp_path}/model: 134.5 million parameters, 30 layers, context 8192",
+        "8 logical GPUs of the CPU: the actor on 8 (8 data-parallel ranks, ZeRO 2), 8 vLLM engines on the same",
+        "1024 prompts x 8 answers = 8192 samples of at most 2000 new tokens, together 16,384,000; 64 updates of 128 "
+        "samples; at most 8192 tokens in one pass of a rank",
+        "2000 prompts: 2 steps x 1 episode = 2 steps, with 64 updates each; 16,000 answers, together at most "
+        "32,000,000 new tokens",
+        "none",
+    ]
+    assert head[0] == "plan (nothing is started)" and head[6:] == [
+        f"run folder  {tmp_path}/run",
+        "memory      about 99.1 GiB at its peak, estimated; 60.0 are free",
+    ]
+    assert [line[:24] for line in remarks] == [
+        *("remarks:", "- without CUDA, what you", "- memory may run out: ab", "- a step of 16,384,000 t")
+    ]
+    monkeypatch.setattr(machine, "free_memory", lambda: 18 * GIB)
+    refused = dry_run.plan([*WORDS, *sizes]).splitlines()
+    assert refused[-2] == "before it can run on this machine:"
+    assert refused[-1].startswith("- --actor.model_name_or_path") and "take at least 29.8 GiB, and 18.0" in refused[-1]
