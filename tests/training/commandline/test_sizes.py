@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from lens_openrlhf.training.commandline import records, sizes
+from lens_openrlhf.training.commandline import model_shape, records, sizes
 
 GPUS, ENGINES, NODES = "actor.num_gpus_per_node", "vllm.num_engines", "actor.num_nodes"
 PARALLEL, RING, SLICES = "vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"
@@ -77,6 +79,9 @@ def of_others(told: dict, given: dict) -> dict:
         ({ENGINES: 2}, 1, {GPUS: 1}),
         ({ENGINES: 6, TOGETHER: True, NODES: 2}, None, {GPUS: 3, PROMPTS: 1026, BATCH: 144}),
         ({ENGINES: 5, TOGETHER: True}, 8, {GPUS: 5, PROMPTS: 1025, BATCH: 100}),
+        # Not fewer than the engines that share them need, though they do not divide what was given.
+        ({ENGINES: 3, TOGETHER: True, BATCH: 128}, 8, {GPUS: 3}),
+        ({ENGINES: 1, TOGETHER: True, NODES: 2}, None, {GPUS: 1}),
         # As many as can share sequences, engines and batches.
         ({RING: 2}, 5, {GPUS: 4, ENGINES: 4, **IN_TURNS}),
         ({SLICES: 3}, 8, {GPUS: 6, ENGINES: 6, **IN_TURNS}),
@@ -144,6 +149,38 @@ def test_passes_of_any_size_need_no_number_of_answers(choose, ranks):
     told, _ = choose({"train.dynamic_batch_enable": True, GPUS: ranks}, None, on_cpu=True)
     prompts = {1: 8, 3: 9}[ranks]
     assert told == {ENGINES: ranks, TOGETHER: True, PROMPTS: prompts, BATCH: 8 * prompts, **LENGTHS}
+
+
+@pytest.mark.parametrize(
+    ("model", "context", "length"),
+    [
+        ("model", 100, 100),
+        ("some/model", 100, 100),
+        ("./model", 100, 100),
+        ("model", 5000, 1024),
+        ("model", 0, 1024),
+        ("model", None, 1024),
+        # No name that the hub could have: it is not looked for.
+        ("./absent", 100, 1024),
+        ("/absent", 100, 1024),
+        ("~/absent", 100, 1024),
+        ("~/model", 100, 100),
+    ],
+)
+def test_the_context_of_a_model_is_a_limit(choose, tmp_path, monkeypatch, model, context, length):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    looked_for = []
+
+    def find(name):
+        looked_for.append(name)
+        return context is not None and SimpleNamespace(context=context), True
+
+    monkeypatch.setattr(model_shape, "find", find)
+    told, _ = choose({"actor.model_name_or_path": model}, None, on_cpu=True)
+    assert (told["data.max_len"], told["rollout.max_new_tokens"]) == (length, min(256, length // 2))
+    assert looked_for == ([] if model.endswith("absent") else [model.replace("~", str(tmp_path))])
 
 
 def test_the_words_of_what_is_chosen():

@@ -152,6 +152,8 @@ def test_what_was_started_is_ended_but_for_one(monkeypatch, running):
     sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(3)]
     try:
         ours = [psutil.Process(process.pid) for process in sleepers]
+        gone = psutil.Popen([sys.executable, "-c", "pass"])
+        gone.wait()
         monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: ours if recursive else [])
         monkeypatch.setattr(ray, "is_initialized", lambda: running)
         monkeypatch.setattr(ray, "shutdown", lambda: done.append("shut down"))
@@ -160,13 +162,14 @@ def test_what_was_started_is_ended_but_for_one(monkeypatch, running):
         def patient(processes, timeout):
             done.append((timeout, len(processes)))
             sleepers[0].terminate()  # one ends by itself
-            return wait(processes, timeout=1)
+            ended, alive = wait(processes, timeout=1)
+            return ended, [gone, *alive]  # and one before it can be killed
 
         monkeypatch.setattr(psutil, "wait_procs", patient)
         cluster.stop_everything(but=sleepers[1].pid)
         assert sleepers[1].poll() is None
         assert not psutil.pid_exists(sleepers[0].pid) and not psutil.pid_exists(sleepers[2].pid)
-        assert done == [*(["shut down"] if running else []), (5, 2), (5, 1)]
+        assert done == [*(["shut down"] if running else []), (5, 2), (5, 2)]
     finally:
         for process in sleepers:
             process.kill()
