@@ -159,6 +159,7 @@ def test_passes_of_any_size_need_no_number_of_answers(choose, ranks):
         ("./model", 100, 100),
         ("model", 5000, 1024),
         ("model", 0, 1024),
+        ("model", -1, 1024),
         ("model", None, 1024),
         # No name that the hub could have: it is not looked for.
         ("./absent", 100, 1024),

@@ -71,6 +71,8 @@ def test_answers_that_could_not_be_graded(record, share, parts):
 )
 def test_an_evaluation_in_a_line(scores, line):
     assert evaluation_line({"step": 7, "scores": scores}) == f"held-out, {line}"
+    one = evaluation_line({"step": 7, "scores": [[1.0, 0.0]]})
+    assert one.startswith("held-out, 1 prompts, after step 7: Pass@1 0.500 ± ") and ", Pass@2 1.000 ± " in one
 
 
 def run(log: RunLog) -> None:
