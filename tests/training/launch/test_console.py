@@ -63,6 +63,7 @@ def test_answers_that_could_not_be_graded(record, share, parts):
     ("scores", "line"),
     [
         ([[1.0], [0.0]], "2 prompts, after step 7: Pass@1 0.500 ± 0.500"),
+        ([[1.0] * 8, [0.0] * 8], "2 prompts, after step 7: Pass@1 0.500 ± 0.500, Pass@8 0.500 ± 0.500"),
         (
             [[1.0, 0.9, 0.0], [1.0, 1.0, 1.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]],
             "4 prompts, after step 7: Pass@1 0.333 ± 0.236, Pass@3 0.500 ± 0.289",
@@ -231,6 +232,14 @@ def test_a_summary_of_what_there_is(tmp_path, width, rule):
         "Pass@1                          0.667 ± 0.333    0.667 ± 0.333   +0.000 ± 0.000",
         "mean reward in training         0.500            0.750           +0.250",
         f"4 steps in 3 s; metrics, log and model: {tmp_path}",
+    ]
+
+
+def test_a_summary_of_eight_answers_a_prompt(tmp_path):
+    write(tmp_path, [], evaluations=[(0, [[1.0] + [0.0] * 7, [0.0] * 8]), (9, [[1.0] * 8, [0.0] * 8])])
+    assert summary_table(tmp_path, 3).split("\n")[3:5] == [
+        "Pass@1                          0.062 ± 0.062    0.500 ± 0.500   +0.438 ± 0.438",
+        "Pass@8                          0.500 ± 0.500    0.500 ± 0.500   +0.000 ± 0.000",
     ]
 
 
