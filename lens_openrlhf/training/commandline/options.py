@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from ... import cpu_runtime
 from ...advantages.estimators import Estimator
@@ -108,14 +109,8 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     """Destinations of the options that stand in `argv`, however they are abbreviated."""
     probe = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        copy = argparse.Namespace(**vars(action))
-        nargs = 0 if action.nargs == 0 else action.nargs
-        if nargs == 0:
-            probe.add_argument(*copy.option_strings, dest=copy.dest, action="store_true", default=argparse.SUPPRESS)
-        else:
-            probe.add_argument(*copy.option_strings, dest=copy.dest, nargs=nargs)
+        takes: dict[str, Any] = {"action": "store_true"} if action.nargs == 0 else {"nargs": action.nargs}
+        probe.add_argument(*action.option_strings, dest=action.dest, **takes)
     return set(vars(probe.parse_known_args(argv)[0]))
 
 

@@ -83,7 +83,9 @@ def test_a_method_without_a_verifier_says_what_one_is_for(parse):
         ("--algo.lens.estim a.py:b --algo.advantage.estim x --algo.advantage.estimator y", ("y", "a.py:b")),
         ("--algo.lens.estimator_path a.py:b", (None, "a.py:b")),
         ("--algo.lens.estimator_pat a.py:b", (None, "a.py:b")),
-        ("--algo.advantage. x --algo.lens. y", (None, None)),
+        ("--algo.advantage. x --algo.lens.e a.py:b", (None, "a.py:b")),
+        ("--algo.lens. x --algo.advantage.e y", ("y", None)),
+        ("--help -h --algo.advantage.e y", ("y", None)),
         ("--algo.lens.estimator_path a.py:b --algo.advantage.estimator", (None, None)),
     ],
 )
