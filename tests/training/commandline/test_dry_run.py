@@ -269,6 +269,31 @@ def test_a_plan_for_a_gpu_of_a_size(wide):
     assert "\nmemory " not in dry_run.main([*words, "--actor.model_name_or_path", "some/model", "--dry_run"])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        *(([f"--gpu_memory_gib={size}"], f"--gpu_memory_gib {size}: expected") for size in ("0", "-1", "nan", "inf")),
+        (
+            ["--gpu_memory_gib", "much"],
+            "argument --gpu_memory_gib: invalid float value: 'much'; see lens-openrlhf train",
+        ),
+        (["--gpu_memory_gib"], "argument --gpu_memory_gib: expected one argument; see lens-openrlhf train --help"),
+        (["--gpu_mem", "3"], "unrecognized arguments: --gpu_mem 3"),
+        (["--dry"], "unrecognized arguments: --dry"),
+    ],
+)
+def test_a_size_that_no_gpu_has(words, told, capsys):
+    assert command.main([*profiles.expand(["--profile", "qwen2.5-3b", *words]), "--dry_run"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {told}") and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_help_is_the_commands_own(capsys):
+    with pytest.raises(SystemExit):
+        dry_run.main(["--dry_run", "--help"])
+    assert "--algo.lens.alpha" in capsys.readouterr().out
+
+
 def test_a_plan_is_for_the_gpus_that_are_here(tmp_path, monkeypatch, wide):
     from types import SimpleNamespace
 
