@@ -340,3 +340,44 @@ def test_an_estimator_that_decides_what_openrlhf_does_not_have(chosen):
 
     with pytest.raises(OptionError, match="OpenRLHF has no option no.such.option, which it decides$"):
         chosen("gae", {}, {"custom": Asks}, **{"algo.lens.estimator_path": "mine.py:Asks"})
+
+
+def test_what_an_estimator_refuses_is_told_with_its_option_and_file(chosen):
+    from dataclasses import dataclass
+
+    class Mine(Estimator):
+        source = "mine.py"
+
+        @dataclass
+        class Config:
+            size: float = 0.5
+
+            def __post_init__(self):
+                if self.size == 7:
+                    raise KeyError("seven")
+                if self.size > 1:
+                    raise ValueError(f"size={self.size}: use less")
+
+    values = {"algo.lens.estimator_path": "mine.py:Mine"}
+    assert chosen("gae", {}, {"custom": Mine}, **{"algo.custom.size": 1.0}, **values)["algo.lens.enabled"]
+    with pytest.raises(OptionError, match=r"^--algo.custom.size=2.0: use less \(mine.py\)$"):
+        chosen("gae", {"algo.custom.size": 2.0}, {"custom": Mine}, **values)
+    with pytest.raises(OptionError, match=r"^estimator custom \(mine.py\): its Config raised KeyError: 'seven'$"):
+        chosen("gae", {"algo.custom.size": 7.0}, {"custom": Mine}, **values)
+    with pytest.raises(OptionError, match=r"^--algo.lens.alpha=-1.0: expected .* [(]the paper uses 0.25[)]$"):
+        chosen("lens", {"algo.lens.alpha": -1.0})
+
+
+def test_the_estimator_of_parsed_arguments_is_made_by_name_or_from_its_file(parse, tmp_path):
+    from lens_openrlhf.training.commandline.estimator import make_estimator, step_scorer
+
+    lens = make_estimator(parse("--algo.lens.alpha", "0.5"))
+    assert (lens.name, lens.config.alpha) == ("lens", 0.5)
+    assert make_estimator(parse(estimator="rloo")) is None
+    (tmp_path / "own.py").write_text("def own(batch):\n    return batch.rewards\n\ndef share(*row):\n    return 0.5\n")
+    args = parse("--algo.lens.estimator_path", f"{tmp_path}/own.py:own")
+    assert make_estimator(args).source == f"{tmp_path}/own.py"
+    assert step_scorer(args, None) is step_scorer(args, lens) is None
+    args = parse("--algo.spectral.scorer", f"{tmp_path}/own.py:share", estimator="spectral")
+    scorer = step_scorer(args, make_estimator(args))
+    assert scorer("a", "b", "c") == 0.5 and scorer.named == f"--algo.spectral.scorer {tmp_path}/own.py:share"

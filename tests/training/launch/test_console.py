@@ -152,6 +152,7 @@ def test_how_long_the_others_take_needs_both_the_steps_and_a_rollout(after):
     progress.event(events[after])
     assert progress.step({"step": 1, "time": 950.0}) is None
     progress.event(events["steps" if after == "sampling" else "sampling"])
+    progress.event({**sampling, "time": 940.0})  # more prompts for the same step
     assert progress.step({"step": 5, "time": 950.0}) == "about 3 min 20 s for 4 more steps"
 
 
