@@ -126,6 +126,11 @@ def test_a_runs_config_whole(parse, tmp_path, monkeypatch):
     assert again["options"]["data.prompt_dataset"] == str(tmp_path) and [r["step"] for r in again["resumed"]] == [4]
 
 
+LAUNCHERS = """
+RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT
+""".split()
+
+
 @pytest.fixture
 def started(tmp_path, monkeypatch, own_signals):
     """started(words) -> exit status, and what training would begin with: arguments and seconds; None if it does not."""
@@ -138,7 +143,7 @@ def started(tmp_path, monkeypatch, own_signals):
     monkeypatch.setattr(cpu_runtime, "without_sampler", lambda: None)
     monkeypatch.setattr(preflight, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(machine, "free_memory", lambda: 10**15)
-    for name in command.LAUNCHER_VARIABLES:
+    for name in LAUNCHERS:
         monkeypatch.setenv(name, "0")
     (tmp_path / "model").mkdir()
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -164,7 +169,7 @@ def test_a_run_is_announced_recorded_and_begun(started, tmp_path, capsys, monkey
     status, (args, began) = started("--train.enable_ema", "--ckpt.save_steps", "1")
     assert status == 7 and before <= began <= time.monotonic()
     assert args.logger.run_dir == str(tmp_path / "run") and args.algo.lens.estimator == "lens"
-    assert not set(command.LAUNCHER_VARIABLES) & set(os.environ)
+    assert not set(LAUNCHERS) & set(os.environ)
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert lines[0].startswith("without CUDA, what you do not give is: --actor.num_gpus_per_node 1 ")
@@ -178,9 +183,26 @@ def test_a_run_is_announced_recorded_and_begun(started, tmp_path, capsys, monkey
     assert config["options"]["train.enable_ema"] is True and "--train.enable_ema" in config["command"]
 
 
-@pytest.mark.parametrize("more", [["--train.enable_ema"], ["--ckpt.save_steps", "1"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--train.enable_ema"], ["--train.enable_ema", "--ckpt.save_steps", "0"], ["--ckpt.save_steps", "1"]],
+    ids=" ".join,
+)
 def test_averaged_weights_need_no_word_without_checkpoints(started, capsys, more):
     assert started(*more)[0] == 7 and capsys.readouterr().err == ""
+
+
+def test_from_where_a_run_goes_on_is_recorded_and_told(started, tmp_path, capsys, monkeypatch):
+    from lens_openrlhf.training.checkpoints.resuming import Resume
+    from lens_openrlhf.training.commandline import records
+
+    found, asked = Resume("global_step4", 4), []
+    monkeypatch.setattr(command.resuming, "check", lambda args, options: asked.append((args, options)) or found)
+    monkeypatch.setattr(command.resuming, "go_on", lambda args, resume: [f"goes on from {resume.tag}", "and more"])
+    status, (args, _) = started()
+    assert status == 7 and asked == [(args, records.chosen(args))]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["goes on from global_step4", "and more"]
+    assert [r["step"] for r in json.loads((tmp_path / "run" / "config.json").read_text())["resumed"]] == [4]
 
 
 def test_warnings_of_the_surroundings_are_told(started, capsys, monkeypatch):

@@ -288,6 +288,20 @@ def test_a_size_that_no_gpu_has(words, told, capsys):
     assert shown.err.startswith(f"error: {told}") and shown.err.count("\n") == 1 and not shown.out
 
 
+def test_a_gpu_may_be_smaller_than_a_gibibyte(capsys):
+    with pytest.raises(OptionError, match="^weights, gradients and Adam's state take 6 GiB on each GPU, which has 1: "):
+        dry_run.main([*profiles.expand(["--profile", "qwen2.5-3b"]), "--gpu_memory_gib", "0.75"])
+
+
+def test_what_is_missing_is_broken_between_words_alone(capsys):
+    name = "some-where/" + "a-" * 60 + "b"
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--actor.model_name_or_path", name])
+    lines = dry_run.plan(words).splitlines()
+    at = lines.index("- --actor.model_name_or_path")
+    assert lines[at + 1] == f"  {name}:" and lines[at + 2].startswith("  is fetched from the hub when the run starts, ")
+    assert len(lines[at + 2]) <= 100
+
+
 def test_help_is_the_commands_own(capsys):
     with pytest.raises(SystemExit):
         dry_run.main(["--dry_run", "--help"])

@@ -244,3 +244,13 @@ def test_a_whole_plan_without_cuda(tmp_path, monkeypatch):
     refused = dry_run.plan([*WORDS, *sizes]).splitlines()
     assert refused[-2] == "before it can run on this machine:"
     assert refused[-1].startswith("- --actor.model_name_or_path") and "take at least 29.8 GiB, and 18.0" in refused[-1]
+
+
+def test_a_run_is_warned_by_the_prompts_that_there_are(monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: 10**15)
+    long = ["--rollout.batch_size", "4096", "--rollout.max_new_tokens", "2000", "--data.max_samples", "1500"]
+    args = options.parse([*WORDS, *long])
+    warnings = [line for line in dry_run.announcement(args) if line.startswith("warning: ")]
+    assert [line.partition(" tokens")[0] for line in warnings] == ["warning: a step of 24,000,000"]
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # on other machines
+    assert not [line for line in dry_run.announcement(args) if line.startswith(("warning: ", "memory"))]

@@ -63,3 +63,4 @@ def test_a_secret_is_not_recorded_and_none_is_none(parse):
         *("--logger.wandb.key", hidden, hidden, "--b=", "", "s3cret=x", hidden, "not s3cret")
     ]
     assert records.without_secrets(words, parse()) == words
+    assert records.without_secrets(words, parse("--logger.wandb.key", "")) == words
