@@ -98,6 +98,19 @@ def test_one_process_of_a_launchers_drives_the_run(monkeypatch, environment, dri
         command.drives()
 
 
+def test_the_words_are_those_of_the_process_unless_given(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(command, "_main", lambda words: seen.append(words) or len(words))
+    monkeypatch.setattr(sys, "argv", ["lens-openrlhf", "--a", "1"])
+    assert (command.main(), command.main(("--b",))) == (2, 1) and seen == [["--a", "1"], ["--b"]]
+
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_main", interrupted)
+    assert command.main([]) == 130 and capsys.readouterr().err == "interrupted before the run began\n"
+
+
 def test_a_runs_config_whole(parse, tmp_path, monkeypatch):
     from lens_openrlhf.training.checkpoints.resuming import Resume
     from lens_openrlhf.training.commandline import records

@@ -50,7 +50,7 @@ def test_a_name_is_that_of_a_file_among_the_profiles(tmp_path, monkeypatch):
     assert Path(profiles.__file__).parents[3] / "examples" / "scripts" / "profiles" == profiles.FOLDER
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "folder.args").mkdir()
-    for name in ("b", "a"):
+    for name in ("b", "a", "g", "e", "h"):
         write(f"profiles/{name}.args", "")
     write("profiles/c.txt", "")
     monkeypatch.setattr(profiles, "FOLDER", tmp_path / "profiles")
@@ -58,7 +58,7 @@ def test_a_name_is_that_of_a_file_among_the_profiles(tmp_path, monkeypatch):
         with pytest.raises(ProfileError) as caught:
             profiles.find(name)
         assert str(caught.value) == (
-            f"--profile {name}: no such profile; there are: a, b, folder; or give the path of a .args file"
+            f"--profile {name}: no such profile; there are: a, b, e, folder, g, h; or give the path of a .args file"
         )
     assert expand(["--profile", "a"]) == ["--logger.run_dir", f"runs/{NOW}-a"]
 
