@@ -36,7 +36,6 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     group = parser.add_argument_group("an estimator of your own")
     group.add_argument(
         f"--{ESTIMATOR_PATH}",
-        default=None,
         metavar="FILE.py:NAME",
         help="a function of a batch, or an Estimator subclass, that gives the advantages (docs/estimators.md)",
     )
@@ -57,7 +56,6 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--logger.run_dir",
-        default=None,
         help="folder of the run: config.json, metrics.jsonl, train.log, tensorboard/, checkpoints/ and model/ "
         "(default: runs/<time>-<model>)",
     )
@@ -87,19 +85,16 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
         "--eval.k",
         type=int,
         nargs="+",
-        default=None,
         help="report Pass@k for these k (default: the powers of two up to --eval.n_samples_per_prompt)",
     )
     group.add_argument(
         "--eval.max_samples",
         type=int,
-        default=None,
         help="evaluate on so many prompts (default: all; --data.max_samples cuts the training data alone)",
     )
     group.add_argument(
         "--eval.split_by",
         nargs="+",
-        default=None,
         help="columns of --eval.dataset to report Pass@k by (default: those of level, source, datasource, type that "
         "it has)",
     )

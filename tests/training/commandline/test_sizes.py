@@ -70,6 +70,7 @@ def of_others(told: dict, given: dict) -> dict:
         ({ASYNC: True, REWARD: None, METHOD: "gae", TOGETHER: True}, 8, {GPUS: 4, ENGINES: 4}),
         # Engines whose number was given stay beside the actor while there are GPUs for both.
         ({ENGINES: 3}, 8, {GPUS: 5, PROMPTS: 1025, BATCH: 100}),
+        ({ENGINES: 4, NODES: 2}, 16, {GPUS: 6, PROMPTS: 1026, BATCH: 144}),
         ({ENGINES: 2, KL: 0.1}, 8, {GPUS: 3, PROMPTS: 1026, BATCH: 144}),
         ({ENGINES: 4, PARALLEL: 2}, 9, {GPUS: 1}),
         ({ENGINES: 4, PARALLEL: 2}, 8, IN_TURNS),
