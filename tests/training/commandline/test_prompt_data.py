@@ -44,7 +44,7 @@ def file(name: str, rows: int = 1, **more) -> tuple[int, int]:
 
 PLAIN = Data(
     **dict(option="--data.prompt_dataset", name="a.jsonl", stamp=None, keys=(("input", "--data.input_key"),)),
-    **dict(input_key="input", label_key=None, limit=10**8, template=None, chat=False, model=None, allow_code=False),
+    **dict(input_key="input", label_key=None, limit=10**8, chat=False, model=None, allow_code=False),
 )
 LABELLED = (("input", "--data.input_key"), ("label", "--data.label_key"))
 
@@ -59,10 +59,10 @@ LABELLED = (("input", "--data.input_key"), ("label", "--data.label_key"))
         (GRADED, {"keys": LABELLED, "label_key": "label"}),
         ({**GRADED, "train.agent_func_path": "agent.py"}, {"keys": LABELLED}),
         ({**GRADED, "reward.remote_url": None}, {"keys": LABELLED}),
-        ({"data.input_template": "{}!"}, {"template": "{}!"}),
+        ({"data.input_template": "{}!"}, {}),
         (
             {"data.apply_chat_template": True, "actor.model_name_or_path": "here", "data.input_template": "{}{}"},
-            {"chat": True, "model": "here", "template": "{}{}"},
+            {"chat": True, "model": "here"},
         ),
         ({"data.apply_chat_template": True, "actor.model_name_or_path": "elsewhere"}, {"chat": True}),
         (
@@ -207,6 +207,10 @@ def test_rows_are_counted_again_once_a_file_has_changed():
     assert prompt_data.count_rows(path) == 2, "of lines with something on them"
     file("a.jsonl", rows=4)
     assert prompt_data.count_rows(path) == 4
+    Path("a.json").write_text("[{}, {}]")
+    assert prompt_data.count_rows(Path("a.json")) == 2
+    Path("a.json").write_text("[{}, {}")
+    assert prompt_data.count_rows(Path("a.json")) is None
     Path("a.txt").write_text("{}\n")
     assert prompt_data.count_rows(Path("a.txt")) is None
 
@@ -231,8 +235,8 @@ def test_every_row_that_is_used_is_read():
         checked(keys=(("level", "--eval.split_by"),))
     file("a.jsonl", input=["a list"])
     with pytest.raises(OptionError, match="the 'input' of line 1 is a list; it must be text, or a list of messages"):
-        checked(template="{}")
-    assert checked(chat=True, template="{}") == ""
+        checked()
+    assert checked(chat=True) == ""
     assert checked(input_key="label") == ""
 
 
