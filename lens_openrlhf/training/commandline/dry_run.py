@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import math
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from ... import cpu_runtime
 from ...advantages.lazily import torch
+from ...commands import Parser
 from ...inputs import OptionError, data_names, place_and_split
 from . import machine, model_shape, options, preflight
 from .checks import NeedsCuda
@@ -288,10 +289,10 @@ def main(argv: Sequence[str]) -> str:
     Raises:
         OptionError, SystemExit: as options.parse.
     """
-    parser = argparse.ArgumentParser(prog="lens-openrlhf train", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="lens-openrlhf train", add_help=False, allow_abbrev=False)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--gpu_memory_gib", type=float)
     own, rest = parser.parse_known_args(argv)
-    if own.gpu_memory_gib is not None and own.gpu_memory_gib <= 0:
+    if own.gpu_memory_gib is not None and not 0 < own.gpu_memory_gib < math.inf:
         raise OptionError(f"--gpu_memory_gib {own.gpu_memory_gib:g}: expected the memory of a GPU in GiB, such as 79")
     return plan(rest, own.gpu_memory_gib)

@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from ... import cpu_runtime
 from ...advantages.estimators import Estimator
@@ -35,7 +36,6 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     group = parser.add_argument_group("an estimator of your own")
     group.add_argument(
         f"--{ESTIMATOR_PATH}",
-        default=None,
         metavar="FILE.py:NAME",
         help="a function of a batch, or an Estimator subclass, that gives the advantages (docs/estimators.md)",
     )
@@ -56,7 +56,6 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--logger.run_dir",
-        default=None,
         help="folder of the run: config.json, metrics.jsonl, train.log, tensorboard/, checkpoints/ and model/ "
         "(default: runs/<time>-<model>)",
     )
@@ -86,19 +85,16 @@ def _add_options(parser: argparse.ArgumentParser, offered: dict[str, type[Estima
         "--eval.k",
         type=int,
         nargs="+",
-        default=None,
         help="report Pass@k for these k (default: the powers of two up to --eval.n_samples_per_prompt)",
     )
     group.add_argument(
         "--eval.max_samples",
         type=int,
-        default=None,
         help="evaluate on so many prompts (default: all; --data.max_samples cuts the training data alone)",
     )
     group.add_argument(
         "--eval.split_by",
         nargs="+",
-        default=None,
         help="columns of --eval.dataset to report Pass@k by (default: those of level, source, datasource, type that "
         "it has)",
     )
@@ -108,14 +104,8 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     """Destinations of the options that stand in `argv`, however they are abbreviated."""
     probe = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        copy = argparse.Namespace(**vars(action))
-        nargs = 0 if action.nargs == 0 else action.nargs
-        if nargs == 0:
-            probe.add_argument(*copy.option_strings, dest=copy.dest, action="store_true", default=argparse.SUPPRESS)
-        else:
-            probe.add_argument(*copy.option_strings, dest=copy.dest, nargs=nargs)
+        takes: dict[str, Any] = {"action": "store_true"} if action.nargs == 0 else {"nargs": action.nargs}
+        probe.add_argument(*action.option_strings, dest=action.dest, **takes)
     return set(vars(probe.parse_known_args(argv)[0]))
 
 

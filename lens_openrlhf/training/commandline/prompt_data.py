@@ -85,7 +85,6 @@ class Data(NamedTuple):
     input_key: str
     label_key: str | None  # of labels that Math-Verify compares with
     limit: int | None  # rows that are used
-    template: str | None
     chat: bool
     model: str | None  # whose chat template the prompts go through; None where it is not here
     allow_code: bool
@@ -103,8 +102,8 @@ def _check_file(data: Data) -> str:
     if data.model:
         tokenizer = load_tokenizer("--actor.model_name_or_path", data.model, data.allow_code)
         check_chat_template(NAMES.chat, tokenizer)
-    fill = data.template.format if data.template and not data.chat else None
-    prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, fill=fill, chat=data.chat, tokenizer=tokenizer)
+    # What a template makes of a text is looked at by _check_template, once.
+    prompting = Prompting(shown=shown, key=data.input_key, names=NAMES, chat=data.chat, tokenizer=tokenizer)
     read = (Row(place, row) for place, row in rows_of_file(data.option, path, dict(data.keys)))
     rows = with_keys(shown, islice(read, data.limit), dict(data.keys))
     labels = Labels()
@@ -190,7 +189,6 @@ def _check_dataset(option: str, names: str, args: SimpleNamespace, columns: Sequ
             input_key=args.data.input_key,
             label_key=args.data.label_key if graded else None,
             limit=args.data.max_samples if option == PROMPTS else None,
-            template=args.data.input_template,
             chat=args.data.apply_chat_template,
             model=model if renders else None,
             allow_code=args.model.allow_remote_code,

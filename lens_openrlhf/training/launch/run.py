@@ -57,4 +57,4 @@ def train(args: SimpleNamespace, started: float) -> int:
         complain(f"what was written is in {folder}; the full log is {folder / 'train.log'}")
         return status
     print(summary_table(folder, time.monotonic() - started, shutil.get_terminal_size().columns))
-    return 0
+    return status

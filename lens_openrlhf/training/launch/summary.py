@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 from ...evaluation import mean_and_error, pass_at_k
 from ...run_folder.log import EVALUATIONS, METRICS, read
@@ -19,12 +20,12 @@ def _evaluations(folder: Path) -> list[str]:
     for k in sorted({1, n}):
         before, after = ([pass_at_k(sum(s == 1 for s in p), n, k) for p in e["scores"]] for e in (first, last))
         change = [b - a for a, b in zip(before, after, strict=True)]
+        found = map(mean_and_error, (before, after, change))
         cells = "".join(
-            f"{mean:>9.3f} ± {0 if math.isnan(error) else error:.3f}"
-            for mean, error in map(mean_and_error, (before, after))
+            f"{mean:>{form}} ± {0 if math.isnan(error) else error:.3f}"  # of one prompt there is no error
+            for (mean, error), form in zip(found, ("9.3f", "9.3f", "+9.3f"), strict=True)
         )
-        mean, error = mean_and_error(change)
-        rows.append(f"{f'Pass@{k}':<28}{cells}{mean:>+9.3f} ± {error:.3f}")
+        rows.append(f"{f'Pass@{k}':<28}{cells}")
     return rows
 
 
@@ -41,7 +42,7 @@ def summary_table(folder: Path, seconds: float, width: int = 100) -> str:
     ):
         values = [s[key] for s in steps if s.get(key) is not None]
         if values:
-            first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+            first, last = fmean(values[:tenth]), fmean(values[-tenth:])
             rows.append(f"{label:<28}{first:>9.3f}{'':8}{last:>9.3f}{'':8}{last - first:>+9.3f}")
     rows.append(f"{len(steps)} steps in {seconds:.0f} s; metrics, log and model: {folder}")
     return "\n".join(rows)

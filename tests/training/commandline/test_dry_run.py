@@ -199,6 +199,337 @@ def test_what_is_there_is_counted_and_what_is_missing_is_named(tmp_path, capsys)
     assert "use a --data.max_samples of at least 32" in shown
 
 
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which no line of a plan is broken."""
+    monkeypatch.setenv("COLUMNS", "1000000")
+    monkeypatch.setattr(dry_run, "WIDTH", 1000000)
+
+
+STEP = (
+    "128 prompts x 16 answers = 2048 samples of at most 4096 new tokens, together 8,388,608; 4 updates of 512 samples; "
+)
+PLAN_OF_TWO_MACHINES = f"""\
+plan (nothing is started)
+model       Qwen/Qwen2.5-3B: 3.09 billion parameters, 36 layers, context 32768 (known by its name; it is not on this \
+machine)
+devices     16 GPUs: the actor on 16 on 2 machines (16 data-parallel ranks, ZeRO 3), 16 vLLM engines on the same, in \
+turns
+a step      {STEP}at most 16192 tokens in one pass of a rank
+the run     at most 24576 prompts: 192 steps x 6 episodes = 1152 steps, with 4 updates each; at most 2,359,296 \
+answers, together at most 9,663,676,416 new tokens
+evaluation  data/math+dapo/test.parquet: 16 answers a prompt, temperature 1; at the start, every 100 steps, at the end
+run folder  HERE/run
+memory      of a GPU at its peak, estimated, in GiB
+training    about 37 of 79 GiB, assumed: weights 0.4, gradients 0.4, Adam 2.2, activations 4.0, logits 22.9, \
+collectives 2.8, CUDA and others 4.0; the optimizer's step 0.7 instead of the pass
+sampling    about 60 of 79 GiB, assumed: vLLM 55.3 (46.6 for keys and values of 1355925 tokens), actor 0.4, CUDA, \
+NCCL 4.0
+host        about 66 of a machine's memory, pinned: sleeping actor 20.1, sleeping vLLM 46.0
+
+before it can run on this machine:
+- CUDA: the options are for machines that have it, and so is this plan
+- --actor.model_name_or_path Qwen/Qwen2.5-3B: is fetched from the hub when the run starts, or name the folder of a \
+downloaded model
+- --data.prompt_dataset data/math+dapo/train.parquet: no such file; make it with `lens-openrlhf data math+dapo`, or \
+name another
+- --eval.dataset data/math+dapo/test.parquet: no such file; make it with `lens-openrlhf data math+dapo`, or \
+name another"""
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
+def test_a_whole_plan(tmp_path, wide):
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--gpus", "16", "--logger.run_dir", "run"])
+    shown = dry_run.main([*words, "--train.dynamic_batch_enable", "--dry_run"])
+    assert shown == PLAN_OF_TWO_MACHINES.replace("HERE", str(tmp_path))
+
+
+@pytest.mark.skipif(not cpu_runtime.required(), reason="this machine has CUDA")
+def test_a_plan_for_a_gpu_of_a_size(wide):
+    """What may not fit is told with its numbers; nothing is assumed of the GPU."""
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--logger.run_dir", "run"])
+    lines = dry_run.main([*words, "--gpu_memory_gib", "15.5", "--dry_run"]).splitlines()
+    rows = {line[:12].strip(): line[12:] for line in lines[: lines.index("")]}
+    assert rows["training"].startswith("about 30 of 16 GiB: weights 0.7, gradients 0.7, Adam 4.3, activations 2.6, ")
+    assert rows["sampling"] == (
+        "about 16 of 16 GiB: vLLM 10.8 (2.1 for keys and values of 61224 tokens), actor 0.7, CUDA, NCCL 4.0"
+    )
+    remarks = lines[lines.index("remarks:") + 1 : lines.index("before it can run on this machine:") - 1]
+    assert remarks == [
+        "- training may not fit: about 30 of 16 GiB; use more GPUs, --ds.zero_stage 3, "
+        "--actor.gradient_checkpointing_enable, fewer tokens at once (--train.max_tokens_per_gpu or "
+        "--train.micro_batch_size), or --ds.adam_offload",
+        "- sampling may not fit: about 16 of 16 GiB; use a smaller --vllm.gpu_memory_utilization, or "
+        "--vllm.enable_sleep and --ds.enable_sleep",
+    ]
+    lora = dry_run.main([*words, "--ds.lora.rank", "4", "--ds.zero_stage", "2", "--dry_run"])
+    assert "\nmemory      not estimated for this architecture, LoRA, 4-bit weights or Muon\n" in lora
+    assert "\ntraining " not in lora and "remarks" not in lora
+    # Of a model whose size nobody knows there is nothing to say.
+    assert "\nmemory " not in dry_run.main([*words, "--actor.model_name_or_path", "some/model", "--dry_run"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        *(([f"--gpu_memory_gib={size}"], f"--gpu_memory_gib {size}: expected") for size in ("0", "-1", "nan", "inf")),
+        (
+            ["--gpu_memory_gib", "much"],
+            "argument --gpu_memory_gib: invalid float value: 'much'; see lens-openrlhf train",
+        ),
+        (["--gpu_memory_gib"], "argument --gpu_memory_gib: expected one argument; see lens-openrlhf train --help"),
+        (["--gpu_mem", "3"], "unrecognized arguments: --gpu_mem 3"),
+        (["--dry"], "unrecognized arguments: --dry"),
+    ],
+)
+def test_a_size_that_no_gpu_has(words, told, capsys):
+    assert command.main([*profiles.expand(["--profile", "qwen2.5-3b", *words]), "--dry_run"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {told}") and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_a_gpu_may_be_smaller_than_a_gibibyte(capsys):
+    with pytest.raises(OptionError, match="^weights, gradients and Adam's state take 6 GiB on each GPU, which has 1: "):
+        dry_run.main([*profiles.expand(["--profile", "qwen2.5-3b"]), "--gpu_memory_gib", "0.75"])
+
+
+def test_what_is_missing_is_broken_between_words_alone(capsys):
+    name = "some-where/" + "a-" * 60 + "b"
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--actor.model_name_or_path", name])
+    lines = dry_run.plan(words).splitlines()
+    at = lines.index("- --actor.model_name_or_path")
+    assert lines[at + 1] == f"  {name}:" and lines[at + 2].startswith("  is fetched from the hub when the run starts, ")
+    assert len(lines[at + 2]) <= 100
+
+
+def test_help_is_the_commands_own(capsys):
+    with pytest.raises(SystemExit):
+        dry_run.main(["--dry_run", "--help"])
+    assert "--algo.lens.alpha" in capsys.readouterr().out
+
+
+def test_a_plan_is_for_the_gpus_that_are_here(tmp_path, monkeypatch, wide):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda place: SimpleNamespace(total_memory=(40 + place) * plan.GIB)
+    )
+    words = profiles.expand(["--profile", "qwen2.5-3b", "--logger.run_dir", "run"])
+    shown = dry_run.main([*words, "--dry_run"])
+    assert "\nsampling    about 33 of 40 GiB: vLLM 28.0 (" in shown and "CUDA: " not in shown
+    assert "- the options ask for 8 GPUs and 4 are visible: use fewer" in shown
+    assert "\nsampling    about 47 of 60 GiB: vLLM 42.0 (" in dry_run.plan(words, 60)
+
+
+@pytest.mark.parametrize("columns", [0, 60, 100, 200])
+def test_a_plan_is_broken_between_words(columns, monkeypatch, args):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    lines = dry_run.announcement(args({"actor.model_name_or_path": "a-" * 60 + "b"}))
+    most = 60 if columns == 60 else 100
+    assert lines[0] == "model" and lines[1] == " " * 12 + "a-" * 60 + "b:", "a path stays whole"
+    assert max(map(len, lines[2:])) <= most
+    labels = [line[:12].strip() for line in lines]
+    assert [label for label in labels if label] == ["model", "devices", "a step", "the run", "evaluation"]
+    step = [line for line in lines[labels.index("a step") :]][:2]
+    assert len(step[0]) + 1 + len(step[1].split()[0]) > most, "as much as there is room for"
+
+
+ALONE = {"actor.num_gpus_per_node": 1, "vllm.num_engines": 1, "rollout.batch_size": 2, "train.batch_size": 8}
+ALONE |= {"data.max_len": 100, "rollout.n_samples_per_prompt": 4}
+MANY = {"actor.num_nodes": 2, "actor.num_gpus_per_node": 4, "vllm.num_engines": 3, "vllm.tensor_parallel_size": 2}
+MANY |= {"rollout.batch_size": 3, "rollout.n_samples_per_prompt": 8, "train.batch_size": 8, "train.num_episodes": 2}
+MANY |= {"data.max_len": 2000, "rollout.max_new_tokens": 500, "train.micro_batch_size": 4, "train.max_epochs": 2}
+MANY |= {"ds.zero_stage": 3, "ds.ring_attn_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "text"),
+    [
+        (ALONE, "devices", "2 GPUs: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on GPUs of their own"),
+        (
+            MANY,
+            "devices",
+            "14 GPUs: the actor on 8 on 2 machines (4 data-parallel ranks, ZeRO 3), 3 vLLM engines of 2 GPUs on GPUs "
+            "of their own",
+        ),
+        (
+            {**ALONE, "train.colocate_all": True},
+            "devices",
+            "1 GPU: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on the same",
+        ),
+        (
+            {**ALONE, "train.colocate_all": True, "vllm.enable_sleep": True},
+            "devices",
+            "1 GPU: the actor on 1 (1 data-parallel rank, ZeRO 2), 1 vLLM engine on the same, in turns",
+        ),
+        (
+            ALONE,
+            "a step",
+            "2 prompts x 4 answers = 8 samples of at most 100 new tokens, together 800; 1 update of 8 samples; at most "
+            "100 tokens in one pass of a rank",
+        ),
+        (
+            MANY,
+            "a step",
+            "3 prompts x 8 answers = 24 samples of at most 500 new tokens, together 12,000; 6 updates of 8 samples; at "
+            "most 4000 tokens in one pass of a rank",
+        ),
+        (ALONE, "the run", "as many steps as the prompts fill, which are not here to be counted"),
+        (
+            {**ALONE, "data.max_samples": 1},
+            "the run",
+            "at most 1 prompts: 1 step x 1 episode = 1 step, with 1 update each; at most 4 answers, together at most "
+            "400 new tokens",
+        ),
+        (
+            {**MANY, "data.prompt_dataset": "seven.jsonl"},
+            "the run",
+            "7 prompts: 3 steps x 2 episodes = 6 steps, with 6 updates each; 112 answers, together at most 56,000 new "
+            "tokens",
+        ),
+        (
+            {**MANY, "data.prompt_dataset": "seven.jsonl", "data.max_samples": 6},
+            "the run",
+            "6 prompts: 2 steps x 2 episodes = 4 steps, with 6 updates each; 96 answers, together at most 48,000 new "
+            "tokens",
+        ),
+        ({}, "evaluation", "none"),
+        (
+            {"eval.dataset": "e.jsonl", "eval.n_samples_per_prompt": 3, "eval.temperature": 0.25},
+            "evaluation",
+            "e.jsonl: 3 answers a prompt, temperature 0.25; never",
+        ),
+        (
+            {"eval.dataset": "e.jsonl", "eval.steps": 1, "eval.temperature": 1.0},
+            "evaluation",
+            "e.jsonl: 4 answers a prompt, temperature 1; every 1 steps",
+        ),
+        (
+            {"eval.dataset": "e.jsonl", "eval.steps": 0, "eval.at_end": True, "eval.at_start": True},
+            "evaluation",
+            "e.jsonl: 4 answers a prompt, temperature 0.6; at the start, at the end",
+        ),
+    ],
+)
+def test_a_line_of_the_plan(changes, label, text, args, monkeypatch, tmp_path, wide):
+    (tmp_path / "seven.jsonl").write_text('{"prompt": "1 + 1"}\n\n' * 7)
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    rows = {line[:12].strip(): line[12:] for line in dry_run.announcement(args(changes))}
+    assert list(rows) == ["model", "devices", "a step", "the run", "evaluation"]
+    assert rows[label] == text
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "text"),
+    [
+        ("some/model", None, "its size is not known, as it is not on this machine"),
+        ("./mine", {"model_type": "none of these"}, "its size is not known"),
+        ("./mine", {}, "1.5 million parameters, 8 layers, context 4096"),
+        ("./mine", {"vocab_size": 9_993_183}, "1.00 billion parameters, 8 layers, context 4096"),
+        ("./mine", {"vocab_size": 9_993_182}, "1000.0 million parameters, 8 layers, context 4096"),
+        ("./mine", {"model_type": "gpt_neox"}, "gpt_neox, whose parameters are not counted, 8 layers, context 4096"),
+        (
+            "Qwen/Qwen2.5-3B",
+            None,
+            "3.09 billion parameters, 36 layers, context 32768 (known by its name; it is not on this machine)",
+        ),
+    ],
+)
+def test_the_line_of_the_model(name, config, text, args, monkeypatch, tmp_path, wide):
+    if config is not None:
+        sizes = {"hidden_size": 100, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 4}
+        sizes |= {"intermediate_size": 150, "vocab_size": 8000, "max_position_embeddings": 4096}
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "config.json").write_text(
+            json.dumps({"model_type": "llama", "tie_word_embeddings": True, **sizes, **config})
+        )
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    assert dry_run.announcement(args({"actor.model_name_or_path": name}))[0] == f"model       {name}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (
+            plan.Memory(
+                **dict(state={"weights": 3, "reference": 0}, a_pass={"logits": 5}, step=7, vllm=20, cache=2, host={}),
+                beside_vllm={"actor": 3, "CUDA, NCCL": 4},
+            ),
+            {
+                "training": "about 14 of 20 GiB: weights 3.0, logits 5.0, CUDA and others 4.0; the optimizer's step "
+                "7.0 instead of the pass",
+                "sampling": "about 27 of 20 GiB: vLLM 20.0 (2.0 for keys and values of 58254 tokens), actor 3.0, CUDA, "
+                "NCCL 4.0",
+            },
+        ),
+        (
+            plan.Memory(
+                **dict(state={"weights": 3}, a_pass={"logits": 5}, step=0, vllm=20, cache=-2, beside_vllm={}),
+                host={"sleeping actor": 11, "sleeping vLLM": 0, "more": 13},
+            ),
+            {
+                "training": "about 12 of 20 GiB, assumed: weights 3.0, logits 5.0, CUDA and others 4.0",
+                "sampling": "about 20 of 20 GiB, assumed: vLLM 20.0",
+                "host": "about 24 of a machine's memory, pinned: sleeping actor 11.0, more 13.0",
+            },
+        ),
+    ],
+)
+def test_the_lines_of_memory(args, memory, expected):
+    in_bytes = plan.Memory(
+        **{
+            name: {part: size * plan.GIB for part, size in value.items()} if type(value) is dict else value * plan.GIB
+            for name, value in vars(memory).items()
+        }
+    )
+    shape, assumed = model_shape.KNOWN["qwen2.5-3b"], ", assumed" in expected["training"]
+    rows = dry_run._memory(args({}), shape, in_bytes, 20 * plan.GIB, assumed)
+    assert list(dict(rows).items()) == list(expected.items()) and len(rows) == len(expected)
+
+
+def test_what_a_plan_remarks_on_both_sides_of_a_gpu(args):
+    memory = plan.Memory({"weights": 3}, {"logits": 5}, 0, 20, {"actor": 3}, 2, {})
+    most = 8 + 4 * plan.GIB
+    given = args({"data.max_samples": 5})
+    assert dry_run._remarks(given, None, 0) == dry_run._remarks(given, memory, most) == []
+    (line,) = dry_run._remarks(given, memory, most - 1)
+    assert line.startswith("training may not fit: about 4 of 4 GiB; use more GPUs")
+    both = dry_run._remarks(given, memory, 22)
+    assert [line[:20] for line in both] == ["training may not fit", "sampling may not fit"]
+    (line,) = dry_run._remarks(given, memory, 23)
+    assert line.startswith("training")
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "remark"),
+    [
+        # Of 4 prompts a step with 4 answers each, 8 samples an update.
+        (7, {}, "4 samples of an episode's last step fill no update and are mixed into the next step's first update; "),
+        (
+            7,
+            {"train.dynamic_batch_enable": True},
+            "4 samples of an episode's last step fill no update and are left out",
+        ),
+        (8, {}, None),
+        (6, {}, None),
+        (0, {}, None),
+        (None, {"data.max_samples": 7}, None),
+        (9, {}, "--data.max_samples 8 avoids it"),
+        (3, {}, "use a --data.max_samples of at least 4"),
+        (9, {"data.max_samples": 3}, "use a --data.max_samples of at least 4"),
+    ],
+)
+def test_samples_that_fill_no_update(args, tmp_path, rows, changes, remark):
+    if rows is not None:
+        (tmp_path / "prompts.jsonl").write_text('{"prompt": "1 + 1"}\n' * rows)
+    sizes = {"rollout.batch_size": 4, "rollout.n_samples_per_prompt": 4, "train.batch_size": 8}
+    remarks = dry_run._remarks(args({**sizes, **changes}), None, 0)
+    assert [remark in line for line in remarks] == ([] if remark is None else [True])
+
+
 def written(path, rows: int) -> str:
     """A file of prompts in the format of its name."""
     import pandas
@@ -226,6 +557,27 @@ def test_prompts_of_every_format_are_counted(tmp_path, parse):
     assert dry_run.count_prompts(parse(*together)) == (3 + 4 + 5, True)
     comma = written(tmp_path / "one, two.csv", 9)
     assert dry_run.count_prompts(parse("--data.prompt_dataset", comma)) == (9, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "counted"),
+    [
+        ("three.jsonl", {}, (3, True)),
+        ("three.jsonl", {"data.max_samples": 2}, (2, True)),
+        ("three.jsonl", {"data.max_samples": 4}, (3, True)),
+        ("three.jsonl,three.jsonl", {"data.max_samples": 5}, (5, True)),
+        # Where shares of several are drawn, or one is not here, nobody knows.
+        ("three.jsonl", {"data.prompt_probs": "1.0"}, (None, False)),
+        ("three.jsonl,absent.jsonl", {}, (None, False)),
+        ("absent.jsonl,three.jsonl", {"data.max_samples": 2}, (2, False)),
+        ("folder", {"data.max_samples": 10**8 - 1}, (10**8 - 1, False)),
+        ("folder", {"data.max_samples": 10**8}, (None, False)),
+    ],
+)
+def test_how_many_prompts_there_are_or_can_be(tmp_path, args, names, changes, counted):
+    (tmp_path / "three.jsonl").write_text('{"prompt": "1 + 1"}\n' * 3)
+    (tmp_path / "folder").mkdir()
+    assert dry_run.count_prompts(args({"data.prompt_dataset": names, **changes})) == counted
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv", ".arrow", ".parquet"])
@@ -292,6 +644,103 @@ def test_a_config_that_says_no_sizes_is_left_to_transformers(tmp_path, written):
     file = tmp_path / "config.json"
     file.write_text(written)
     assert model_shape.as_written(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-8B", "llama-3.1-8b"),
+        ("Qwen/Qwen2.5-3B", "qwen2.5-3b"),
+        ("/models/qwen2.5-3b-mine", "qwen2.5-3b"),
+        ("Qwen/Qwen2.5-32B", None),
+        ("qwen2.5-3b/other", None),
+    ],
+)
+def test_a_model_that_is_not_here_is_known_by_its_last_name(name, known, ending):
+    assert model_shape.find(name + ending) == (model_shape.KNOWN.get(known), False)
+
+
+def test_a_config_that_transformers_does_not_take_has_no_shape(tmp_path):
+    folder = tmp_path / "qwen2.5-3b"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "none of these"}')
+    assert model_shape.find(str(folder)) == (None, True), "its folder's name says nothing of it"
+
+
+def cached(hub, name: str, config: dict | str) -> None:
+    """A model's config in the hub's cache."""
+    folder = hub / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").write_text(config if type(config) is str else json.dumps(config))
+
+
+def test_a_model_in_the_hubs_cache_is_here(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = {field: 8 for field in model_shape.SIZES.values()} | {"num_attention_heads": 2, "head_dim": 6}
+    config |= {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 99}
+    cached(tmp_path / "hub", "some/Qwen2.5-3B", config)
+    shape = model_shape.ModelShape(
+        **dict(kind="llama", hidden=8, layers=8, heads=2, kv_heads=8, head_size=6, intermediate=8, vocabulary=8),
+        **dict(context=99, tied=False),
+    )
+    assert model_shape.find("some/Qwen2.5-3B") == (shape, True)
+    cached(tmp_path / "hub", "other/Qwen2.5-3B", "{")
+    assert model_shape.find("other/Qwen2.5-3B") == (model_shape.KNOWN["qwen2.5-3b"], False)
+
+
+def test_what_a_config_leaves_to_its_heads_is_worked_out():
+    """As transformers' classes have it: as many heads of keys, each a share of the width."""
+    from types import SimpleNamespace
+
+    class Config(SimpleNamespace):
+        def get_text_config(self):
+            return self.text
+
+    text = SimpleNamespace(
+        **dict(model_type="gpt_neox", hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=5),
+        **dict(vocab_size=7, max_position_embeddings=11, tie_word_embeddings=True),
+    )
+    shape = model_shape.of_config(Config(text=text))
+    sizes = dict(hidden=24, layers=2, heads=3, kv_heads=3, head_size=8, intermediate=5, vocabulary=7, context=11)
+    assert shape == model_shape.ModelShape(kind="gpt_neox", tied=True, **sizes)
+    text.num_key_value_heads, text.head_dim = 1, 16
+    assert model_shape.of_config(Config(text=text)) == model_shape.ModelShape(
+        **{**sizes, "kv_heads": 1, "head_size": 16}, kind="gpt_neox", tied=True
+    )
+    del text.vocab_size
+    assert model_shape.of_config(Config(text=text)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "head_size"),
+    [
+        ({}, 32),
+        ({"head_dim": 7}, 7),
+        ({"head_dim": None}, 32),
+        ({"model_type": "gpt2"}, None),
+        ({"tie_word_embeddings": 1}, None),
+        ({"vocab_size": 8.5}, None),
+        ({"num_hidden_layers": True}, None),
+        ({"head_dim": "7"}, None),
+        ({"num_attention_heads": 0}, None),
+        ({"hidden_size": None}, None),
+    ],
+)
+def test_sizes_are_taken_as_written_where_all_are_whole_numbers(tmp_path, change, head_size):
+    written = {name: 8 * (i + 2) for i, name in enumerate(model_shape.SIZES.values())}
+    written |= {"model_type": "llama", "tie_word_embeddings": False, "hidden_size": 192, "num_attention_heads": 6}
+    (tmp_path / "config.json").write_text(json.dumps(written | change))
+    shape = head_size and model_shape.ModelShape(
+        **dict(kind="llama", hidden=192, layers=24, heads=6, kv_heads=40, head_size=head_size, intermediate=48),
+        **dict(vocabulary=56, context=64, tied=False),
+    )
+    assert model_shape.as_written(str(tmp_path)) == shape
 
 
 def test_memory_by_hand():

@@ -164,27 +164,28 @@ def test_help_shows_lens_beside_openrlhf():
 
 
 @pytest.mark.parametrize(
-    ("more", "needed"),
+    ("changes", "needed"),
     [
-        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "3"], 5),
-        (["--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.colocate_all"], 2),
-        (["--train.colocate_all", "--train.async_enable"], 2),
-        (["--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--ref.num_gpus_per_node", "2"], 4),
+        ({}, 6 + 10),
+        ({"algo.kl.init_coef": 1e-9}, 6 + 7 + 10),
+        ({"algo.kl.init_coef": 0.1, "train.colocate_actor_ref": True}, 6 + 10),
+        ({"reward.remote_url": None}, 6 + 22 + 10),
+        ({"critic.model_name_or_path": "m"}, 6 + 26 + 10),
+        ({"reward.remote_url": None, "critic.model_name_or_path": "m", "algo.kl.init_coef": 0.1}, 6 + 7 + 22 + 26 + 10),
         (
-            [
-                "--algo.kl.init_coef",
-                "0.1",
-                "--algo.kl.use_loss",
-                "--train.colocate_actor_ref",
-                "--ref.num_gpus_per_node",
-                "1",
-            ],
-            2,
+            {"reward.remote_url": None, "critic.model_name_or_path": "m", "train.colocate_critic_reward": True},
+            6 + 26 + 10,
         ),
+        ({"reward.remote_url": None, "train.colocate_critic_reward": True}, 6 + 22 + 10),
+        ({"train.colocate_all": True, "algo.kl.init_coef": 0.1, "reward.remote_url": None}, 6),
+        ({"train.colocate_all": True, "train.async_enable": True}, 6 + 10),
     ],
 )
-def test_gpus_needed(parse, more, needed):
-    assert gpus_needed(parse(*more)) == needed
+def test_gpus_needed(args, changes, needed):
+    sizes = {"actor.num_nodes": 2, "actor.num_gpus_per_node": 3, "vllm.num_engines": 5, "vllm.tensor_parallel_size": 2}
+    sizes |= {"ref.num_gpus_per_node": 7, "reward.num_nodes": 2, "reward.num_gpus_per_node": 11}
+    sizes |= {"critic.num_nodes": 2, "critic.num_gpus_per_node": 13}
+    assert gpus_needed(args({**sizes, **changes})) == needed
 
 
 BARE = [
@@ -427,16 +428,27 @@ def test_the_line_says_whose_sizes_they_are(monkeypatch):
     assert [line.partition(",")[0] for line in said] == ["for machines with CUDA", "on the Ray cluster"]
 
 
-@pytest.mark.parametrize(("more", "remedy"), [([], "--train.colocate_all"), (["--train.async_enable"], "leave out")])
-def test_too_few_gpus_are_told_with_what_helps(more, remedy, monkeypatch):
-
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [({}, "share them (--train.colocate_all)"), ({"train.async_enable": True}, "leave out --train.async_enable")],
+)
+def test_too_few_gpus_are_told_with_what_helps(args, changes, share, monkeypatch):
     monkeypatch.setattr(cpu_runtime, "required", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    args = options.parse([*BARE, "--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", *more])
-    with pytest.raises(OptionError, match="ask for 2 GPUs and 1 are visible") as caught:
-        check_gpus(args)
-    assert remedy in str(caught.value)
+    check_gpus(args(changes))
+    many = args({**changes, "vllm.num_engines": 2})
+    with pytest.raises(OptionError) as caught:
+        check_gpus(many)
+    assert str(caught.value) == (
+        "the options ask for 3 GPUs and 2 are visible: use fewer (--gpus with a profile, else "
+        f"--actor.num_gpus_per_node, --vllm.num_engines), {share}, or join a cluster with RAY_ADDRESS"
+    )
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_gpus(many)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(cpu_runtime, "required", lambda: True)
+    check_gpus(many)
 
 
 @pytest.mark.parametrize("profile", ["tiny", "smollm2"])
@@ -445,3 +457,143 @@ def test_profiles_for_the_cpu_name_all_their_sizes(profile, monkeypatch):
     said: list[str] = []
     options.parse(profiles.expand(["--profile", profile]), say=said.append)
     assert not said
+
+
+def test_every_option_of_ours_and_what_it_is_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = records.flatten(options.parse(BARE, anywhere=True))
+    ours = {
+        **{"model.allow_remote_code": False, "logger.console": "progress", "logger.sample_prompts": 4},
+        **{"reward.timeout": 60, "eval.at_start": False, "eval.at_end": False, "eval.k": None},
+        **{"eval.max_samples": None, "eval.split_by": None, "algo.lens.estimator_path": None, "local_rank": -1},
+    }
+    assert {name: values[name] for name in ours} == ours
+    given = "--model.allow_remote_code --logger.console full --logger.sample_prompts -1 --reward.timeout 2.5 "
+    given += "--eval.at_start --eval.at_end --eval.k 1 2 --eval.max_samples 3 --eval.split_by level type "
+    given += "--eval.dataset e.jsonl --local_rank 3"
+    values = records.flatten(options.parse([*BARE, *given.split()], anywhere=True))
+    assert {name: values[name] for name in ours} == {
+        **{"model.allow_remote_code": True, "logger.console": "full", "logger.sample_prompts": -1},
+        **{"reward.timeout": 2.5, "eval.at_start": True, "eval.at_end": True, "eval.k": [1, 2]},
+        **{"eval.max_samples": 3, "eval.split_by": ["level", "type"], "algo.lens.estimator_path": None},
+        "local_rank": -1,
+    }
+    with pytest.raises(OptionError, match="--logger.console: invalid choice: 'half'"):
+        options.parse([*BARE, "--logger.console", "half"], anywhere=True)
+
+
+def test_a_misspelt_option_is_told_with_the_commands_name(monkeypatch):
+    """Before a torch for CUDA, whose import takes seconds, is asked for a GPU."""
+    monkeypatch.setattr(cpu_runtime, "required", lambda: pytest.fail("torch is asked"))
+    with pytest.raises(OptionError) as caught:
+        options.parse([*BARE, "--train.sed", "1"])
+    assert str(caught.value) == (
+        "unrecognized arguments: --train.sed 1; did you mean --train.seed? Else see lens-openrlhf train --help"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("--train.seed 1", {"train.seed"}),
+        ("--train.see 1 --train.max_epo=2", {"train.seed", "train.max_epochs"}),
+        ("--eval.at_st --train.colocate_all", {"eval.at_start", "train.colocate_all"}),
+        ("--eval.k 1 2 3 --actor.adam.betas 0.9 0.95", {"eval.k", "actor.adam.betas"}),
+        ("--actor.muon.no_nesterov", {"actor.muon.nesterov"}),
+        ("", set()),
+    ],
+)
+def test_what_was_given_is_known_however_it_is_abbreviated(words, given, monkeypatch):
+    seen = []
+    monkeypatch.setattr(options, "choose", lambda values, given, offered: seen.append(given))
+    monkeypatch.setattr(options.checks, "check_values", lambda values, on_cpu: None)
+    monkeypatch.setattr(options, "choose_sizes", lambda values, given, on_cpu, there: seen.append(given) or {})
+    monkeypatch.setattr(options.checks, "check_sizes", lambda values, given: seen.append(given))
+
+    class Seen(Exception):
+        pass
+
+    def stop(values):
+        raise Seen
+
+    monkeypatch.setattr(options, "_name_places", stop)
+    with pytest.raises(Seen):
+        options.parse(words.split(), anywhere=True)
+    assert seen == [given] * 3
+
+
+def test_what_lies_here_gets_its_absolute_path(tmp_path, monkeypatch):
+    """Ray's workers may stand in another folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl", "one, two.csv", "my@data.jsonl", "reward.py", "agent.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "own.py").write_text("def own(batch):\n    return batch.rewards\n")
+
+    def places(*words: str) -> dict:
+        return records.flatten(options.parse([*BARE, *words], anywhere=True))
+
+    values = places(
+        *("--actor.model_name_or_path", "~/model", "--data.prompt_dataset", "a.jsonl@test, some/body@train,b.jsonl"),
+        *("--eval.dataset", "one, two.csv", "--reward.remote_url", "reward.py"),
+        *("--algo.lens.estimator_path", "own.py:own"),
+    )
+    expected = {
+        "actor.model_name_or_path": f"{tmp_path}/home/model",
+        "data.prompt_dataset": f"{tmp_path}/a.jsonl@test,some/body@train,{tmp_path}/b.jsonl",
+        "eval.dataset": f"{tmp_path}/one, two.csv",
+        "reward.remote_url": [f"{tmp_path}/reward.py"],
+        "train.agent_func_path": None,
+        "algo.lens.estimator_path": f"{tmp_path}/own.py:own",
+    }
+    assert {name: values[name] for name in expected} == expected
+    values = places("--data.prompt_dataset", "my@data.jsonl", "--reward.remote_url", "http://a:1/b")
+    assert values["data.prompt_dataset"] == f"{tmp_path}/my@data.jsonl"
+    assert values["actor.model_name_or_path"] == "model" and values["eval.dataset"] is None
+    assert values["reward.remote_url"] == ["http://a:1/b"] and values["train.agent_func_path"] is None
+    assert places("--train.agent_func_path", "agent.py")["train.agent_func_path"] == f"{tmp_path}/agent.py"
+    spectral = ["--algo.advantage.estimator", "spectral", "--algo.spectral.scorer", "own.py:own"]
+    assert places(*spectral)["algo.spectral.scorer"] == f"{tmp_path}/own.py:own"
+
+
+def test_a_run_has_a_name_and_its_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("logger.run_dir", "ckpt.output_dir", "ckpt.path", "logger.tensorboard_dir", "logger.wandb.run_name")
+
+    def named(*words: str) -> list[str]:
+        values = records.flatten(options.parse([*BARE, *words], anywhere=True))
+        return [values[name] for name in names]
+
+    found = named("--actor.model_name_or_path", "some/My-Model/")
+    run = found[0]
+    assert re.fullmatch(rf"{tmp_path}/runs/\d{{8}}-\d{{6}}-My-Model", run)
+    assert found[1:] == [f"{run}/model", f"{run}/checkpoints", f"{run}/tensorboard", run.rpartition("/")[2]]
+    run = f"{tmp_path}/r"
+    assert named("--logger.run_dir", "r") == [run, f"{run}/model", f"{run}/checkpoints", f"{run}/tensorboard", "r"]
+    given = ["o", "c", "t", "w"]
+    words = [word for name, value in zip(names[1:], given, strict=True) for word in (f"--{name}", value)]
+    assert named("--logger.run_dir", "r/", *words) == [run, *given]
+
+
+def test_packed_samples_keep_what_is_told_of_attention(monkeypatch):
+    """OpenRLHF asks for flash attention, which needs CUDA."""
+    packed = [*BARE, "--ds.packing_samples"]
+    for on_cpu, anywhere, attention in (
+        (True, False, "sdpa"),
+        (True, True, "flash_attention_2"),
+        (False, False, "flash_attention_2"),
+    ):
+        monkeypatch.setattr(cpu_runtime, "required", lambda on_cpu=on_cpu: on_cpu)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        assert options.parse(packed, anywhere=anywhere).ds.attn_implementation == attention
+    monkeypatch.setattr(cpu_runtime, "required", lambda: True)
+    assert options.parse([*BARE, "--ds.attn_implementation", "eager"]).ds.attn_implementation == "eager"
+
+
+def test_without_cuda_the_defaults_are_a_cpus(monkeypatch):
+    names = ("ds.attn_implementation", "vllm.sync_backend", "vllm.enforce_eager", "vllm.gpu_memory_utilization")
+    values, _ = sized()
+    assert [values[name] for name in names] == ["sdpa", "gloo", True, 0.1]
+    values, _ = sized(gpus=1)
+    assert [values[name] for name in names] == ["flash_attention_2", "nccl", False, 0.6]
