@@ -170,7 +170,7 @@ def _patch_deepspeed_comm(module: Any) -> None:
         setattr(module.TorchBackend, name, finished(getattr(module.TorchBackend, name)))
 
 
-# The methods of DeepSpeed's TorchBackend that can return unfinished work.
+# The methods of DeepSpeed's TorchBackend that can be told to return unfinished work.
 COLLECTIVES = (
     "all_gather",
     "all_gather_base",
@@ -182,9 +182,11 @@ COLLECTIVES = (
     "all_to_all_single",
     "barrier",
     "broadcast",
+    "gather",
     "reduce",
     "reduce_scatter",
     "reduce_scatter_tensor",
+    "scatter",
 )
 
 _PATCHES = {
