@@ -413,6 +413,7 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_named_before_others_
 
     def synced(descriptor):
         done.append("sync " + os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), new.parent))
+        assert os.fstat(descriptor).st_size, "what is still in Python's buffer does not get there"
         fsync(descriptor)
 
     def renamed(path, target):
