@@ -134,16 +134,26 @@ def test_of_several_files_the_first_by_name_is_told(folder):
     with pytest.raises(ManifestError, match="added-00: is not listed"):
         manifest.check(folder)
     manifest.write(folder)
+    listed = list(json.loads((folder / "manifest.json").read_text())["files"])
+    assert listed == sorted(listed) and len(listed) == 23
     for number in range(20):
         (folder / f"added-{number:02}").unlink()
     with pytest.raises(ManifestError, match="added-00: is missing"):
+        manifest.check(folder)
+    for number in range(20):
+        (folder / f"added-{number:02}").write_text("x" * (1 + number % 7))
+    manifest.write(folder)
+    for number in range(20):
+        (folder / f"added-{number:02}").write_text("y" * (1 + number % 7))
+    with pytest.raises(ManifestError, match="added-00: has other contents"):
         manifest.check(folder)
 
 
 def test_a_manifest_appears_whole_or_not_at_all(folder, monkeypatch):
     before = (folder / "manifest.json").read_text()
 
-    def fail(*_):
+    def fail(descriptor):
+        assert os.fstat(descriptor).st_size
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
