@@ -76,12 +76,20 @@ def test_a_checkpoint_without_state_is_for_estimators_without_one(states):
     )
 
 
-def test_a_state_that_could_run_code_is_not_loaded(states):
+def test_a_state_that_could_run_code_is_not_loaded(states, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # whatever others' code is allowed
     torch.save({"state": SimpleNamespace()}, states / "global_step4" / "estimator.pt")
     estimator = Remembers("before")
     with pytest.raises(Exception, match="[Ww]eights.only"):
         estimator_state.load_estimator(states.parent, estimator)
     assert estimator.state == "before"
+    with pytest.raises(EstimatorError, match="UnpicklingError"):
+        estimator_state.check_state(Remembers(SimpleNamespace()))
+
+
+def test_a_state_that_it_does_not_give_is_its_own_fault(states):
+    with pytest.raises(EstimatorError, match=r"remembers \(own.py\): state_dict raised ValueError: no luck"):
+        estimator_state.save_estimator(states.parent, "global_step6", Remembers(ValueError("no luck")))
 
 
 def test_a_state_that_it_does_not_take_is_its_own_fault(states):
