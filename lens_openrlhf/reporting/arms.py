@@ -44,7 +44,7 @@ def treatment(run: Run) -> dict[str, Any]:
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """Names of the options that are not the same in all runs that have them, in the order of the first such run."""
-    treatments = [treatment(run) for run in runs if run.options]
+    treatments = [treatment(run) for run in runs]
     names = list(dict.fromkeys(name for options in treatments for name in options))
     return [name for name in names if len({_frozen(options[name]) for options in treatments if name in options}) > 1]
 
