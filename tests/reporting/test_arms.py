@@ -38,6 +38,12 @@ def test_what_a_run_learns_from_does(name):
     }
 
 
+def test_options_in_another_order_are_the_same():
+    assert grouped(run("a", **LENS, x=1, y={"p": 1, "q": 2}), run("b", y={"q": 2, "p": 1}, x=1, **LENS)) == {
+        "a": ["a", "b"]
+    }
+
+
 @pytest.mark.parametrize(("estimator", "count"), [("lens", 2), ("custom", 2), ("rloo", 1), (None, 1)])
 def test_options_of_lens_count_where_it_is_used(estimator, count):
     options = {"algo.advantage.estimator": estimator} if estimator else {"other": 1}

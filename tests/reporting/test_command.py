@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from .conftest import words
 from .generate import write_config, write_run
@@ -211,7 +212,11 @@ def test_what_it_wrote_and_what_was_wrong(command, tmp_path, monkeypatch):
         write_config(tmp_path / name, **{"algo.lens.alpha": 1.0})
         (tmp_path / name / "metrics.jsonl").write_text('{"epoch": 1}\n')
     what = "1 lines have no whole number `step`; they are another program's, and left out"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     status, out, err = command("a", "b", "--sample_steps", 3)
+    assert torch.get_num_threads() == 1, "thousands of small operations are faster so"
+    torch.set_num_threads(threads)
     size = len((tmp_path / "report.html").read_text()) / 1e6
     assert (status, out) == (0, f"report.html: 1 arm, 2 runs, {size:.1f} MB\n")
     assert err == f"a/metrics.jsonl (and 1 more): {what}\n"

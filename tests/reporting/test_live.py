@@ -11,6 +11,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import ThreadingHTTPServer
@@ -162,6 +163,25 @@ def test_a_change_of_any_file_is_seen(tmp_path, monkeypatch, name):
         assert data == {"number": len(states), "state": state} and found.data()[0] == state
     path.unlink()
     assert found.data()[0] == states[0] and len(set(states)) == 4 and len(made) == 5
+
+
+def test_two_that_ask_at_once_have_it_made_once(tmp_path, monkeypatch):
+    begun, again, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def report_data(runs, **_):
+        (again if begun.is_set() else begun).set()
+        assert go_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(page, "report_data", report_data)
+    found = live.Live([tmp_path], lambda runs: [], 1)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(found.data)
+        assert begun.wait(60)
+        second = threads.submit(found.data)
+        made_again = again.wait(0.2)
+        go_on.set()
+        assert not made_again and first.result() == second.result()
 
 
 def test_a_file_that_goes_while_it_is_looked_at(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from lens_openrlhf.reporting.samples import read_rows, read_samples
 from lens_openrlhf.reporting.series import short, spread
 from lens_openrlhf.reporting.texts import text_data
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's would reach the terminal
+
 # Two prompts with two answers each, as a file may hold them: not in their order.
 ROWS = [
     {"prompt_id": 1, "index": 3, "correctness": 0.0, "reward": 0.0, "tokens": 8, "confidence": 0.5, "advantage": -0.5},
@@ -109,6 +111,14 @@ def test_answers_without_a_confidence_count_otherwise(tmp_path):
     assert found[2].metrics()["lens/negative_groups"] == 0.5
     assert found[3].z.tolist() == pytest.approx([0.25])
     assert found[3].metrics()["lens/difficulty"] == pytest.approx(0.8)
+
+
+def test_confidences_of_no_logarithm(tmp_path):
+    write(tmp_path, 1, confidence=[0.5, 0.2, 0.0, 0.4])
+    write(tmp_path, 2, confidence=[0.5, 0.2, -0.1, 0.4])
+    found = run(tmp_path, **MAX)
+    assert read_samples(found)[1].z.tolist() == pytest.approx([0.25, 0, 0.5])
+    assert all("confidence" in p.what or "logprob" in p.what for p in found.problems)
 
 
 @pytest.mark.parametrize(
