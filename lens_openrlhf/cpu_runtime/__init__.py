@@ -208,15 +208,15 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(name)
         finally:
             sys.meta_path.insert(0, self)
-        if spec is None or spec.loader is None:
+        if spec is None:
             return None
-        load = spec.loader.exec_module
+        loader: Any = spec.loader
+        load = loader.exec_module
 
         def exec_module(module: Any) -> None:
             load(module)
             _PATCHES[name](module)
 
-        loader: Any = spec.loader
         loader.exec_module = exec_module
         return spec
 

@@ -321,7 +321,8 @@ def test_the_size_of_all_is_limited(arguments, newest, too_much, kept):
     args = arguments()
     states = write(args, 2).parent
     write(args, 4)
-    (states / "global_step4" / "more").write_bytes(b"1234567890")
+    (states / "global_step4" / "deep").mkdir()
+    (states / "global_step4" / "deep" / "more").write_bytes(b"1234567890")
     write(args, 6, tag=newest)
     files = [file for file in states.rglob("*") if file.is_file() and file.parent != states]
     first = sum(file.stat().st_size for file in files if file.parent.name == "global_step2")
