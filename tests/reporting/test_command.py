@@ -135,6 +135,8 @@ def test_options_and_their_defaults():
     }
     args = module._parser().parse_args(["a", "-o", "x", "--port", "65535", "--sample_steps", "0"])
     assert (args.output, args.port, args.sample_steps) == (Path("x"), 65535, 0)
+    args = module._parser().parse_args(["a", "--port", "1", "--sample_steps", "1000000000"])
+    assert (args.port, args.sample_steps) == (1, 10**9)
     assert module.PACKAGES == ("plotly", "pyarrow", "scipy", "torch")
 
 
@@ -151,6 +153,11 @@ def test_numbers_within_limits(command, option, value, limits):
     assert error == (
         f"error: argument {option}: {value!r}: expected a whole number from {limits}; see lens-openrlhf report --help\n"
     )
+
+
+def test_an_option_without_its_value_is_told_by_both_names(command):
+    told = "error: argument -o/--output: expected one argument; see lens-openrlhf report --help\n"
+    assert command("a", "-o") == (2, "", told)
 
 
 def test_what_cannot_be_shown_is_told_whole(command, one_run, tmp_path):

@@ -80,6 +80,7 @@ def serving(*paths, warnings=lambda runs: [], sample_steps=2):
         connection.close()
         return found
 
+    answer.port = server.server_port
     try:
         yield answer
     finally:
@@ -110,14 +111,19 @@ def test_what_is_sent(tmp_path):
         data = json.loads(text)
         assert (status, headers["Content-Type"], headers["Cache-Control"]) == (200, "application/json", "no-store")
         assert int(headers["Content-Length"]) == len(text.encode()) and text == page.to_json(data)
-        assert data["live"] is True and data["warnings"] == ["1 run"] and re.fullmatch("[0-9a-f]{1,16}", data["state"])
-        status, headers, text = answer(f"/data.json?state={data['state']}")
-        assert (status, text) == (204, "") and "Content-Length" not in headers
+        assert data["live"] is True and data["warnings"] == ["1 run"] and re.fullmatch(r"-?\d+", data["state"])
+        status, headers, _ = answer(f"/data.json?state={data['state']}")
+        assert status == 204 and "Content-Length" not in headers
         assert headers["Cache-Control"] == "no-store" and headers["Content-Type"] == "application/json"
         assert answer(f"/data.json?state=x&state={data['state']}")[0] == 200
         status, headers, text = answer(f"/?state={data['state']}")
         assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         assert text == page.page(data) and int(headers["Content-Length"]) == len(text.encode())
+        with socket.create_connection(("127.0.0.1", int(answer.port))) as connection:
+            request = f"GET /data.json?state={data['state']} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+            connection.sendall(request.encode())
+            raw = connection.makefile("rb").read()
+        assert raw.startswith(b"HTTP/1.0 204") and raw.endswith(b"\r\n\r\n"), "nothing comes after the head"
         for path in ("/data", "/data.json/", "/index.html", "/../data.json"):
             assert answer(path)[0] == 404
 

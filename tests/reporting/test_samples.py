@@ -192,7 +192,9 @@ def test_of_many_steps_fifty_are_read(tmp_path, monkeypatch):
 
 def test_rows_with_their_texts(tmp_path):
     rows = [{**row, "prompt": f"p{row['prompt_id']}", "response": f"r{row['index']}"} for row in ROWS]
-    found = read_rows(write(tmp_path, 1, rows, label=["1", None, "3", "4"], truncated=[True, False, None, False]))
+    found = read_rows(
+        write(tmp_path, 1, rows, label=["1", None, "3", "4"], truncated=[True, False, None, False], extra=[1] * 4)
+    )
     ordered = [rows[i] for i in (3, 1, 2, 0)]
     labels, cut = ("4", None, "3", "1"), (False, False, None, True)
     assert found == [
