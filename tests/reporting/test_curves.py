@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,10 @@ def test_everything_of_two_arms():
         run("b", [evaluation(0, 4, 0.25)], **{"timing/x": [2, 5], "rollout/reward_mean": [0, 1]}),
     ]
     second = [run("c", **{"rollout/reward_mean": [0.25], "timing/step_total": [7]})]
-    assert data(first, second) == {
+    found = data(first, second)
+    assert list(found["curves"]) == sorted(found["curves"])
+    assert json.dumps(found["curves"]["timing/x"][0]["x"]) == "[1, 2]", "steps are whole numbers"
+    assert found == {
         "curves": {
             "evaluation/length": [{"x": [0, 2], "y": [6.0, 6.0], "e": [2.0, None], "n": [2, 1]}, None],
             "evaluation/truncated": [{"x": [0], "y": [0.375], "e": [0.125], "n": [2]}, None],
@@ -103,6 +107,9 @@ def test_shares_of_the_advantages():
     del given["lens/abs_advantage_positive"]  # there was no such group
     found = step_metrics(run("a", **{name: [value] for name, value in given.items()}), {})
     assert [found[f"mass/{kind}"][1] for kind in ("negative", "mixed", "positive")] == pytest.approx([0.25, 0.75, 0])
+    del given["lens/negative_groups"]
+    found = step_metrics(run("a", **{name: [value] for name, value in given.items()}), {})
+    assert [found[f"mass/{kind}"][1] for kind in ("negative", "mixed", "positive")] == [0, 1, 0]
     for none in ({"lens/abs_advantage_mixed": 0.0, "lens/mixed_groups": 1.0}, {"lens/mixed_groups": 1.0}):
         found = step_metrics(run("a", **{name: [value] for name, value in none.items()}), {})
         assert found == {name: {1: value} for name, value in none.items()}
@@ -135,4 +142,4 @@ def test_a_figure_of_evaluations_has_at_most_so_many_points():
     found = data([run("a", [evaluation(s, float(s), 0.0) for s in range(300)])])
     assert found["width"] == 1 and len(found["curves"]["evaluation/length"][0]["x"]) == 150
     assert found["curves"]["evaluation/length"][0]["x"] == found["curves"]["evaluation/length"][0]["y"]
-    assert curves.POINTS == 400
+    assert curves.POINTS == 400 and data([run("none")])["width"] == 1

@@ -70,7 +70,8 @@ def test_what_was_run(utc):
         ["git commit", "0123456789ab, fedcba987654"],
     ]
     assert data(Run(Path("empty"), "empty"))["facts"] == [["steps", "0"]]
-    assert facts(run("a", 5.0, 7.0))["date"] == "1970-01-01"
+    assert facts(run("a", 5.0, 9 * DAY, 7.0))["date"] == "1970-01-01", "of the first and the last step"
+    assert facts(run("a", 0.0, DAY))["date"] == "1970-01-01 to 1970-01-02"
 
 
 @pytest.mark.parametrize(

@@ -390,5 +390,15 @@ def test_long_texts_are_cut(tmp_path, monkeypatch, budget, characters):
     assert [answer["text"] for answer in first["answers"]] == [cut, cut]
 
 
+def test_prompts_with_different_numbers_of_answers(tmp_path, monkeypatch):
+    """What each may have follows from the largest group."""
+    monkeypatch.setattr(texts, "TEXT_BYTES", 1200)
+    rows = [row | {"prompt_id": int(row["index"] > 0)} for row in ROWS]
+    write(tmp_path, 1, rows, response=["r" * 900] * 4)
+    first = entries(tmp_path)[0]["texts"]["1"][0]
+    assert [answer["text"] for answer in first["answers"]] == ["r" * 300 + " … (600 more characters)"]
+    assert (first["prompt"], first["label"], first["kind"]) == ("p", "l", "mixed")
+
+
 def test_the_page_may_have_so_many_characters():
     assert (texts.TEXT_BYTES, texts.MAX_CHARACTERS) == (3_000_000, 4000)
