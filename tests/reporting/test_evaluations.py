@@ -164,6 +164,24 @@ def test_a_k_beyond_the_answers_is_left_out():
     assert pass_values(evaluation(1, 0, 1, 2), "all", 2) == [0, 1, 1]
 
 
+def test_powers_of_two_in_order():
+    assert evaluation_data([Arm("a", [run("r", evaluation(1, 1, n=8, ks=[5]))])])["ks"] == [1, 2, 4, 5, 8]
+
+
+def test_pairs_that_lack_a_part_are_left_out_of_its_difference():
+    def runs(name, *levels):
+        found = [evaluation(1, 2 * (name == "more"), 0, level=level) for level in levels]
+        return Arm(name, [run(f"{name}{i}", e, seed=str(i)) for i, e in enumerate(found)])
+
+    both, one = ["x", "y"], ["y", "y"]
+    found = evaluation_data([runs("base", both, both, both), runs("more", both, one, both)])["difference"]
+    assert found["level=y"]["1"][1]["pairs"] == 3 and found["level=x"]["1"][1]["pairs"] == 2
+    found = evaluation_data([runs("base", both, both), runs("more", both, one)])["difference"]
+    assert (found["level=x"]["1"][1]["over"], found["level=x"]["1"][1]["pairs"]) == ("prompts", 1)
+    few = [Arm(name, [run(name, evaluation(1, 1, n=n))]) for name, n in (("a", 2), ("b", 2), ("c", 4))]
+    assert evaluation_data(few)["difference"]["all"]["4"] == [None, None, None]
+
+
 @pytest.mark.parametrize(("values", "shown"), [(1, 0), (2, 2), (12, 12), (13, 0)])
 def test_columns_that_split(values, shown):
     column = [str(i) for i in range(values)]

@@ -429,7 +429,9 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_named_before_others_
     monkeypatch.setattr(Path, "rename", renamed)
     monkeypatch.setattr(writing.shutil, "rmtree", removed)
     facts = {"step": 4, "options": {"own.path": Path("/a")}, "architecture": {}}
+    opened = len(os.listdir("/proc/self/fd"))
     writing.finish(Path(args.ckpt.path), "global_step4", facts, SimpleNamespace(max_num=1, max_mem=1000))
+    assert len(os.listdir("/proc/self/fd")) == opened
     assert done[0] == "sync unfinished-global_step4/.run.json.new"
     files = ("deep", "deep/weights.pt", "run.json")
     assert sorted(done[1:4]) == [f"sync unfinished-global_step4/{name}" for name in files]
