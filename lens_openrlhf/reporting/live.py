@@ -39,7 +39,7 @@ class Live:
                 stats.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
             except FileNotFoundError:  # gone since it was listed
                 continue
-        return format(hash(tuple(stats)) & (2**64 - 1), "x")
+        return str(hash(tuple(stats)))
 
     def data(self) -> tuple[str, dict]:
         """A word for the state of the files, and the page's data. Raises ReportError where there is nothing to show."""

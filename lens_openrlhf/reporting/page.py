@@ -84,7 +84,7 @@ def _options(arms: Sequence[Arm]) -> dict[str, list]:
     apart = arm_module.differing([arm.runs[0] for arm in arms])
     rows = {name: [arm_module.shown(options[name]) if name in options else "" for options in first] for name in names}
     return {
-        "apart": [[name, rows[name]] for name in apart if name in rows],
+        "apart": [[name, rows[name]] for name in apart],
         "common": [[name, values[0]] for name, values in rows.items() if len(set(values)) == 1],
     }
 

@@ -58,18 +58,13 @@ def _step_texts(path: Path, samples: StepSamples, budget: int) -> list[dict]:
 
 def text_data(arms: Sequence[Arm], samples: dict[Path, dict[int, StepSamples]], steps: int) -> list[dict]:
     """Texts for the page: one entry a run that has samples, `steps` of its steps at most, evenly apart."""
-    chosen = {
-        run.folder: spread(list(samples[run.folder]), steps)
-        for arm in arms
-        for run in arm.runs
-        if samples[run.folder] and steps
-    }
+    chosen = {run.folder: spread(list(samples[run.folder]), steps) for arm in arms for run in arm.runs}
     total = sum(map(len, chosen.values()))
     entries = []
     for number, arm in enumerate(arms):
         for run in arm.runs:
             texts = {}
-            for step in chosen.get(run.folder, ()):
+            for step in chosen[run.folder]:
                 try:
                     texts[step] = _step_texts(run.samples[step], samples[run.folder][step], TEXT_BYTES // total)
                 except ValueError as error:

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import torch
 
 from .conftest import words
 from .generate import write_config, write_run
@@ -117,6 +119,117 @@ def test_a_missing_package_is_named(command, one_run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "plotly", None)
     status, _, err = command(one_run)
     assert status == 2 and "the report needs plotly" in err and "pip install 'lens_openrlhf[report]'" in err
+
+
+def test_options_and_their_defaults():
+    from lens_openrlhf.reporting import command as module
+
+    args = module._parser().parse_args(["a", "b"])
+    assert vars(args) == {
+        "runs": [Path("a"), Path("b")],
+        "output": None,
+        "watch": False,
+        "port": None,
+        "sample_steps": 8,
+        "allow_different_data": False,
+    }
+    args = module._parser().parse_args(["a", "-o", "x", "--port", "65535", "--sample_steps", "0"])
+    assert (args.output, args.port, args.sample_steps) == (Path("x"), 65535, 0)
+    args = module._parser().parse_args(["a", "--port", "1", "--sample_steps", "1000000000"])
+    assert (args.port, args.sample_steps) == (1, 10**9)
+    assert module.PACKAGES == ("plotly", "pyarrow", "scipy", "torch")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "limits"),
+    [
+        *(("--port", value, "1 to 65535") for value in ("0", "65536", "-1", "x", "1.5", "²", "00000000001")),
+        *(("--sample_steps", value, "0 to 1000000000") for value in ("-1", "1000000001", "99999999999")),
+    ],
+)
+def test_numbers_within_limits(command, option, value, limits):
+    status, out, error = command("a", f"{option}={value}")
+    assert (status, out) == (2, "")
+    assert error == (
+        f"error: argument {option}: {value!r}: expected a whole number from {limits}; see lens-openrlhf report --help\n"
+    )
+
+
+def test_an_option_without_its_value_is_told_by_both_names(command):
+    told = "error: argument -o/--output: expected one argument; see lens-openrlhf report --help\n"
+    assert command("a", "-o") == (2, "", told)
+
+
+def test_what_cannot_be_shown_is_told_whole(command, one_run, tmp_path):
+    (tmp_path / "compare.json").write_text('{"arms": {}}')
+    assert command(tmp_path, "-o", tmp_path / "page.html") == (
+        2,
+        "",
+        f"error: {tmp_path}: the comparison has no runs yet\n",
+    )
+    assert command(one_run, "--watch", "-o", "x.html") == (
+        *(2, ""),
+        "error: --watch serves the page and writes no file: leave out -o, or --watch\n",
+    )
+    assert command(one_run, "--port", 8000) == (2, "", "error: --port has no effect without --watch\n")
+    write_config(tmp_path / "other", **{"eval.dataset": "/data/other.jsonl"})
+    told = f"{one_run} evaluates on /data/sums/heldout.jsonl, but {tmp_path}/other evaluates on /data/other.jsonl"
+    assert command(one_run, tmp_path / "other", "-o", tmp_path / "page.html") == (
+        *(2, ""),
+        f"error: different evaluation data: {told}. Their Pass@k cannot be compared; report them apart, or go on with "
+        "--allow_different_data\n",
+    )
+    assert command(one_run, tmp_path / "other", "-o", tmp_path / "page.html", "--allow_different_data")[0] == 0
+    assert page_data(tmp_path / "page.html")["warnings"] == [
+        f"Different evaluation data: {told}. Differences of Pass@k may be the data's."
+    ]
+
+
+def test_a_page_that_cannot_be_written(command, one_run, tmp_path, monkeypatch):
+    from lens_openrlhf.reporting import page
+
+    def write(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page, "write", write)
+    assert command(one_run, "-o", tmp_path / "page.html") == (
+        *(2, ""),
+        f"error: -o {tmp_path}/page.html: cannot be written (No space left on device)\n",
+    )
+
+
+def test_a_folder_that_cannot_be_read(command, one_run, monkeypatch):
+    from lens_openrlhf.reporting import command as module
+
+    def find_runs(paths):
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    monkeypatch.setattr(module, "find_runs", find_runs)
+    assert command(one_run) == (2, "", "error: /secret: Permission denied\n")
+
+
+def test_what_it_wrote_and_what_was_wrong(command, tmp_path, monkeypatch):
+    from lens_openrlhf.reporting import page
+
+    asked = []
+    report_data = page.report_data
+    monkeypatch.setattr(page, "report_data", lambda *a, **k: asked.append(k) or report_data(*a, **k))
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_config(tmp_path / name, **{"algo.lens.alpha": 1.0})
+        (tmp_path / name / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    what = "1 lines have no whole number `step`; they are another program's, and left out"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    status, out, err = command("a", "b", "--sample_steps", 3)
+    assert torch.get_num_threads() == 1, "thousands of small operations are faster so"
+    torch.set_num_threads(threads)
+    size = len((tmp_path / "report.html").read_text()) / 1e6
+    assert (status, out) == (0, f"report.html: 1 arm, 2 runs, {size:.1f} MB\n")
+    assert err == f"a/metrics.jsonl (and 1 more): {what}\n"
+    status, out, err = command("a", "-o", "one.html")
+    assert out.startswith("one.html: 1 arm, 1 run, ") and err == f"a/metrics.jsonl: {what}\n"
+    assert [k["sample_steps"] for k in asked] == [3, 8]
 
 
 def test_the_console_command_reaches_it(one_run, tmp_path):

@@ -203,6 +203,7 @@ def test_histogram_of_z_counts_every_wrong_answer(comparison, data):
 
 def test_weight_function():
     z = np.array([0.0, 1e-9, 0.25, 0.5, 0.99])
+    assert weight([0, 0]).dtype == float and weight([0, 0]).tolist() == [0, 0]
     assert weight(z)[0] == 0 and weight(0.5) == pytest.approx(2 * math.log(2) - 1)
     # Its series: z/2 + z^2/3 + …
     assert weight(z)[1] == pytest.approx(5e-10, rel=1e-6)

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+from pathlib import Path
 
 import pytest
 
 from lens_openrlhf.reporting import arms
 from lens_openrlhf.reporting.page import report_data
-from lens_openrlhf.reporting.runs import ReportError, check_same_data, find_runs, read_run
+from lens_openrlhf.reporting.runs import (
+    Evaluation,
+    Problem,
+    ReportError,
+    Run,
+    check_same_data,
+    find_runs,
+    is_comparison,
+    is_run,
+    read_run,
+)
 from lens_openrlhf.reporting.samples import read_samples
 
 from .conftest import EVERY, SEEDS, STEPS
@@ -250,3 +263,351 @@ def test_an_option_that_an_arm_does_not_have_tells_nothing(tmp_path):
     write_config(tmp_path / "plain", **plain)
     labels = [arm.label for arm in arms.group([read_run(tmp_path / "lens"), read_run(tmp_path / "plain")])]
     assert labels == ["estimator=lens", "estimator=group_norm"]
+
+
+# What a run folder without a config.json is told of.
+NO_CONFIG = "is missing: the run's options are not known, and its arm is named by its folder"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder(**files) -> a run folder with these texts, dictionaries and lists of records."""
+
+    def make(name="run", **files):
+        place = tmp_path / name
+        place.mkdir(parents=True, exist_ok=True)
+        for stem, content in files.items():
+            if isinstance(content, list):
+                text = "".join(json.dumps(record) + "\n" for record in content)
+                (place / f"{stem}.jsonl").write_text(text)
+            elif isinstance(content, dict):
+                (place / f"{stem}.json").write_text(json.dumps(content))
+            else:
+                (place / f"{stem}.jsonl").write_bytes(content.encode(errors="surrogateescape"))
+        return place
+
+    return make
+
+
+def test_a_run_is_read_as_documented(folder):
+    place = folder(
+        config={
+            "command": ["--train.seed", "7"],
+            "options": {"train.seed": 7, "algo.lens.alpha": 0.5},
+            "versions": {"torch": "2.13.0", "python": 3.11},
+            "git_commit": "0123abcd",
+        },
+        metrics=[{"step": 2, "time": 5.0, "loss": 0.5, "none": None}, {"step": 1, "time": 4.0, "loss": 1}],
+        eval=[{"step": 0, "scores": [[1, 0.5, 0], [1.0, 1, 0.0]]}],
+        events=[
+            {"event": "ready", "total": 9},
+            {"event": "steps", "total": 4},
+            {"event": "steps", "total": 6},
+            {"event": "steps", "total": "many"},
+        ],
+    )
+    (place / "samples").mkdir()
+    for step in (10, 2):
+        (place / "samples" / f"step-{step:06}.parquet").touch()
+    assert read_run(place) == Run(
+        folder=place,
+        name="run",
+        arm=None,
+        comparison=None,
+        seed="7",
+        options={"train.seed": 7, "algo.lens.alpha": 0.5},
+        versions={"torch": "2.13.0", "python": "3.11"},
+        git_commit="0123abcd",
+        metrics=[{"step": 1, "time": 4.0, "loss": 1}, {"step": 2, "time": 5.0, "loss": 0.5}],
+        evaluations=[Evaluation(0, 3, {"all": [1, 2]}, {}, None, None, set())],
+        samples={step: place / "samples" / f"step-{step:06}.parquet" for step in (2, 10)},
+        planned=6,
+        problems=[],
+    )
+
+
+def test_an_evaluation_is_read_as_documented(folder):
+    record = {
+        "step": 3,
+        "scores": [[1, 0.99], [0, 0], [1, 1], [1.0, 0]],
+        "lengths": [[1, 2], [3, None], [5, 6], [7, 8]],
+        "truncated": [[True, False], [False, False], [None, None], [True, True]],
+        "eval_response_length_mean": 99.0,
+        "eval_truncated_rate": 0.99,
+        "splits": {"level": [2, 10, None, 2], "kind": ["b", "a", "b", "b"]},
+        "pass_at_k": {
+            "all": {"1": [0, 0], "2": [0, 0], "3": [0, 0], "0": [0, 0], "x": [0, 0], "²": 0},
+            "level=2": {"9": 0},
+        },
+    }
+    (found,) = read_run(folder(eval=[record])).evaluations
+    assert found == Evaluation(
+        step=3,
+        n=2,
+        right={
+            "all": [1, 0, 2, 1],
+            "level=2": [1, 1],
+            "level=10": [0],
+            "level=None": [2],
+            "kind=a": [0],
+            "kind=b": [1, 2, 1],
+        },
+        splits={"level": {2, 10}, "kind": {"a", "b"}},
+        length=pytest.approx(32 / 7),
+        truncated=pytest.approx(3 / 6),
+        ks={1, 2},
+    )
+    assert found.prompts == 4
+
+
+@pytest.mark.parametrize(
+    ("record", "length", "truncated"),
+    [
+        ({"lengths": [[None, None]], "truncated": [[None, None]], "eval_response_length_mean": 3.0}, None, None),
+        ({"eval_response_length_mean": 3, "eval_truncated_rate": 0}, 3, 0),
+        (
+            {"lengths": None, "truncated": None, "eval_response_length_mean": "3", "eval_truncated_rate": True},
+            None,
+            None,
+        ),
+        ({"lengths": [[2, 4]], "eval_truncated_rate": 0.5}, 3, 0.5),
+        ({"eval_response_length_mean": None, "truncated": [[False, True]]}, None, 0.5),
+        ({"pass_at_k": [], "splits": None}, None, None),
+        ({"pass_at_k": {"level=2": {"1": 0}}, "splits": {}}, None, None),
+        ({"pass_at_k": {"all": [1]}}, None, None),
+    ],
+)
+def test_lengths_and_truncation_are_the_runs_own_or_what_openrlhf_logged(folder, record, length, truncated):
+    run = read_run(folder(eval=[{"step": 1, "scores": [[0, 1]], **record}]))
+    assert run.evaluations == [Evaluation(1, 2, {"all": [1]}, {}, length, truncated, set())]
+    assert run.problems == [Problem(f"{run.folder}/config.json", NO_CONFIG)]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"step": -1}, "has no whole number `step`"),
+        ({"step": 1.0}, "has no whole number `step`"),
+        ({"step": True}, "has no whole number `step`"),
+        ({"scores": {"a": 1}}, "has no `scores`, one list of answers a prompt"),
+        ({"scores": [[]]}, "has no `scores`, one list of answers a prompt"),
+        ({"scores": [3]}, "has no `scores`, one list of answers a prompt"),
+        ({"scores": [[1, 0], [1]]}, "`scores` does not have 2 answers for every prompt"),
+        ({"scores": [[1, 0], 3]}, "`scores` does not have 2 answers for every prompt"),
+        (
+            {"scores": [[1, None], [math.nan, True]]},
+            "3 of 4 `scores` are no numbers (NaN or null), and would count as wrong",
+        ),
+        ({"lengths": [[3, 3]]}, "`lengths` is no list of 2 prompts"),
+        ({"lengths": {"a": 1}}, "`lengths` is no list of 2 prompts"),
+        ({"lengths": [[3, 3], [3, 3, 3]]}, "`lengths` does not have 2 answers for every prompt"),
+        ({"truncated": [[0, 0], [0]]}, "`truncated` does not have 2 answers for every prompt"),
+        ({"splits": [1, 2]}, "`splits` does not have one value for each of 2 prompts"),
+        ({"splits": {"a": [1, 2], "level": [1]}}, "`splits` does not have one value for each of 2 prompts"),
+        ({"splits": {"level": "ab"}}, "`splits` does not have one value for each of 2 prompts"),
+        ({"splits": {"a": ["x", 1.5], "level": [None, []]}}, "`splits` has values that are neither texts nor numbers"),
+    ],
+)
+def test_what_is_wrong_with_an_evaluation_is_told_whole(folder, change, told):
+    good = {"step": 1, "scores": [[1, 0], [0, 0]]}
+    run = read_run(folder(eval=[good, {"step": 2, **good, **change}], config={"options": {}}))
+    where = f"{run.folder / 'eval.jsonl'}, line 2"
+    assert run.problems == [Problem(where, f"{told}; the evaluation is left out")]
+    assert run.evaluations == [Evaluation(1, 2, {"all": [1, 0]}, {}, None, None, set())]
+
+
+def test_of_one_steps_evaluations_the_last_counts_and_of_other_prompts_the_latest_step(folder):
+    lines = [
+        {"step": 8, "scores": [[1], [1]]},
+        {"step": 2, "scores": [[0], [1]]},
+        {"step": 4, "scores": [[1], [1], [1]]},
+        {"step": 2, "scores": [[0], [0]]},
+    ]
+    run = read_run(folder(eval=lines, config={"options": {}}))
+    assert [(e.step, e.right["all"]) for e in run.evaluations] == [(2, [0, 0]), (8, [1, 1])]
+    assert run.problems == [
+        Problem(
+            str(run.folder / "eval.jsonl"),
+            "evaluates 3 prompts after step 4, but 2 after step 8; the earlier evaluation is left out",
+        )
+    ]
+
+
+@pytest.mark.parametrize(("values", "told"), [(12, False), (13, True)])
+def test_how_many_values_a_split_may_have(folder, values, told):
+    record = {"step": 1, "scores": [[1]] * values, "splits": {"id": list(range(values)), "level": [1] * values}}
+    run = read_run(folder(eval=[record], config={"options": {}}))
+    message = f"split 'id' has {values} values and is not shown; at most 12 are"
+    assert run.problems == ([Problem(str(run.folder / "eval.jsonl"), message)] if told else [])
+
+
+def test_what_is_wrong_with_lines_is_told_of_each(folder):
+    deep = "[" * 100_000
+    text = f'{{"step": 1, "a": 1}}\n\n  \n{{"a\n3\n{deep}\n{{"step": 2, "b": "\udcff"}}\n{{"step"'
+    run = read_run(folder(metrics=text, config={"options": {}}))
+    path = run.folder / "metrics.jsonl"
+    assert run.metrics == [{"step": 1, "a": 1}, {"step": 2}]
+    assert run.problems == [
+        Problem(f"{path}, line 4", "is not JSON; the line is left out"),
+        Problem(f"{path}, line 5", "is no JSON object; the line is left out"),
+        Problem(f"{path}, line 6", "is not JSON; the line is left out"),
+        Problem(f"{path}, line 8", "the last line is cut off; it is left out"),
+        Problem(str(path), "values that are no numbers are left out: b"),
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_told(folder):
+    place = folder(config={"options": {}})
+    (place / "metrics.jsonl").mkdir()
+    (place / "events.jsonl").mkdir()
+    told = "cannot be read (Is a directory)"
+    assert read_run(place).problems == [Problem(str(place / name), told) for name in ("metrics.jsonl", "events.jsonl")]
+
+
+def test_what_is_no_number_is_left_out_by_name(folder):
+    words = {name: "text" for name in ("f", "a", "c")}
+    lines = [
+        {"step": 1, "x": 1, "flag": True, "none": None, "many": math.inf, **words},
+        {"step": 2, "x": 2.5, "b": [1], "d": {}, "nan": math.nan},
+        *({"step": step, "x": 9} for step in (-1, True, 1.0, "1", None)),
+        {"x": 9},
+    ]
+    run = read_run(folder(metrics=lines, config={"options": {}}))
+    assert run.metrics == [{"step": 1, "x": 1}, {"step": 2, "x": 2.5}]
+    path = str(run.folder / "metrics.jsonl")
+    foreign = Problem(path, "6 lines have no whole number `step`; they are another program's, and left out")
+    assert run.problems == [foreign, Problem(path, "values that are no numbers are left out: a, b, c, d, f")]
+    run = read_run(folder(metrics=[lines[0] | lines[1] | {"e": "text"}], config={"options": {}}))
+    assert run.problems == [Problem(path, "values that are no numbers are left out: a, b, c, d, e …")]
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["", "null", "3", "[]", "{}", '{"options": []}', "[" * 100_000, None],
+)
+def test_a_config_that_says_nothing(folder, config):
+    place = folder()
+    (place / "config.json").mkdir() if config is None else (place / "config.json").write_text(config)
+    run = read_run(place)
+    assert (run.options, run.versions, run.git_commit, run.seed) == ({}, {}, None, None)
+    told = "is no config.json of a run: options are not known, and the arm is named by its folder"
+    assert run.problems == [Problem(str(place / "config.json"), told)]
+
+
+def test_a_config_with_more_or_less_than_it_should(folder):
+    run = read_run(folder(config={"options": {"a": 1}, "versions": ["torch"], "git_commit": 3}))
+    assert (run.options, run.versions, run.git_commit, run.seed, run.problems) == ({"a": 1}, {}, None, None, [])
+
+
+def test_a_run_without_a_config_says_so_once_it_has_anything(folder):
+    place = folder()
+    assert read_run(place) == Run(place, "run")
+    (place / "events.jsonl").touch()
+    assert read_run(place).problems == [Problem(str(place / "config.json"), NO_CONFIG)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluated", "last"), [([1, 5], [0, 4], 5), ([1, 2], [0, 7], 7), ([], [3], 3), ([4], [], 4), ([], [], 0)]
+)
+def test_the_last_step_is_that_of_training_or_evaluation(folder, steps, evaluated, last):
+    metrics, evaluations = [{"step": s} for s in steps], [{"step": s, "scores": [[1]]} for s in evaluated]
+    assert read_run(folder(metrics=metrics, eval=evaluations)).last_step == last
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "eval.jsonl", "events.jsonl", "samples"])
+def test_what_makes_a_folder_a_run(tmp_path, name):
+    assert not is_run(tmp_path)
+    (tmp_path / name).mkdir()
+    assert is_run(tmp_path) and not is_comparison(tmp_path)
+    assert [run.folder for run in find_runs([tmp_path])] == [tmp_path]
+
+
+@pytest.mark.parametrize("name", ["compare.json", "spec.yaml", "runs/a/seed-1"])
+def test_what_makes_a_folder_a_comparison(tmp_path, name):
+    assert not is_comparison(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    assert is_comparison(tmp_path)
+    assert [run.name for run in find_runs([tmp_path])] == (["a/seed-1"] if "seed" in name else [])
+
+
+@pytest.mark.parametrize(
+    ("listing", "order"),
+    [
+        ({"arms": [{"name": "b"}]}, ["a", "b", "c"]),
+        ({"arms": {"b": {}, "a": {}}}, ["b", "a", "c"]),
+        ({"arms": 3}, ["a", "b", "c"]),
+        ([], ["a", "b", "c"]),
+        ("{", ["a", "b", "c"]),
+        ("[" * 100_000, ["a", "b", "c"]),
+        (None, ["a", "b", "c"]),
+    ],
+)
+def test_runs_of_a_comparison_are_ordered_by_arm_and_seed(tmp_path, listing, order):
+    if listing is not None:
+        text = listing if isinstance(listing, str) else json.dumps(listing)
+        (tmp_path / "compare.json").write_text(text)
+    for name in ("c/seed-1", "a/seed-10", "a/seed-9", "a/seed-9.unfinished-1", "a/seed-x", "b/seed-1", "b/other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "seed-3").touch()
+    found = find_runs([tmp_path])
+    seeds = {"a": ["9", "10"], "b": ["1"], "c": ["1"]}
+    assert [(run.arm, run.seed) for run in found] == [(arm, seed) for arm in order for seed in seeds[arm]]
+    assert [run.name for run in found] == [f"{arm}/seed-{seed}" for arm in order for seed in seeds[arm]]
+    assert all(run.comparison == tmp_path and run.folder == tmp_path / "runs" / run.name for run in found)
+
+
+def test_a_comparisons_seed_is_its_folders(tmp_path, folder):
+    place = folder("runs/a/seed-4", config={"options": {"train.seed": 3}})
+    assert [run.seed for run in find_runs([tmp_path])] == ["4"]
+    assert [run.seed for run in find_runs([place])] == ["3"]
+
+
+def test_what_cannot_be_found_is_told_whole(tmp_path):
+    absent = tmp_path / "absent"
+    with pytest.raises(ReportError) as caught:
+        find_runs([absent])
+    assert str(caught.value) == f"{absent}: no such folder; name a run folder (--logger.run_dir) or a comparison's"
+    told = (
+        f"{tmp_path}: neither a run folder (it holds none of config.json, metrics.jsonl, eval.jsonl, events.jsonl, "
+        "samples/) nor a comparison's"
+    )
+    for name in ("c", "b", "a"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ReportError) as caught:
+            find_runs([tmp_path])
+        assert str(caught.value) == told
+    for name in ("b", "c"):
+        (tmp_path / name / "config.json").touch()
+    with pytest.raises(ReportError) as caught:
+        find_runs([tmp_path])
+    assert str(caught.value) == f"{told}; but the folders in it are runs: name them, such as {tmp_path}/b"
+
+
+def test_runs_come_in_the_order_in_which_they_are_named(folder):
+    places = [folder(name, config={"options": {}}) for name in ("b", "a")]
+    assert [run.name for run in find_runs([*places, places[0]])] == ["b", "a"]
+    os.symlink(places[0], places[0].with_name("link"))
+    assert [run.folder for run in find_runs([places[0].with_name("link"), *places])] == [
+        places[0].with_name("link"),
+        places[1],
+    ]
+
+
+def evaluated(name: str, prompts: int | None = None, **options) -> Run:
+    evaluations = [Evaluation(1, 1, {"all": [0] * n}, {}, None, None, set()) for n in (99, prompts)] if prompts else []
+    return Run(Path(name), name, options=options, evaluations=evaluations)
+
+
+def test_what_tells_evaluation_data_apart():
+    data = {"eval.dataset": "/data/a"}
+    first = evaluated("one", 4, **data)
+    same = [evaluated("none"), evaluated("empty", **{"eval.dataset": None}), evaluated("unknown", 4)]
+    assert check_same_data([*same, first, evaluated("two", 4, **data), *same]) is None
+    other = evaluated("three", 5, **{"eval.dataset": "/data/b"})
+    assert (
+        check_same_data([first, evaluated("two", 4), other])
+        == "one evaluates on /data/a, but three evaluates on /data/b"
+    )
+    assert check_same_data([evaluated("none"), evaluated("two", 4), first, evaluated("three", 5, **data)]) == (
+        "two evaluates prompts numbering 4, but three evaluates prompts numbering 5"
+    )

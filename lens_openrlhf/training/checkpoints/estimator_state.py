@@ -30,9 +30,10 @@ def check_state(estimator: Estimator) -> None:
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:
+        told = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise EstimatorError(
             f"{described(estimator)}: its state_dict() cannot be kept in a checkpoint, which holds tensors, "
-            f"numbers, texts, lists and dicts ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"numbers, texts, lists and dicts ({told})"
         ) from error
 
 

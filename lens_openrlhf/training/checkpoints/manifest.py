@@ -69,8 +69,9 @@ def check(folder: str | Path) -> None:
             raise ManifestError(f"{folder / name}: is not listed in {NAME}; it was added later")
         if files[name] != listed[name]["size"]:
             raise ManifestError(f"{folder / name}: has {files[name]} bytes, and {NAME} says {listed[name]['size']}")
-    for name, digest in _digests(folder, files).items():
-        if digest != listed[name]["sha256"]:
+    digests = _digests(folder, files)
+    for name in files:
+        if digests[name] != listed[name]["sha256"]:
             raise ManifestError(f"{folder / name}: has other contents than when {NAME} was written (SHA-256)")
 
 

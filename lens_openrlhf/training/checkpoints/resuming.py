@@ -55,7 +55,7 @@ def newest(folder: Path) -> Resume | None:
     states = folder / ACTOR
     found, notes = [], []
     for path in states.iterdir() if states.is_dir() else ():
-        if not path.is_dir() or path.name.startswith(UNFINISHED):
+        if path.name.startswith(UNFINISHED):
             continue
         try:
             found.append((json.loads((path / FACTS).read_text())["step"], path.stat().st_mtime, path))

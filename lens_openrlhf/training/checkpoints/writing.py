@@ -117,10 +117,11 @@ def make_room(states: Path, newest: str, max_num: int, max_mem: float) -> None:
 
 
 def _worth(path: Path) -> tuple[bool, float, float]:
-    metric = None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    try:
         metric = json.loads((path / METRIC).read_text())["metric_value"]
-    return metric is not None, metric if metric is not None else 0.0, path.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        metric = None
+    return metric is not None, metric or 0.0, path.stat().st_mtime
 
 
 def _size(path: Path) -> int:

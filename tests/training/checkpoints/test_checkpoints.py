@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,12 +163,97 @@ def test_copies_for_transformers_that_a_crash_left_are_swept_too(arguments):
     assert sorted(os.listdir(folder)) == ["_actor", "global_step2_hf"]
 
 
+def test_of_one_step_the_one_written_last_is_taken(arguments):
+    args = arguments()
+    folder = Path(args.ckpt.path)
+    places = [write(args, 4), write(args, 4, tag="best_global_step4")]
+    for last in (0, 1):
+        for number, place in enumerate(places):
+            os.utime(place, (50, 60 if number == last else 55))
+        assert resuming.newest(folder) == resuming.Resume(places[last].name, 4, [])
+
+
+def test_one_that_had_all_but_its_name_is_not_taken(arguments):
+    args = arguments()
+    place = write(args, 4)
+    write(args, 2)
+    place.rename(place.with_name(f"unfinished-{place.name}"))
+    assert resuming.newest(Path(args.ckpt.path)) == resuming.Resume("global_step2", 2, [])
+
+
+@pytest.mark.parametrize("facts", ["", "3", "{}", "[]", None])
+def test_one_whose_step_cannot_be_read_is_left_out_with_a_word(arguments, facts):
+    args = arguments()
+    write(args, 2)
+    place = write(args, 4) / "run.json"
+    place.unlink() if facts is None else place.write_text(facts)
+    found = resuming.newest(Path(args.ckpt.path))
+    assert (found.tag, found.step, len(found.notes)) == ("global_step2", 2, 1)
+    assert found.notes[0].startswith("checkpoint global_step4 is left out: run.json cannot be read (")
+
+
+def test_why_none_is_whole_is_told_of_each(arguments):
+    args = arguments()
+    for step in (2, 4):
+        (write(args, step) / "mp_rank_00_model_states.pt").unlink()
+    states = Path(args.ckpt.path) / "_actor"
+    told = "; ".join(
+        f"checkpoint global_step{step} is left out: {states}/global_step{step}/mp_rank_00_model_states.pt: is missing, "
+        "but manifest.json lists it"
+        for step in (4, 2)
+    )
+    with pytest.raises(OptionError) as caught:
+        resuming.check(args, records.chosen(args))
+    assert str(caught.value) == (
+        f"--ckpt.load_enable: no checkpoint in {states} is whole ({told}); restore one, or name another --ckpt.path "
+        "to begin anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("latest", "found"),
+    [
+        ("global_step7\n", ("global_step7", 7)),
+        ("best_global_step5", ("best_global_step5", 5)),
+        ("global_step9", None),  # not there
+        ("unfinished-global_step7", None),
+        ("final", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_of_openrlhfs_own_the_one_that_latest_names_is_taken(arguments, latest, found):
+    args = arguments()
+    states = Path(args.ckpt.path) / "_actor"
+    for name in ("global_step7", "best_global_step5", "final", "unfinished-global_step7"):
+        (states / name).mkdir(parents=True)
+    if latest is not None:
+        (states / "latest").write_text(latest)
+    note = "checkpoint {} has no manifest, so that it could not be checked"
+    assert resuming.newest(Path(args.ckpt.path)) == (found and resuming.Resume(*found, [note.format(found[0])]))
+
+
+def test_openrlhfs_own_is_taken_where_ours_are_damaged(arguments):
+    args = arguments()
+    (write(args, 8) / "mp_rank_00_model_states.pt").unlink()
+    states = Path(args.ckpt.path) / "_actor"
+    (states / "global_step7").mkdir()
+    (states / "latest").write_text("global_step7")
+    found = resuming.check(args, records.chosen(args))
+    assert (found.tag, found.step) == ("global_step7", 7)
+    assert [note.partition(":")[0] for note in found.notes] == [
+        "checkpoint global_step8 is left out",
+        "checkpoint global_step7 has no manifest, so that it could not be checked",
+    ]
+
+
 def test_another_model_of_the_same_shape_is_said_aloud(arguments, model, tmp_path):
     write(arguments(), 2)
     model.rename(tmp_path / "other")
     args = arguments("--actor.model_name_or_path", str(tmp_path / "other"))
-    (note,) = resuming.check(args, records.chosen(args)).notes
-    assert note.startswith("--actor.model_name_or_path was") and "/other" in note
+    assert resuming.check(args, records.chosen(args)).notes == [
+        f"--actor.model_name_or_path was {model} until step 2 and is {tmp_path}/other from now on"
+    ]
 
 
 def test_one_that_openrlhf_wrote_itself_is_taken_with_a_word(arguments):
@@ -235,7 +321,8 @@ def test_the_size_of_all_is_limited(arguments, newest, too_much, kept):
     args = arguments()
     states = write(args, 2).parent
     write(args, 4)
-    (states / "global_step4" / "more").write_bytes(b"1234567890")
+    (states / "global_step4" / "deep").mkdir()
+    (states / "global_step4" / "deep" / "more").write_bytes(b"1234567890")
     write(args, 6, tag=newest)
     files = [file for file in states.rglob("*") if file.is_file() and file.parent != states]
     first = sum(file.stat().st_size for file in files if file.parent.name == "global_step2")
@@ -288,6 +375,87 @@ def test_a_step_that_comes_again_replaces_its_checkpoint(arguments):
     assert resuming.check(args, records.chosen(args)).step == 2
 
 
+def test_checkpoints_go_in_this_order(arguments):
+    """Those without a metric before those with one, whatever it is; then the worst; then the oldest."""
+    args = arguments()
+    metrics = {1: 0.5, 2: -0.3, 3: 0.0, 4: None, 5: "{", 6: 0.5, 7: None, 8: '{"metric_key": "pass1"}', 9: "[]"}
+    for step, metric in metrics.items():
+        place = write(args, step, metric=metric if isinstance(metric, float) else None, max_num=9)
+        if isinstance(metric, str):
+            (place / "metric.json").write_text(metric)
+        os.utime(place, (100 - step, 100 - step))
+    states = write(args, 10, metric=-9.0, max_num=10).parent
+    there = {path.name for path in states.iterdir()}
+    for left, gone in zip(range(9, 0, -1), (9, 8, 7, 5, 4, 2, 3, 6, 1), strict=True):
+        writing.make_room(states, "global_step10", left, 1000)
+        there.remove(f"global_step{gone}")
+        assert {path.name for path in states.iterdir()} == there
+    writing.make_room(states, "global_step10", 0, 0)
+    assert names(args) == ["global_step10", "latest"]
+
+
+def test_a_new_best_takes_no_ones_place(arguments):
+    args = arguments()
+    for step in (2, 4):
+        write(args, step)
+    write(args, 6, tag="best_global_step6", max_num=2)
+    assert names(args) == ["best_global_step6", "global_step2", "global_step4", "latest"]
+    write(args, 8, tag="best_global_step8", max_num=1)
+    assert names(args) == ["best_global_step8", "global_step4", "latest"]
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_named_before_others_go(arguments, monkeypatch):
+    args = arguments()
+    old = write(args, 2)
+    new = Path(args.ckpt.path) / "_actor" / "unfinished-global_step4"
+    (new / "deep").mkdir(parents=True)
+    (new / "deep" / "weights.pt").write_bytes(b"weights")
+    done, fsync, rename, rmtree = [], os.fsync, Path.rename, writing.shutil.rmtree
+
+    def synced(descriptor):
+        done.append("sync " + os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), new.parent))
+        assert os.fstat(descriptor).st_size, "what is still in Python's buffer does not get there"
+        fsync(descriptor)
+
+    def renamed(path, target):
+        done.append(f"rename {path.name} {target.name}")
+        return rename(path, target)
+
+    def removed(path):
+        done.append(f"remove {path.name}")
+        rmtree(path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(writing.shutil, "rmtree", removed)
+    facts = {"step": 4, "options": {"own.path": Path("/a")}, "architecture": {}}
+    opened = len(os.listdir("/proc/self/fd"))
+    writing.finish(Path(args.ckpt.path), "global_step4", facts, SimpleNamespace(max_num=1, max_mem=1000))
+    assert len(os.listdir("/proc/self/fd")) == opened
+    assert done[0] == "sync unfinished-global_step4/.run.json.new"
+    files = ("deep", "deep/weights.pt", "run.json")
+    assert sorted(done[1:4]) == [f"sync unfinished-global_step4/{name}" for name in files]
+    assert done[4:] == [
+        f"sync unfinished-global_step4/.manifest.json.{os.getpid()}",
+        "rename unfinished-global_step4 global_step4",
+        "sync .",
+        "sync .latest.new",
+        f"remove {old.name}",
+    ]
+    assert names(args) == ["global_step4", "latest"]
+    assert (old.with_name("global_step4") / "run.json").read_text() == (
+        '{"step": 4, "options": {"own.path": "/a"}, "architecture": {}}\n'
+    )
+
+
+def test_the_copy_for_transformers_alone(arguments):
+    """--ckpt.disable_ds: there is no checkpoint beside it."""
+    folder = Path(arguments().ckpt.path)
+    (folder / "unfinished-global_step2_hf").mkdir(parents=True)
+    writing.finish(folder, "global_step2", {}, LOOSE)
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*")] == ["global_step2_hf"]
+
+
 def test_limits_are_lifted_while_openrlhf_saves_and_come_back():
     limits = SimpleNamespace(max_num=1, max_mem=0.5)
     with pytest.raises(OSError), writing.nothing_deleted(limits):
@@ -300,7 +468,27 @@ def test_a_checkpoint_of_another_model_is_refused(arguments, model, tmp_path):
     write(arguments(), 2)
     (model / "config.json").write_text(json.dumps(QWEN | {"hidden_size": 128}))
     args = arguments()
-    with pytest.raises(OptionError, match="actor.model_name_or_path .* has hidden_size 128.* with 64"):
+    with pytest.raises(OptionError) as caught:
+        resuming.check(args, records.chosen(args))
+    assert str(caught.value) == (
+        f"--actor.model_name_or_path {model}: has hidden_size 128, but the checkpoint {args.ckpt.path}/_actor/"
+        f"global_step2 is of a model with 64 ({model}); name that model, or another --ckpt.path"
+    )
+
+
+def test_what_a_model_says_of_its_shape(model):
+    assert layout.architecture(str(model)) == QWEN
+    (model / "config.json").write_text(json.dumps(WHOLE | {"rope_theta": 1e4, "torch_dtype": "bfloat16"}))
+    assert layout.architecture(str(model)) == WHOLE
+    (model / "config.json").write_text("{")
+    assert layout.architecture(str(model)) == layout.architecture(str(model / "absent")) == {}
+
+
+def test_a_dimension_that_the_model_does_not_have_is_another(arguments, model):
+    write(arguments(), 2)
+    (model / "config.json").write_text(json.dumps({key: value for key, value in QWEN.items() if key != "vocab_size"}))
+    args = arguments()
+    with pytest.raises(OptionError, match="has vocab_size None, but .* is of a model with 100 "):
         resuming.check(args, records.chosen(args))
 
 
@@ -317,6 +505,17 @@ def test_what_a_checkpoint_cannot_be_loaded_with_is_refused(arguments, more, key
     args = arguments(*more, **keywords)
     with pytest.raises(OptionError, match=words):
         resuming.check(args, records.chosen(args))
+
+
+def test_the_refusal_names_the_checkpoint_and_both_values(arguments):
+    write(arguments(), 2)
+    args = arguments("--ds.zero_stage", "3")
+    with pytest.raises(OptionError) as caught:
+        resuming.check(args, records.chosen(args))
+    assert str(caught.value) == (
+        f"--ds.zero_stage 3: the checkpoint {args.ckpt.path}/_actor/global_step2 was written with 2, and cannot be "
+        "continued otherwise; use 2, or name another --ckpt.path to begin anew"
+    )
 
 
 WHOLE = QWEN | {"intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -392,6 +591,16 @@ def test_where_a_run_writes_and_how_it_is_evaluated_may_change_without_a_word(ar
     assert resuming.check(args, records.chosen(args)).notes == []
 
 
+def test_options_are_compared_as_the_checkpoint_keeps_them(arguments):
+    args = arguments()
+    write(args, 2, before={"own.pair": [1, 2], "own.path": "/a", "own.gone": 1, "own.more": None})
+    now = records.chosen(args) | {"own.pair": (1, 2), "own.path": Path("/a"), "own.new": 0.5, "own.more": None}
+    assert resuming.check(args, now).notes == [
+        "--own.gone was 1 until step 2 and is None from now on",
+        "--own.new was None until step 2 and is 0.5 from now on",
+    ]
+
+
 def test_a_checkpoint_of_another_estimator_of_ones_own_is_refused(arguments, tmp_path):
     (tmp_path / "own.py").write_text("def first(batch): return batch.rewards\n\n\nsecond = first\n")
     args = [
@@ -417,6 +626,42 @@ def test_other_changes_are_said_aloud(arguments):
     assert resuming.go_on(args, found)[1:] == [f"warning: {note}" for note in found.notes]
 
 
+def test_what_going_on_says_and_leaves(arguments):
+    args = arguments()
+    folder = Path(args.logger.run_dir)
+    log = RunLog(folder)
+    for step in range(1, 6):
+        log.step(step, {})
+    log.evaluation(5, {}, {})
+    write(args, 2)
+    write(args, 4)
+    found = resuming.Resume("global_step2", 2, ["something"])
+    assert resuming.go_on(args, found) == [
+        "goes on after step 2, from the checkpoint global_step2",
+        "warning: something",
+        "3 steps that were recorded after it come again; their metrics were moved to superseded.jsonl",
+    ]
+    assert [record["step"] for record in read(folder / "metrics.jsonl")] == [1, 2]
+    assert [record["step"] for record in read(folder / "superseded.jsonl")] == [3, 4, 5]
+    assert read(folder / "eval.jsonl") == []
+    assert (Path(args.ckpt.path) / "_actor" / "latest").read_text() == "global_step2"
+    assert args.ckpt.load_enable is True
+    assert resuming.go_on(args, None) == [
+        f"no checkpoint in {args.ckpt.path}: begins with the first step",
+        "2 steps that were recorded after it come again; their metrics were moved to superseded.jsonl",
+    ]
+    assert read(folder / "metrics.jsonl") == [] and len(read(folder / "superseded.jsonl")) == 5
+    assert args.ckpt.load_enable is False
+
+
+def test_rewinding_where_nothing_comes_later_leaves_no_file(tmp_path):
+    assert resuming.rewind(tmp_path, 0) == 0
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert resuming.rewind(tmp_path, 1) == 0
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("metrics.jsonl", '{"step": 1}\n')]
+
+
 def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path):
     (tmp_path / "samples").mkdir()
     for step in (1, 2, 3):
@@ -428,7 +673,7 @@ def test_rewinding_takes_later_steps_out_and_keeps_their_metrics_aside(tmp_path)
     assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}]
     assert read(tmp_path / "eval.jsonl") == [{"step": 0}]
     assert read(tmp_path / "superseded.jsonl") == [{"step": 3, "reward": 0.3}]
-    assert len(list((tmp_path / "samples").iterdir())) == 2
+    assert sorted(os.listdir(tmp_path / "samples")) == ["step-000001.parquet", "step-000002.parquet"]
     assert resuming.rewind(tmp_path, 2) == 0
 
 
@@ -447,13 +692,17 @@ def test_a_second_rewinding_adds_to_what_the_first_put_aside(tmp_path):
 
 
 def test_every_going_on_is_kept_in_the_history(tmp_path):
+    start = time.time()
     assert resuming.history(tmp_path, None) == []
     for step in (2, 4):
         found = resuming.history(tmp_path, resuming.Resume(f"global_step{step}", step, [f"note {step}"]))
         (tmp_path / "config.json").write_text(json.dumps({"resumed": found}))
     assert [(one["step"], one["notes"]) for one in found] == [(2, ["note 2"]), (4, ["note 4"])]
-    assert found[0]["time"] <= found[1]["time"]
+    assert start <= found[0]["time"] <= found[1]["time"] <= time.time()
+    assert all(set(one) == {"time", "step", "notes"} for one in found)
     assert resuming.history(tmp_path, None) == found
+    (tmp_path / "config.json").write_text('{"options": {}')
+    assert resuming.history(tmp_path, None) == []
 
 
 @pytest.mark.parametrize("prompts", [8, 7])
@@ -485,9 +734,70 @@ def test_prompts_go_on_where_a_checkpoint_left_them(prompts, stop):
     assert [drawn for drawn, _ in batches(again, states["episode"])] == everything[stop:]
 
 
-def test_a_checkpoint_that_cannot_be_written_tells_how_much_is_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=7 * 1024 * 1024))
-    assert ", with 7 MiB free there (" in str(writing.not_written(tmp_path, "global_step3", OSError("no")))
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError("no"), "no"), (RuntimeError("a\nb"), "a"), (RuntimeError(), "RuntimeError")]
+)
+def test_a_checkpoint_that_cannot_be_written_tells_how_much_is_free(tmp_path, monkeypatch, error, said):
+    free = {tmp_path: 7 * 1024 * 1024, tmp_path.parent: 5}
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
+    folder = tmp_path / "not" / "there"
+    found = writing.not_written(folder, "global_step3", error)
+    assert type(found) is OSError and str(found) == (
+        f"--ckpt.path {folder}: checkpoint global_step3 cannot be written, with 7 MiB free there ({said}); earlier "
+        "ones are as they were, and --ckpt.load_enable goes on from the last"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "episode"),
+    [
+        ({"episode": 2, "data_loader_state_dict": {"_iterator_finished": True}}, 3),
+        ({"episode": 2, "data_loader_state_dict": {"_iterator_finished": False}}, 2),
+        ({"episode": 2, "data_loader_state_dict": {}}, 2),
+        ({"episode": 2}, 2),
+    ],
+)
+def test_a_finished_episode_is_counted_once_however_often_it_is_saved(states, episode):
+    before = json.dumps(states)
+    for _ in range(2):
+        assert writing.resumable(states) == states | {"episode": episode}
+    assert json.dumps(states) == before and writing.resumable({}) == {}
+
+
+def test_the_best_and_the_latest_say_the_same_of_the_data(parse, tmp_path, monkeypatch):
+    """OpenRLHF's trainer saves both after an evaluation, from one dict."""
+    import ray
+
+    from lens_openrlhf.training.hooks.trainer import LensTraining
+
+    saved = {}
+
+    class Actors:
+        def async_run_method(self, method_name, tag, client_states, metric_value, metric_key):
+            assert method_name == "save_checkpoint"
+            saved[tag] = json.loads(json.dumps(client_states)) | {"metric": metric_value}
+
+    monkeypatch.setattr(ray, "get", lambda refs: refs)
+    trainer = LensTraining.__new__(LensTraining)
+    trainer.args = parse("--logger.run_dir", str(tmp_path), "--ckpt.save_steps", "2", "--ckpt.best_metric_key", "pass")
+    trainer.run_log = RunLog(tmp_path)
+    trainer.actor_model_group, trainer.critic_model_group = Actors(), None
+    trainer.wandb_logger = trainer.tensorboard_logger = None
+    trainer.best_eval_metric_key, trainer.best_eval_metric_value = "pass", 0.1
+    trainer._latest_eval_metric_value = None
+    data = {"episode": 1, "global_step": 4, "data_loader_state_dict": {"_iterator_finished": True}}
+    for later in (4, 8):  # of a run whose episodes have 4 steps
+        states = data | {"global_step": later, "episode": later // 4}
+        trainer.save_logs_and_checkpoints(later, {"loss": 0.5}, states)
+        trainer.save_best_checkpoint({"pass": later / 10}, later, states)
+    assert {tag: (found["episode"], found["global_step"]) for tag, found in saved.items()} == {
+        "global_step4": (2, 4),
+        "best_global_step4": (2, 4),
+        "global_step8": (3, 8),
+        "best_global_step8": (3, 8),
+    }
+    assert [found["metric"] for found in saved.values()] == [None, 0.4, 0.4, 0.8]
+    assert [record["step"] for record in read(tmp_path / "metrics.jsonl")] == [4, 8]
 
 
 def test_without_the_option_nothing_is_touched(arguments):
@@ -498,10 +808,3 @@ def test_without_the_option_nothing_is_touched(arguments):
     before = (Path(args.logger.run_dir) / "metrics.jsonl").read_text()
     assert resuming.check(args, records.chosen(args)) is None and resuming.go_on(args, None) == []
     assert (Path(args.logger.run_dir) / "metrics.jsonl").read_text() == before
-
-
-def test_a_checkpoint_that_cannot_be_written_names_its_folder(tmp_path):
-    folder = tmp_path / "not" / "there"
-    error = writing.not_written(folder, "global_step3", RuntimeError("enforce fail\nframe 1"))
-    said = f"--ckpt.path {folder}: checkpoint global_step3 cannot be written, with "
-    assert str(error).startswith(said) and "(enforce fail);" in str(error) and "\n" not in str(error)

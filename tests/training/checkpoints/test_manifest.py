@@ -52,6 +52,13 @@ def flip(path):
         (lambda f: (f / "manifest.json").write_text('{"files": {"latest": {"size": 1}}}'), "is no manifest"),
         (lambda f: (f / "manifest.json").write_text("[" * 100_000), "is no manifest"),
         (lambda f: os.truncate(f / "manifest.json", 40), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text("{}"), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text('{"files": []}'), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text('{"files": {"latest": 3}}'), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "is no manifest"),
+        (lambda f: (f / "global_step3" / "manifest.json").touch(), "global_step3/manifest.json: is not listed"),
+        (lambda f: os.mkfifo(f / "global_step3" / "pipe"), "global_step3/pipe: is neither a file nor a folder"),
     ],
 )
 def test_what_is_not_as_written_is_named(folder, change, told):
@@ -59,6 +66,57 @@ def test_what_is_not_as_written_is_named(folder, change, told):
     with pytest.raises(ManifestError) as caught:
         manifest.check(folder)
     assert told in str(caught.value)
+
+
+def test_it_is_written_as_documented(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text("abc")  # of that name, the one at the top alone is ours
+    (tmp_path / "a.pt").write_text("")
+    (tmp_path / ".manifest.json.123").write_text("what a crash left of an earlier try")
+    manifest.write(tmp_path)
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4
+    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert (tmp_path / "manifest.json").read_text() == (
+        f"""{{
+ "files": {{
+  "a.pt": {{
+   "size": 0,
+   "sha256": "{nothing}"
+  }},
+  "b/manifest.json": {{
+   "size": 3,
+   "sha256": "{abc}"
+  }}
+ }}
+}}
+"""
+    )
+    manifest.check(tmp_path)
+
+
+def test_the_message_has_the_place_and_both_sizes(folder):
+    assert manifest.has_one(folder) and not manifest.has_one(folder / "global_step3")
+    (folder / "latest").write_text("global_step10")
+    with pytest.raises(ManifestError) as caught:
+        manifest.check(folder)
+    assert str(caught.value) == f"{folder}/latest: has 13 bytes, and manifest.json says 12"
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ManifestError) as caught:
+        manifest.check(folder)
+    assert str(caught.value) == f"{folder}: has no manifest.json; it is written last, so the checkpoint is not whole"
+
+
+def test_no_file_is_read_where_names_or_sizes_tell_already(folder):
+    flip(folder / "global_step3" / "model.pt")
+    os.truncate(folder / "latest", 3)
+    with pytest.raises(ManifestError, match="latest: has 3 bytes"):
+        manifest.check(folder)
+
+
+def test_nothing_but_files_can_be_listed(folder):
+    (folder / "link").symlink_to(folder / "latest")
+    with pytest.raises(ManifestError, match="link: is neither a file nor a folder; a checkpoint has nothing else"):
+        manifest.write(folder)
 
 
 @pytest.mark.parametrize("key", ["size", "sha256"])
@@ -76,20 +134,31 @@ def test_of_several_files_the_first_by_name_is_told(folder):
     with pytest.raises(ManifestError, match="added-00: is not listed"):
         manifest.check(folder)
     manifest.write(folder)
+    listed = list(json.loads((folder / "manifest.json").read_text())["files"])
+    assert listed == sorted(listed) and len(listed) == 23
     for number in range(20):
         (folder / f"added-{number:02}").unlink()
     with pytest.raises(ManifestError, match="added-00: is missing"):
+        manifest.check(folder)
+    for number in range(20):
+        (folder / f"added-{number:02}").write_text("x" * (1 + number % 7))
+    manifest.write(folder)
+    for number in range(20):
+        (folder / f"added-{number:02}").write_text("y" * (1 + number % 7))
+    with pytest.raises(ManifestError, match="added-00: has other contents"):
         manifest.check(folder)
 
 
 def test_a_manifest_appears_whole_or_not_at_all(folder, monkeypatch):
     before = (folder / "manifest.json").read_text()
 
-    def fail(*_):
+    def fail(descriptor):
+        assert os.fstat(descriptor).st_size
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         manifest.write(folder)
     assert (folder / "manifest.json").read_text() == before
+    assert sorted(os.listdir(folder)) == ["global_step3", "latest", "manifest.json"]
     manifest.check(folder)
