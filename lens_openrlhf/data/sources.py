@@ -85,7 +85,7 @@ def _columns(file: DataFile) -> list[str]:
 
 @contextlib.contextmanager
 def _plain_folder(path: Path) -> Iterator[Path]:
-    """The folder, or, where SPECIAL is in its path, one of links to its files: `datasets` would resolve a link to it."""
+    """The folder, or, where SPECIAL is in its path, one of links to its files: `datasets` resolves a link to it."""
     if SPECIAL.isdisjoint(str(path)):
         yield path
         return
