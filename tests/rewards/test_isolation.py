@@ -10,13 +10,15 @@ import io
 import logging
 import os
 import pickle
+import signal
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 from pebble.common.types import RemoteException, ResultStatus
 
-from lens_openrlhf.rewards import isolation, pool, shutdown, spawning, verify_answer
+from lens_openrlhf.rewards import isolation, pool, shutdown, spawning, verify_answer, worker
 
 
 @pytest.fixture(params=["auto", "python", "off"], scope="module")
@@ -346,32 +348,59 @@ def test_a_filter_for_which_there_is_no_memory(monkeypatch):
     assert failure.value.errno == errno.ENOMEM and [told[0] for told in library.told] == ["seccomp_init"]
 
 
-def test_limits_of_a_worker(monkeypatch):
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+IN_A_WORKER = """(lambda os, resource, signal, logging, threading, worker: {})(
+    *map(__import__, ("os", "resource", "signal", "logging", "threading")),
+    __import__("sys").modules["lens_openrlhf.rewards.worker"],
+)"""
+
+
+@pytest.fixture
+def own_worker(monkeypatch):
+    """A worker of a parent that ignores and blocks signals; gives what an expression has for a value there."""
+    for name, value in (("WORKERS", "1"), ("MEMORY_GB", "2"), ("ISOLATION", "auto")):
+        monkeypatch.setenv(f"LENS_VERIFIER_{name}", value)
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    shutdown()
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGALRM)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        pool.run_in_worker(len, ((),), None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    yield lambda expression: pool.run_in_worker(eval, (IN_A_WORKER.format(expression),), None)
+    shutdown()
+
+
+def test_limits_of_a_worker(own_worker):
     """Memory, core files, processes, signals, threads of libraries; and what it may have in memory."""
-    monkeypatch.setenv("LENS_VERIFIER_WORKERS", "1")
-    monkeypatch.setenv("LENS_VERIFIER_MEMORY_GB", "2")
-    monkeypatch.setenv("LENS_VERIFIER_ISOLATION", "auto")
-    shutdown()
-
-    def told(expression):
-        names = "os", "resource", "signal", "logging", "threading"
-        modules = ", ".join(f"{name}=__import__({name!r})" for name in names)
-        return pool.run_in_worker(
-            eval,
-            (f"(lambda {modules}, worker=__import__('sys').modules['lens_openrlhf.rewards.worker']: {expression})()",),
-            None,
-        )
-
     for limit, value in (("AS", 2 << 30), ("CORE", 0), ("NPROC", 0)):
-        assert told(f"resource.getrlimit(resource.RLIMIT_{limit})") == (value, value), limit
-    assert told("[signal.getsignal(x) == signal.SIG_DFL for x in (signal.SIGTERM, signal.SIGALRM)]") == [True, True]
-    assert told("[os.environ[f'{x}_NUM_THREADS'] for x in ('OPENBLAS', 'MKL', 'OMP')]") == ["1"] * 3
-    assert told("logging.getLogger('math_verify').level") == logging.ERROR
-    assert told("len(signal.pthread_sigmask(signal.SIG_BLOCK, []))") == 0
-    assert told("any(x.daemon and x.name.endswith('(_die_with_parent)') for x in threading.enumerate())") is True
-    budget, peak = told("(worker._memory_budget, worker._peak_memory())")
-    assert 0 < budget - (1 << 29) <= peak < (1 << 29)
-    shutdown()
+        assert own_worker(f"resource.getrlimit(resource.RLIMIT_{limit})") == (value, value), limit
+    assert own_worker("[signal.getsignal(x) == signal.SIG_DFL for x in (signal.SIGTERM, signal.SIGALRM)]") == [True] * 2
+    assert own_worker("len(signal.pthread_sigmask(signal.SIG_BLOCK, []))") == 0
+    assert own_worker(f"[os.environ[name] for name in {THREADS}]") == ["1"] * 3
+    assert own_worker("logging.getLogger('math_verify').level") == logging.ERROR
+    assert own_worker("logging.getLogger().level") == logging.WARNING
+    watching = "any(x.daemon and x.name.endswith('(_die_with_parent)') for x in threading.enumerate())"
+    assert own_worker(watching) is True
+    budget, peak = own_worker("(worker._memory_budget, worker._peak_memory())")
+    assert abs(budget - (1 << 29) - peak) < 1 << 25
+    # It has graded an answer in a box by a number before its first task, which thus does not wait for what that loads.
+    read = "[f.cache_info().misses for f in (worker.grading.parse_label, worker.grading.answer.find)]"
+    assert own_worker(read) == [1, 1]
+    assert own_worker("worker.grading.read(chr(92) + 'boxed{' + chr(92) + 'frac{1}{2}}', '0.5').outcome") == "correct"
+    assert own_worker(read) == [1, 1]
+
+
+def test_a_worker_ends_when_its_parent_has(monkeypatch):
+    parents, told = iter([5, 5, 1]), []
+    monkeypatch.setattr(worker, "os", SimpleNamespace(getppid=lambda: next(parents), _exit=told.append))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=lambda seconds: told.append(f"slept {seconds:g}")))
+    worker._die_with_parent(5)
+    assert told == ["slept 1", "slept 1", 1]
 
 
 def in_child(work) -> int:
