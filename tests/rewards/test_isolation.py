@@ -327,7 +327,16 @@ def test_the_kernels_filter(monkeypatch):
             "seccomp_rule_add_array", 7, 0x50000 | refusal, number + 2, len(found),
         )  # fmt: skip
         assert [bytes(one) for one in array] == [bytes(one) for one in found]
-    assert library.seccomp_init.restype is ctypes.c_void_p  # a pointer, which an int would cut
+    # Pointers, which an int would cut; and the structure of libseccomp's.
+    pointer, number = ctypes.c_void_p, ctypes.c_uint32
+    assert library.seccomp_init.restype is pointer and library.seccomp_init.argtypes == [number]
+    assert library.seccomp_attr_set.argtypes == [pointer, ctypes.c_int, number]
+    assert library.seccomp_syscall_resolve_name.argtypes == [ctypes.c_char_p]
+    rule = [pointer, number, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(isolation._Condition)]
+    assert library.seccomp_rule_add_array.argtypes == rule
+    assert library.seccomp_load.argtypes == library.seccomp_release.argtypes == [pointer]
+    kinds = [ctypes.c_uint, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64]
+    assert [kind for _, kind in isolation._Condition._fields_] == kinds
 
 
 @pytest.mark.parametrize("failing", ["seccomp_attr_set", "seccomp_rule_add_array", "seccomp_load"])
