@@ -25,6 +25,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     return tmp_path
 
 
@@ -352,12 +353,27 @@ def test_rows_of_every_format(ending):
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow"])
 def test_rows_beyond_one_batch(ending):
-    rows = [{"n": n, "m": -n} for n in range(2 * inputs.BATCH + 1)]
+    rows = [{"n": n, "m": -n} for n in range(2_001)]
     path = written(f"rows{ending}", rows)
-    assert [table.num_rows for table in inputs.tables("--data", path)] == [inputs.BATCH, inputs.BATCH, 1]
+    assert [table.num_rows for table in inputs.tables("--data", path)] == [1_000, 1_000, 1]
     assert list(inputs.rows_of_file("--data", path)) == [(f"row {n + 1}", row) for n, row in enumerate(rows)]
     names = [table.column_names for table in inputs.tables("--data", path, ["m"])]
     assert names == [["m"] if ending == ".parquet" else ["n", "m"]] * 3
+
+
+def test_reading_is_quiet_and_leaves_no_copy(place):
+    import datasets
+
+    verbosity = datasets.logging.get_verbosity()
+    try:
+        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.INFO)
+        assert sum(table.num_rows for table in inputs.tables("--data", written("rows.csv"))) == 2
+        assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+    assert list(place.rglob("*.arrow")) == []
 
 
 def test_columns_of_parquet():

@@ -355,6 +355,23 @@ def test_refusals_word_by_word(tmp_path, sources, monkeypatch):
     assert open_source("dapo", "~/home.jsonl", None, ("train",)).origin == str(tmp_path / "home.jsonl")
 
 
+def test_opening_is_quiet(sources):
+    verbosity = datasets.logging.get_verbosity()
+    try:
+        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.INFO)
+        open_source("math", str(sources.snapshot), None, BOTH)
+        assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.INFO)
+        open_source("math500", str(sources.math500), None, ("test",))  # JSON, which is not read by `datasets`
+        assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+
+
 def test_columns_are_those_of_the_first_rows(tmp_path):
     """A column may be missing in a row of JSON."""
     first, second = dict(rows.DAPO[0]), dict(rows.DAPO[1])
