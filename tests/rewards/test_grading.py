@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from sympy import Eq, FiniteSet, Float, I, Integer, Interval, Rational, Tuple, oo, pi, sqrt, symbols, zoo
 
-from lens_openrlhf.rewards import grading
+from lens_openrlhf.rewards import grading, isolation
 from lens_openrlhf.rewards.grading import Reading, read
 
 x = symbols("x")
@@ -210,6 +212,8 @@ def test_units_that_are_not_the_same(given, label, apart):
     [
         ("2+3=5", "5", None), ("2+4=5", "5", "'2+4' is something else"), (r"\frac13=0.33", "0.33", None),
         (r"\frac13=0.3267", "0.3267", "'\\\\frac13' is something else"),  # a fiftieth is rounding
+        ("51=50", "50", None), ("-51=-50", "-50", None), ("52=50", "50", "'52' is something else"),
+        ("2..3=5", "5", None), (r"\sqrt=5", "5", None), ("1/0=5", "5", None),  # no value
         (r"\frac13=0.3269", "0.3269", None), ("2+3=1+4=5", r"so \boxed{5}", None),
         ("2+3=1+5=5", r"so \boxed{5}", "'1+5' is something else"), ("2+3=x", "x", None),
         ("-5=-5", "-5", None), (r"\geq 5", r"\boxed{5}", "a relation, not a value"),
@@ -225,6 +229,7 @@ def test_chains_of_equalities(given, label, apart):
         ("5", "(5, '5')"), (r"\boxed{5}", "(5, '5')"), (" $5$ ", "(5, '5')"), ("The answer is $5$", "(5, '5')"),
         ("C. 12", "(c, 'C', 12, '12')"), ("(B)", "(b, 'B')"), ("R-r", "(-r + r_0, 'R_{0}-r')"),
         (r"12.5\%", r"(12.5*(1/100), '12.5\\%', 12.5000000000000)"), (r"0.5\%", r"(0.5*(1/100), '0.5\\%')"),
+        ("5 +\n 7\\%", r"(5 + 7*(1/100), '5 +  7\\%', 5 + 7)"),
         (r"-12\%", r"(-1*12*1/100, '-12\\%', -12)"), (r"100\%", r"(100*(1/100), '100\\%', 100)"),
     ],
 )  # fmt: skip
@@ -242,11 +247,25 @@ def test_what_is_read_of_a_label(label, forms):
         ("the answer is C", "C", "[[c, 'C']]"), ("the answer is (1,2)", "5", "[[Interval.open(1, 2), '(1,2)']]"),
         ("the answer is 5 since x=7", "5", "[[5, '5']]"), ("so 5 since 7", "5", "[[7, '7']]"),
         (r"\boxed{A, C}", "AC", r"[[ac, '\\text{AC}']]"), (r"\boxed{C. 5}", "5", "[[5, '5']]"),
+        (r"\boxed{x}", "x", "[[x, 'x']]"),
         (r"\boxed{C. 5}", "C", "[[c, 'C']]"), (r"\boxed{C.}", "5", "[[c, 'C']]"),
     ],
 )  # fmt: skip
 def test_what_is_read_of_a_response(response, label, forms):
     assert str(grading.parse_answers(response, label)) == forms
+
+
+def test_math_verify_is_to_raise_and_has_no_clock_of_its_own(monkeypatch):
+    """Its own limits are alarms, as the worker's is."""
+    asked = []
+    monkeypatch.setattr(grading, "parse", lambda *args, **options: asked.append((args, options)) or [])
+    assert grading._parse("5", ("config",)) == []
+    assert asked == [(("5", ("config",)), {"parsing_timeout": None, "raise_on_error": True})]
+
+
+def test_what_there_is_to_say_of_an_answer():
+    outcomes = ("correct", "wrong", "no_answer", "timeout", "error")
+    assert get_args(grading.Outcome) == outcomes and get_args(isolation.Level) == ("kernel", "python", "off")
 
 
 def test_how_far_an_answer_is_looked_for():

@@ -6,7 +6,6 @@ import concurrent.futures
 import logging
 import os
 import signal
-import time
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
@@ -291,6 +290,13 @@ def test_a_lost_worker_gets_a_second_try_and_no_third(given, used, monkeypatch):
 
 
 def test_one_pool_runs_and_a_broken_one_is_replaced_and_stopped(own, monkeypatch):
+    """In a thread that holds nothing up, neither a verification nor the end of the process."""
+    begun = []
+
+    def thread(**options):
+        return SimpleNamespace(start=lambda: begun.append(options))
+
+    monkeypatch.setattr(pool, "threading", SimpleNamespace(Thread=thread))
     monkeypatch.setattr(pool, "_pool", None)
     monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "4")
     first = pool._running_pool()
@@ -298,13 +304,46 @@ def test_one_pool_runs_and_a_broken_one_is_replaced_and_stopped(own, monkeypatch
     first._pebble.active = False
     second = pool._running_pool()
     assert second is not first and second.alive and pool._running_pool() is second
-    for _ in range(1000):
-        if first._pebble.ended == ["stop", "join"]:
-            break
-        time.sleep(0.01)
-    assert first._pebble.ended == ["stop", "join"] and second._pebble.ended == []
+    assert begun == [{"target": first.stop, "daemon": True}]
     pool.shutdown()
-    assert second._pebble.ended == ["stop", "join"] and pool._pool is None
+    assert second._pebble.ended == ["stop", "join"] and pool._pool is None and first._pebble.ended == []
+
+
+class Lock:
+    """Counts how often it was taken."""
+
+    taken = 0
+    held = False
+
+    def __enter__(self):
+        self.taken, self.held = self.taken + 1, True
+
+    def __exit__(self, *error):
+        self.held = False
+
+
+def test_one_thread_at_a_time_starts_and_ends_the_pool_and_counts(own, monkeypatch):
+    lock, warnings = Lock(), Lock()
+    monkeypatch.setattr(pool, "_pool_lock", lock)
+    monkeypatch.setattr(pool, "_pool", None)
+    monkeypatch.setattr(pool, "_Pool", lambda settings: SimpleNamespace(alive=lock.held, stop=lambda: lock.taken))
+    assert pool._running_pool().alive and (lock.taken, lock.held) == (1, False)
+    pool.shutdown()
+    assert (lock.taken, lock.held) == (2, False)
+    monkeypatch.setattr(verifier, "_warnings_lock", warnings)
+    verifier._warn("a: b", "r", "l")
+    assert warnings.taken == 1
+
+
+def test_a_forked_child_has_neither_pool_nor_lock_of_its_parent(monkeypatch):
+    lock = Lock()
+    monkeypatch.setattr(pool, "_pool_lock", lock)
+    monkeypatch.setattr(pool, "_pool", "the parent's")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if pool._pool is None and pool._pool_lock is not lock else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (pool._pool, pool._pool_lock) == ("the parent's", lock)
 
 
 # in a worker
