@@ -58,7 +58,7 @@ def test_what_is_refused(patient, label, kind, named):
         r"\{1,2\}", r"\text{Monday}", "C", "ABCD", "A>B>C", r"5 $\pi$", "$5$;$10$", r"so $x=\boxed{42}$",
         "The answer is $42$", r"10\text{ cm}", r"12.5\%", "1-5i", r"\emptyset", "x^2-1", r"\frac{1}{2^{99}}", "5.",
         r"\begin{pmatrix}1\\2\end{pmatrix}", "$2$ or $-2$", r"\frac{1}{3}\pi r^2h", r"12\,000", "e^{x}+C", "10^{-9}",
-        "$N=n$", r"\pi(R^2-r^2)", r"\boxed{\pi(R^2-r^2)}", r"1\frac12x", "(1,234)",
+        "99999999999.5", "$N=n$", r"\pi(R^2-r^2)", r"\boxed{\pi(R^2-r^2)}", r"1\frac12x", "(1,234)",
     ],
 )  # fmt: skip
 def test_what_is_used(patient, label):
