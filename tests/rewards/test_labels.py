@@ -119,6 +119,19 @@ def test_a_label_must_be_right_as_its_own_answer(equal, grade, refusal, monkeypa
     assert examine("x+1") == refusal
 
 
+def test_a_label_is_compared_with_another_answer_too(monkeypatch):
+    """As equal forms are recognised before anything is computed."""
+    asked = []
+
+    def verify(gold, given, **options):
+        asked.append((str(gold), given, options))
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(label_check, "verify", verify)
+    assert examine("x+1") == (label_check.INCOMPARABLE, "the label 'x+1' cannot be compared: ZeroDivisionError 'no'")
+    assert asked == [("x + 1", Integer(0), {"timeout_seconds": None, "raise_on_error": True})]
+
+
 @pytest.mark.parametrize(
     ("label", "graded"),
     [

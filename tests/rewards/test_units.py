@@ -201,3 +201,10 @@ def test_what_is_behind_a_value(text, value):
 def test_what_goes_with_no_unit(text, value):
     """Ordinals, and degrees of whatever scale."""
     assert split(text) == (value, "")
+
+
+@pytest.mark.parametrize(
+    "text", [r"!\text{ m}", r"(a)\text{ m}", r"2^\text{cm}", r"2_\text{cm}", r"3+\text{ cm}", r"2(\text{ cm}"]
+)
+def test_upright_text_behind_no_value(text):
+    assert split(text) == (text, "")
