@@ -238,6 +238,7 @@ def test_boxes(text, closed, cut_off):
         ("the answer is 5", ("5", False, "the answer is 5", ())),
         ("The Answer: 6 .", ("6 .", False, "The Answer: 6 .", ())),
         ("**Answer: 5**", ("5", False, "**Answer: 5**", ())),
+        ("Answer: **5**", ("**5**", False, "Answer: **5**", ())),
         ("**Answer:** 5", ("5", False, "**Answer:** 5", ())),
         ("answer is: 5", ("5", False, "answer is: 5", ())),
         ("the answer is 5\nand more", ("5", False, "the answer is 5\nand more", ())),

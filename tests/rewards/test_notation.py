@@ -136,6 +136,7 @@ def test_rules_end(piece):
 @pytest.mark.parametrize(
     ("text", "bare"),
     [
+        (".", ""),
         ("$5$", "5"),
         ("$$5$$", "5"),
         (r"\(5\)", "5"),
@@ -196,6 +197,7 @@ def test_what_stands_around_an_answer(text, bare):
         (r"a\ge b\ge c", r" c\leq  b\leq a"),
         ("a>b>c|", "a>b>c|"),
         ("a>b<c", "a>b<c"),
+        ("a>b>c<d", "a>b>c<d"),
         (r"a>b>c\le d", r"a>b>c\le d"),
         ("a>>b>c", "a>>b>c"),
         ("a>bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb>c", "c<bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb<a"),
@@ -294,6 +296,9 @@ def test_numbers_and_formulas_in_prose(text, written):
         ("-0.5", "-0.5", ""),
         ("0.123456", "0.123456", ""),
         ("00", "00", ""),
+        ("$5$", "5", ""),
+        ("5$", "5", ""),
+        ("$5 cm", "5", " cm"),
         ("5 cm", "5", " cm"),
         ("$5$ cm", "5", "  cm"),
         (r"\$5", "5", ""),
