@@ -1,4 +1,4 @@
-"""Rows of prompts and labels: what is read of them, and what is said of those that cannot be used."""
+"""Rows of prompts and labels: which are taken, how a row becomes a prompt, and what is said of bad labels."""
 
 from __future__ import annotations
 
@@ -7,217 +7,221 @@ from types import SimpleNamespace
 
 import pytest
 
-from lens_openrlhf.data import labels as checking
+import lens_openrlhf.rewards
+from lens_openrlhf import process, prompts
+from lens_openrlhf.data import labels
 from lens_openrlhf.inputs import OptionError
-from lens_openrlhf.prompts import (
-    PLAIN_NUMBER,
-    Labels,
-    Names,
-    Prompting,
-    Row,
-    check_chat_template,
-    check_verifier,
-    with_keys,
-)
-from lens_openrlhf.rewards import validate_label
+from lens_openrlhf.prompts import Labels, Names, Prompting, Row, with_keys
 
-pytestmark = pytest.mark.usefixtures("small_pool")
-
-NAMES = Names(chat="--chat", template="--template", reward="--reward FILE.py")
-CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+NAMES = Names(chat="--chat", template="--template", reward="--reward")
+KEYS = {"prompt": "--input_key", "label": "--label_key"}
 
 
-def refusal(function, *args, **kwargs) -> str:
-    with pytest.raises(OptionError) as refused:
-        function(*args, **kwargs)
-    return str(refused.value)
+def told(function, *arguments) -> str:
+    with pytest.raises(OptionError) as refusal:
+        function(*arguments)
+    return str(refusal.value)
 
 
 def rows(*values: dict) -> list[Row]:
-    return [Row(f"line {number}", value) for number, value in enumerate(values, 1)]
+    return [Row(f"line {number}", row) for number, row in enumerate(values, 1)]
 
 
-def test_rows_that_have_every_key_come_as_they_are():
-    given = rows({"p": "q", "l": 0, "more": None}, {"p": False, "l": 0.0}, {"p": [[]], "l": " "})
-    assert list(with_keys("DATA", given, {"p": "--key", "l": "--label"})) == given
-    assert list(with_keys("DATA", given, {})) == given
+def test_rows_with_their_keys():
+    given = rows({"prompt": "p", "label": 0}, {"prompt": [1], "label": False, "more": None})
+    assert list(with_keys("--data x", iter(given), KEYS)) == given
+    assert list(with_keys("--data x", given[:1], {})) == given[:1]
 
 
-@pytest.mark.parametrize("nothing", [None, "", []])
-def test_a_row_without_a_value_is_named(nothing):
-    given = rows({"p": "q", "l": "1"}, {"p": "q", "l": nothing}, {"p": nothing, "l": nothing})
-    said = "DATA: line 2 has no 'l', the key of --label; mend the data or name another key"
-    assert refusal(list, with_keys("DATA", given, {"p": "--key", "l": "--label"})) == said
-    read = with_keys("DATA", given, {"p": "--key", "l": "--label"})
-    assert next(read) == given[0] and refusal(next, read) == said
-    said = "DATA: line 3 has no 'p', the key of --key; mend the data or name another key"
-    assert refusal(list, with_keys("DATA", given, {"p": "--key"})) == said
+@pytest.mark.parametrize("empty", [None, "", []])
+@pytest.mark.parametrize(("key", "option"), KEYS.items())
+def test_rows_whose_value_is_empty(key, option, empty):
+    found = with_keys("--data x", rows({"prompt": "p", "label": "1"}, {"prompt": "p", "label": "1", key: empty}), KEYS)
+    assert next(found).place == "line 1"
+    assert told(next, found) == (
+        f"--data x: line 2 has no {key!r}, the key of {option}; mend the data or name another key"
+    )
 
 
-def test_a_row_without_the_column_says_which_there_are():
-    for row, there in (({"a": 1, 2: "b"}, "a, 2"), ({}, "none")):
-        said = f"DATA: line 1 has no 'p', the key of --key; mend the data or name another key (there are: {there})"
-        assert refusal(list, with_keys("DATA", rows(row), {"p": "--key"})) == said
-    assert refusal(list, with_keys("DATA", [], {"p": "--key"})) == "DATA: there is no row in it"
+def test_rows_without_a_key():
+    assert told(list, with_keys("--data x", rows({"prompt": "p", 5: "l"}), KEYS)) == (
+        "--data x: line 1 has no 'label', the key of --label_key; mend the data or name another key (there are: "
+        "prompt, 5)"
+    )
+    assert told(list, with_keys("--data x", rows({}), KEYS)) == (
+        "--data x: line 1 has no 'prompt', the key of --input_key; mend the data or name another key (there are: none)"
+    )
+    assert told(list, with_keys("--data x", [], KEYS)) == "--data x: there is no row in it"
 
 
-def template(messages, tokenize, add_generation_prompt):
-    assert not tokenize and add_generation_prompt
-    if messages[0]["role"] == "x":
-        raise ValueError("no x")
-    return "|".join(f"{message['role']}: {message['content']}" for message in messages)
+class Tokenizer:
+    """Writes down messages as it is asked to; does not take a role x."""
+
+    name_or_path = "some/model"
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        assert (tokenize, add_generation_prompt) == (False, True)
+        if any(message["role"] == "x" for message in messages):
+            raise ValueError("no x")
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 
-TOKENIZER = SimpleNamespace(apply_chat_template=template, chat_template="t", name_or_path="qwen")
-
-
-def prompting(**more) -> Prompting:
-    return Prompting(shown="DATA", key="p", names=NAMES, **more)
+CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "more", "text"),
+    ("prompt", "options", "text"),
     [
-        ("q", {}, "q"),
-        ("q", {"fill": "<{}>".format}, "<q>"),
-        ("q", {"fill": "<{}>".format, "tokenizer": TOKENIZER}, "<q>"),
-        ("q", {"chat": True}, "q"),
-        ("q", {"chat": True, "fill": "<{}>".format}, "<q>"),
-        ("q", {"chat": True, "tokenizer": TOKENIZER}, "user: q"),
-        ("q", {"chat": True, "tokenizer": TOKENIZER, "fill": "<{}>".format}, "user: <q>"),
-        (CHAT, {"chat": True, "tokenizer": TOKENIZER}, "system: s|user: u"),
+        ("p", {}, "p"),
+        ("p", {"fill": "<{}>".format}, "<p>"),
+        ("p", {"chat": True, "tokenizer": Tokenizer()}, "<user>p"),
+        ("p", {"chat": True, "tokenizer": Tokenizer(), "fill": "({})".format}, "<user>(p)"),
+        ("p", {"tokenizer": Tokenizer()}, "p"),
+        ("p", {"chat": True}, "p"),
+        ("p", {"chat": True, "fill": "({})".format}, "(p)"),
+        (CHAT, {"chat": True, "tokenizer": Tokenizer()}, "<system>s<user>u"),
         (CHAT, {"chat": True}, ""),
     ],
 )
-def test_a_rows_prompt(prompt, more, text):
-    assert prompting(**more).text(Row("line 1", {"p": prompt, "l": "1"})) == text
+def test_prompts(prompt, options, text):
+    assert Prompting(shown="--data x", key="q", names=NAMES, **options).text(Row("row 3", {"q": prompt})) == text
 
 
 @pytest.mark.parametrize(
-    ("prompt", "more", "kind"),
+    ("prompt", "options", "kind"),
     [
         (CHAT, {}, "list"),
-        (CHAT, {"tokenizer": TOKENIZER}, "list"),
-        (CHAT, {"chat": True, "fill": "<{}>".format}, "list"),
-        ({"role": "user"}, {"chat": True, "tokenizer": TOKENIZER}, "dict"),
-        (5, {}, "int"),
+        (CHAT, {"tokenizer": Tokenizer()}, "list"),
+        (CHAT, {"chat": True, "fill": str, "tokenizer": Tokenizer()}, "list"),
+        (5, {"chat": True, "tokenizer": Tokenizer()}, "int"),
+        ({"role": "user"}, {"chat": True}, "dict"),
     ],
 )
-def test_a_prompt_that_is_none(prompt, more, kind):
-    assert refusal(prompting(**more).text, Row("row 7", {"p": prompt})) == (
-        f"DATA: the 'p' of row 7 is a {kind}; it must be text, or a list of messages with --chat and without --template"
+def test_prompts_of_another_type(prompt, options, kind):
+    assert told(Prompting(shown="--data x", key="q", names=NAMES, **options).text, Row("row 3", {"q": prompt})) == (
+        f"--data x: the 'q' of row 3 is a {kind}; it must be text, or a list of messages with --chat and without "
+        "--template"
     )
 
 
-def test_messages_that_a_chat_template_does_not_take():
-    row = Row("row 7", {"p": [{"role": "x"}]})
-    assert refusal(prompting(chat=True, tokenizer=TOKENIZER).text, row) == (
-        "DATA: the chat template of qwen does not take the 'p' of row 7 (ValueError: no x); mend the messages, each of "
-        "which has a role and a content"
+def test_prompts_that_a_chat_template_refuses():
+    prompting = Prompting(shown="--data x", key="q", names=NAMES, chat=True, tokenizer=Tokenizer())
+    assert told(prompting.text, Row("row 3", {"q": [{"role": "x", "content": "c"}]})) == (
+        "--data x: the chat template of some/model does not take the 'q' of row 3 (ValueError: no x); mend the "
+        "messages, "
+        "each of which has a role and a content"
     )
-    check_chat_template("--chat", TOKENIZER)
-    for none in (None, ""):
-        tokenizer = SimpleNamespace(chat_template=none, name_or_path="qwen")
-        said = "--chat: the tokenizer of qwen has no chat template; leave it out"
-        assert refusal(check_chat_template, "--chat", tokenizer) == said
 
 
-def test_a_variable_of_the_verifiers_that_cannot_be(monkeypatch):
-    check_verifier()
+def test_a_chat_template_must_be_there():
+    tokenizer = SimpleNamespace(chat_template="{{ messages }}", name_or_path="some/model")
+    assert prompts.check_chat_template("--chat", tokenizer) is None
+    for nothing in (None, "", {}):
+        tokenizer.chat_template = nothing
+        assert told(prompts.check_chat_template, "--chat", tokenizer) == (
+            "--chat: the tokenizer of some/model has no chat template; leave it out"
+        )
+
+
+def test_a_variable_of_the_verifiers(monkeypatch):
+    assert prompts.check_verifier() is None
     monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "soon")
-    assert refusal(check_verifier).startswith("LENS_VERIFIER_TIMEOUT='soon' is not a positive float")
-    assert refusal(Labels().problem, "DATA", "l", NAMES, None).startswith("LENS_VERIFIER_TIMEOUT='soon'")
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        *(
-            (text, True)
-            for text in ("0", "5", "-5", "007", "1" * 15, "-" + "1" * 15, "5.0", "-0.123456", "1" * 15 + ".5")
-        ),
-        *(
-            (text, False)
-            for text in ("", "-", "1" * 16, "5.", ".5", "0.1234567", "+5", "--5", "5 ", "5\n", "1e3", "1,000")
-        ),
-        *((text, False) for text in ("٣", "½", "5.-1", "0x1", "1/2", "5.1.2")),
-    ],
-)
-def test_numbers_that_need_no_check(text, plain):
-    assert bool(PLAIN_NUMBER.fullmatch(text)) == plain
-
-
-class Checked:
-    """In place of the check in workers: what it was asked, and what it says."""
-
-    def __init__(self, monkeypatch, verdicts):
-        self.calls = []
-        self.verdicts = verdicts
-        monkeypatch.setattr(checking, "check", self)
-
-    def __call__(self, labels, cache, seconds):
-        self.calls.append((list(labels), cache, seconds))
-        return {label: self.verdicts[label] for label in labels if label in self.verdicts}
-
-
-def gathered(*values: object) -> Labels:
-    found = Labels()
-    for row in rows(*({"l": value, "other": "5"} for value in values)):
-        found.add(row, "l")
-    return found
+    refusal = "LENS_VERIFIER_TIMEOUT='soon' is not a positive float"
+    assert told(prompts.check_verifier) == refusal
+    assert told(Labels().problem, "--data x", "label", NAMES, None) == refusal
 
 
 @pytest.fixture
-def cache(monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    return Path("/caches/lens_openrlhf/labels")
+def verdicts(monkeypatch):
+    """What the check of labels says, {label: reason}, and what it was asked; it does not reach what is not there."""
+    known: dict[str, str | None] = {}
+    asked = []
 
+    def check(given, cache, seconds):
+        asked.append((list(given), cache, seconds))
+        return {label: known[label] for label in given if label in known}
 
-def test_labels_that_can_be_graded_by(monkeypatch, cache):
-    checked = Checked(monkeypatch, {"x": None, "y": None})
-    assert gathered("1", 2, "-0.5", 0.25).problem("DATA", "l", NAMES, None) == (0.0, "") and not checked.calls
-    assert gathered("x", "1", "y", "x").problem("DATA", "l", NAMES, Path("f"), 20.0) == (0.0, "")
-    assert gathered("y").problem("DATA", "l", NAMES, None) == (0.0, "")
-    assert checked.calls == [(["x", "y"], cache, 20.0), (["y"], cache, None)]
-
-
-def test_labels_that_cannot_are_counted_by_rows_and_named_in_their_order(monkeypatch, cache):
-    Checked(monkeypatch, {"x": "x is bad", "y": "y is bad", "z": None})
-    found = gathered("1", "y", ["3"], "x", "z", "y", None)
-    share, told = found.problem("DATA f", "l", NAMES, None)
-    assert share == 5 / 7
-    assert told == (
-        "DATA f: Math-Verify cannot grade by 5 of 7 labels (line 2, line 3, line 4, line 6, line 7); the first: "
-        "y is bad; mend or drop these rows, or grade with a file of your own (--reward FILE.py)"
+    monkeypatch.setattr(labels, "check", check)
+    monkeypatch.setattr(process, "cache_folder", lambda: Path("/cache"))
+    monkeypatch.setattr(
+        lens_openrlhf.rewards, "validate_label", lambda label: f"{label} in words" if label != "2e5" else None
     )
-    share, told = gathered("1", ["3"], "x", "1", "x", "x", "x", "x").problem(
-        "DATA f", "the key", NAMES, Path("a b.jsonl")
+    return SimpleNamespace(known=known, asked=asked)
+
+
+def gathered(*given: object) -> Labels:
+    found = Labels()
+    for row in rows(*({"gold": label} for label in given)):
+        found.add(row, "gold")
+    return found
+
+
+def test_labels_that_are_good(verdicts):
+    verdicts.known |= {r"\pi": None, "x": None}
+    assert gathered(5, "-5", 0.5, r"\pi", "x", r"\pi", "5").problem("--data x", "gold", NAMES, None) == (0.0, "")
+    assert verdicts.asked == [([r"\pi", "x"], Path("/cache/labels"), None)]
+    assert Labels().problem("--data x", "gold", NAMES, None) == (0.0, "")
+
+
+@pytest.mark.parametrize(
+    ("label", "plain"),
+    [
+        ("5", True), ("-0", True), ("1" * 15, True), ("1" * 16, False), ("0.123456", True), ("0.1234567", False),
+        ("5.", False), (".5", False), ("+5", False), ("1e5", False), ("5 ", False), ("٣", False), ("1,000", False),
+        ("", False),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_known_to_be_good(label, plain, verdicts, monkeypatch):
+    verdicts.known[label] = "bad"
+    monkeypatch.setattr(lens_openrlhf.rewards, "validate_label", lambda label: None)
+    found = gathered(label).problem("--data x", "gold", NAMES, None, 20.0)
+    assert verdicts.asked == ([] if plain else [([label], Path("/cache/labels"), 20.0)])
+    assert found[0] == (0.0 if plain else 1.0)
+
+
+def test_bad_labels_are_named_by_row(verdicts):
+    """In the order of the rows, whatever is wrong with them; each row of a label that comes again."""
+    verdicts.known |= {"???": "unread", r"\pi": None, "2e5": "two readings"}
+    found = gathered("1", "???", None, r"\pi", "2e5", "???", [3], "7", "8", "9")
+    assert found.problem("--data x", "gold", NAMES, Path("a b.jsonl")) == (
+        0.5,
+        "--data x: Math-Verify cannot grade by 5 of 10 labels (line 2, line 3, line 5, line 6, line 7); the first: "
+        "??? in "
+        "words; `lens-openrlhf grade 'a b.jsonl' --label_key gold` shows them; mend or drop these rows, or grade "
+        "with a "
+        "file of your own (--reward)",
     )
-    assert share == 6 / 8
-    assert told == (
-        "DATA f: Math-Verify cannot grade by 6 of 8 labels (line 2, line 3, line 5, line 6, line 7 and 1 more); the "
-        "first: the label ['3'] is not text; `lens-openrlhf grade 'a b.jsonl' --label_key 'the key'` shows them; mend "
-        "or drop these rows, or grade with a file of your own (--reward FILE.py)"
+
+
+def test_more_bad_labels_than_are_named(verdicts):
+    verdicts.known["2e5"] = "two readings"
+    assert gathered(*["2e5"] * 7, "1").problem("--data x", "gold", NAMES, None) == (
+        7 / 8,
+        "--data x: Math-Verify cannot grade by 7 of 8 labels (line 1, line 2, line 3, line 4, line 5 and 2 more); "
+        "the first: "
+        "two readings; mend or drop these rows, or grade with a file of your own (--reward)",
     )
-    share, told = gathered(*["1"] * 8, "x", ["3"]).problem("DATA f", "l", NAMES, None)
-    assert share == 2 / 10 and "2 of 10 labels (line 9, line 10); the first: x is bad; mend" in told
 
 
-def test_labels_that_time_did_not_allow_are_left_out_of_the_share(monkeypatch, cache):
-    Checked(monkeypatch, {"x": "x is bad"})
-    share, told = gathered("1", "late", "x", "late", "x", None).problem("DATA", "l", NAMES, None, 1.5)
-    assert share == 3 / 4
-    assert told.startswith(
-        "DATA: Math-Verify cannot grade by 3 of 4 labels that were looked at, of 6 (line 3, line 5, line 6); "
-        "the first: x is bad"
+def test_the_first_bad_label_may_be_no_text(verdicts):
+    verdicts.known["???"] = "unread"
+    assert gathered("1", True, "???", None).problem("--data x", "a key", NAMES, Path("f")) == (
+        0.75,
+        "--data x: Math-Verify cannot grade by 3 of 4 labels (line 2, line 3, line 4); the first: the label True is "
+        "not "
+        "text; `lens-openrlhf grade f --label_key 'a key'` shows them; mend or drop these rows, or grade with a file "
+        "of "
+        "your own (--reward)",
     )
-    # Where nothing is bad, nothing is said.
-    assert gathered("1", "late").problem("DATA", "l", NAMES, None, 1.5) == (0.0, "")
 
 
-def test_the_reason_of_the_first_is_the_verifiers_own(monkeypatch, cache):
-    Checked(monkeypatch, {"{{{": "what the cache has", "fine to read": "what the cache has", "z": None})
-    first = gathered("{{{").problem("DATA", "l", NAMES, None)[1]
-    assert validate_label("{{{") and f"the first: {validate_label('{{{')}; mend" in first
-    Checked(monkeypatch, {r"\frac{1}{2}": "what the cache has"})
-    assert "the first: what the cache has; mend" in gathered(r"\frac{1}{2}").problem("DATA", "l", NAMES, None)[1]
+def test_labels_that_were_not_reached(verdicts):
+    """The share is of those that were looked at."""
+    verdicts.known["???"] = "unread"
+    assert gathered("1", "???", "x", "x", "y", None).problem("--data x", "gold", NAMES, None, 0.5) == (
+        2 / 3,
+        "--data x: Math-Verify cannot grade by 2 of 3 labels that were looked at, of 6 (line 2, line 6); the first: "
+        "??? in "
+        "words; mend or drop these rows, or grade with a file of your own (--reward)",
+    )
+    assert verdicts.asked == [(["???", "x", "y"], Path("/cache/labels"), 0.5)]

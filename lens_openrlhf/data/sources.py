@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..inputs import BATCH, OptionError, json_rows, plain_name, readable, tables
+from ..inputs import BATCH, SPECIAL, OptionError, json_rows, readable, tables
 from .problems import KINDS, Kind
 
 FORMATS = (".parquet", ".jsonl", ".json", ".arrow")
@@ -81,6 +83,21 @@ def _columns(file: DataFile) -> list[str]:
     return first.column_names if first is not None and first.num_rows else []
 
 
+@contextlib.contextmanager
+def _plain_folder(path: Path) -> Iterator[Path]:
+    """The folder, or, where SPECIAL is in its path, one of links to its files: `datasets` resolves a link to it."""
+    if SPECIAL.isdisjoint(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lens-") as folder:
+        plain = Path(folder).resolve()
+        for file in filter(Path.is_file, path.rglob("*")):
+            link = plain / file.relative_to(path)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        yield plain
+
+
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
     """The data files of a folder by split, as `datasets` finds them: by a README's configs, or by their names.
 
@@ -91,7 +108,7 @@ def _files_by_split(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"train": [path]}
     splits: dict[str, list[Path]] = {}
-    with plain_name(path) as plain:
+    with _plain_folder(path) as plain:
         names = datasets.get_dataset_config_names(str(plain))
         names = next(([name] for name in ("default", "all") if name in names), names)
         for name in names:
@@ -114,7 +131,7 @@ def _download(option: str, name: str, revision: str | None) -> tuple[Path, str]:
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); check the network and the name, or give "
             f"a copy that you have: {option} PATH"
         ) from None
-    return folder, folder.name
+    return folder.resolve(), folder.name  # `datasets` names files by the resolved path
 
 
 def digest(path: Path) -> str:

@@ -258,7 +258,7 @@ def parse_label(label: str) -> tuple:
         texts = [label if boxed is None else boxed.text]
     # LaTeX only: from a label that is no LaTeX, a number picked out of it would be a wrong gold answer.
     forms = [form for text in texts for form in _label_forms(label, _as_read(text, label), (_LATEX,))]
-    if isinstance(forms[-1], str) and re.fullmatch(r"-?[1-9].*\\%", forms[-1], re.DOTALL):
+    if isinstance(forms[-1], str) and re.fullmatch(r"-?[1-9].*\\%", forms[-1]):
         # Per cent is the unit that was asked for: Math-Verify takes 9 for 9%, but not 12.5 for 12.5%. Below one it may
         # as well be a share.
         forms.append(_label_forms(label, box(forms[-1][:-2]), (_LATEX,))[0])

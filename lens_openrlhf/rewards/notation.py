@@ -105,11 +105,10 @@ def _union(text: str) -> str:
     parts = []
     for sign, end in ((found["first"], found["a"]), (found["second"], found["b"])):
         closed = sign[0] == "\\" and "e" in sign
-        below, above = ("", "]" if closed else ")"), ("[" if closed else "(", "")
         if sign[0] == "<" or sign.startswith(r"\l"):
-            parts.append(rf"(-\infty,{end}{below[1]}")
+            parts.append(rf"(-\infty,{end}{']' if closed else ')'}")
         else:
-            parts.append(rf"{above[0]}{end},\infty)")
+            parts.append(rf"{'[' if closed else '('}{end},\infty)")
     return r"\cup".join(parts)
 
 

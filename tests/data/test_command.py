@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 
+import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
+from lens_openrlhf import process
 from lens_openrlhf.data import command, labels
-from lens_openrlhf.data.problems import KINDS
+from lens_openrlhf.data.problems import KINDS, Problem
+from lens_openrlhf.data.sources import open_source
 from lens_openrlhf.evaluation import prompts
+from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.rewards import label_check, verify_answer
 
 pytestmark = pytest.mark.usefixtures("small_pool", "own_signals")
@@ -219,6 +224,232 @@ def test_what_cannot_work_is_refused_before_any_label_is_checked(capsys, tmp_pat
     monkeypatch.setenv("LENS_VERIFIER_TIMEOUT", "soon")
     refused(capsys, with_dapo(sources, out), "LENS_VERIFIER_TIMEOUT='soon'")
     assert not out.exists()
+
+
+def parsed(*words: str) -> dict:
+    return vars(command.parse(words))
+
+
+def test_options_that_nobody_gave():
+    assert parsed("math+dapo") == {
+        "recipe": "math+dapo",
+        "out": Path("data/math+dapo"),
+        "overwrite": False,
+        "seed": 0,
+        "dapo_problems": None,
+        "template": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        **dict.fromkeys(("math", "dapo", "numina", "math500")),
+        "revision": [],
+        "command": ["math+dapo"],
+        "sources": {"math": None, "dapo": None},
+        "revisions": {},
+    }
+    numina = parsed("math+numina", "--math500", "-o", "x", "--overwrite")
+    assert numina["sources"] == {"math": None, "numina": None, "math500": None}
+    assert (numina["out"], numina["overwrite"]) == (Path("x"), True)
+
+
+def test_options_that_were_given():
+    words = "math+dapo --math m --dapo d.parquet --math500 a/b --seed 7 --dapo_problems 1 --template x{problem}y"
+    found = parsed(*words.split(), "--revision", "math=main", "dapo=a=b")
+    assert found["sources"] == {"math": "m", "dapo": "d.parquet", "math500": "a/b"}
+    assert list(found["sources"]) == ["math", "dapo", "math500"]
+    assert found["revisions"] == {"math": "main", "dapo": "a=b"}
+    assert (found["seed"], found["dapo_problems"], found["template"]) == (7, 1, "x{problem}y")
+    assert found["command"] == [*words.split(), "--revision", "math=main", "dapo=a=b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("math+dapo --seed -1", "--seed -1: a seed is 0 or more"),
+        ("math+dapo --dapo_problems 0", "--dapo_problems 0: at least 1 is needed"),
+        ("math+numina --dapo_problems 5", "--dapo_problems 5: the recipe math+numina takes none"),
+        ("math+numina --dapo d", "--dapo d: the recipe math+numina takes nothing of it"),
+        ("math+dapo --numina n", "--numina n: the recipe math+dapo takes nothing of it"),
+        ("math+dapo --revision math", "--revision math: expected one of math=REVISION, dapo=REVISION"),
+        ("math+dapo --revision math=", "--revision math=: expected one of math=REVISION, dapo=REVISION"),
+        (
+            "math+numina --math500 --revision dapo=x",
+            "--revision dapo=x: expected one of math=REVISION, numina=REVISION, math500=REVISION",
+        ),
+        (
+            "math+dapo --template {problem}{problem}",
+            "--template '{problem}{problem}': must hold {problem}, the place of the problem, exactly once",
+        ),
+        ("math+dapo --template x", "--template 'x': must hold {problem}, the place of the problem, exactly once"),
+    ],
+)
+def test_options_that_cannot_work(words, told):
+    with pytest.raises(OptionError) as refusal:
+        parsed(*words.split())
+    assert str(refusal.value) == told
+
+
+def counts(rows: int, left: int, used: int, **dropped: int) -> dict:
+    dropped = {name.replace("_", " "): number for name, number in dropped.items()}
+    return {"rows": rows, "dropped": dropped, "left": left, "used": used}
+
+
+def test_the_summary(tmp_path):
+    """Reasons in their order: of the row, then of other sets, then of labels; no zeros; numbers under one another."""
+    manifest = {
+        "counts": {
+            "MATH test": counts(8, 7, 7, a_label_that_is_odd=1),
+            "A": counts(
+                12_000, 1_000, 999, also_in_MATH_test=1_234, no_answer=5, a_label_that_is_odd=0, a_duplicate=20
+            ),
+        },
+        "notes": ["one", "two"],
+        "files": {"train.parquet": {"rows": 1_006, "sha256": "0123456789abcdef0123"}},
+    }
+    assert command.summary(tmp_path, manifest).splitlines() == [
+        "                       MATH test       A",
+        "rows                           8  12,000",
+        "- no answer                            5",
+        "- also in MATH test                1,234",
+        "- a duplicate                         20",
+        "- a label that is odd          1",
+        "left                           7   1,000",
+        "used                           7     999",
+        "",
+        "note: one",
+        "note: two",
+        f"{tmp_path}/train.parquet: 1,006 rows, sha256 0123456789abcdef…",
+        f"{tmp_path}/manifest.json: how they were made",
+    ]
+
+
+@pytest.mark.parametrize("is_test", [False, True])
+def test_a_file(is_test, tmp_path):
+    problems = [Problem(f"p {n}", str(n), "S", n % 3 or None, "T" if n else "") for n in range(10_001)]
+    path = tmp_path / "x.parquet"
+    told = command.write(path, problems, "a {problem} b", is_test)
+    assert told == {"rows": 10_001, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    found = pq.ParquetFile(path)
+    names = {"prompt": "string", "label": "string", "source": "string", "level": "int32", "type": "string"}
+    if not is_test:
+        del names["type"]
+    assert {field.name: str(field.type) for field in found.schema_arrow} == names
+    groups = [found.metadata.row_group(number) for number in range(found.num_row_groups)]
+    assert [group.num_rows for group in groups] == [10_000, 1] and groups[0].column(0).compression == "ZSTD"
+    expected = [
+        {"prompt": f"a p {n} b", "label": str(n), "source": "S", "level": n % 3 or None, "type": "T" if n else None}
+        for n in range(10_001)
+    ]
+    assert read(path) == [{name: row[name] for name in names} for row in expected]
+
+
+def test_the_manifest(capsys, tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(process, "git_commit", lambda: "a" * 40)
+    monkeypatch.setattr(process, "versions", lambda: {"python": "3"})
+    words = [str(word) for word in with_dapo(sources, tmp_path / "set", "--seed", 5, "--dapo_problems", 2)]
+    run(capsys, *words)
+    manifest = json.loads((tmp_path / "set/manifest.json").read_text())
+    opened = {
+        name: open_source(name, str(getattr(sources, name)), None, command.SPLITS[name]) for name in ("math", "dapo")
+    }
+    assert list(manifest) == [
+        *("command", "inputs", "sources", "counts", "bad_labels", "notes", "files", "versions", "git_commit"),
+    ]
+    assert manifest["command"] == words
+    assert manifest["inputs"] == {
+        "recipe": "math+dapo",
+        "seed": 5,
+        "dapo_problems": 2,
+        "template": command.TEMPLATE,
+        **{name: source.fingerprint() for name, source in opened.items()},
+        **labels.versions(),
+        "pyarrow": pyarrow.__version__,
+    }
+    assert manifest["sources"] == {name: source.record() for name, source in opened.items()}
+    assert (manifest["versions"], manifest["git_commit"]) == ({"python": "3"}, "a" * 40)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        *("manifest.json", "test.parquet", "train.parquet"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is not empty and holds no set of this command; name another folder"),
+        ("{", "manifest.json is not the manifest of a set (JSONDecodeError("),
+        ("{}", "manifest.json is not the manifest of a set (KeyError('files'))"),
+        ("5", "manifest.json is not the manifest of a set (TypeError("),
+        ('{"files": {}}', "manifest.json is not the manifest of a set (KeyError('inputs'))"),
+        ('{"files": {}, "inputs": {}}', "manifest.json is not the manifest of a set (KeyError('counts'))"),
+        ('{"files": {}, "inputs": {}, "counts": {}}', "manifest.json is not the manifest of a set (KeyError('notes'))"),
+        (
+            '{"files": {}, "inputs": {}, "counts": {}, "notes": []}',
+            "holds a.parquet, which is not of this command; move it, or name another folder",
+        ),
+    ],
+)
+def test_folders_that_hold_no_set(content, told, tmp_path):
+    (tmp_path / "b.parquet").touch()
+    (tmp_path / "a.parquet").touch()
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(OptionError) as refusal:
+        command.read_manifest(tmp_path)
+    assert str(refusal.value).startswith(f"--out {tmp_path}: {told}")
+
+
+def test_folders_that_hold_nothing_or_a_set(tmp_path):
+    assert command.read_manifest(tmp_path / "absent") is None and command.read_manifest(tmp_path) is None
+    manifest = {"files": {"a.parquet": {}}, "inputs": {}, "counts": {}, "notes": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "a.parquet").touch()
+    assert command.read_manifest(tmp_path) == manifest
+    with pytest.raises(OptionError) as refusal:
+        command.read_manifest(tmp_path / "a.parquet")
+    assert str(refusal.value) == f"--out {tmp_path}/a.parquet: is no folder; name another one"
+
+
+REMEDY = "name another folder with --out, or replace it with --overwrite"
+
+
+@pytest.mark.parametrize(
+    ("there", "now", "told"),
+    [
+        ({"seed": 1, "x": "a"}, {"seed": 1, "x": "b"}, "made with x 'a' and now it is 'b'"),
+        ({"n": None}, {"n": 3}, "made with n None and now it is 3"),
+        ({"n": 3}, {"n": None}, "made with n 3 and now it is None"),
+        ({"math": {"train": ["a"]}}, {"math": {"train": ["b"]}}, "made with math other data than now"),
+        ({"gone": "a"}, {}, "made with gone 'a' and now it is None"),
+        ({}, {"new": "a"}, "made with new None and now it is 'a'"),
+    ],
+)
+def test_a_set_that_was_made_otherwise(there, now, told, tmp_path):
+    with pytest.raises(OptionError) as refusal:
+        command._check_same(tmp_path, {"inputs": there, "files": {}}, now)
+    assert str(refusal.value) == f"--out {tmp_path}: holds a set that was {told}; {REMEDY}"
+
+
+def test_a_set_whose_files_are_not_what_they_were(tmp_path):
+    (tmp_path / "a").write_text("a")
+    digest = hashlib.sha256(b"a").hexdigest()
+    command._check_same(tmp_path, {"inputs": {"x": 1}, "files": {"a": {"sha256": digest}}}, {"x": 1})
+    for files in ({"a": {"sha256": "0"}}, {"a": {"sha256": digest}, "absent": {"sha256": digest}}):
+        with pytest.raises(OptionError) as refusal:
+            command._check_same(tmp_path, {"inputs": {}, "files": files}, {})
+        assert (
+            str(refusal.value) == f"--out {tmp_path}: {[*files][-1]} is not what manifest.json says (sha256); {REMEDY}"
+        )
+
+
+@pytest.mark.parametrize(("cpus", "given", "workers"), [(3, None, "3"), (40, None, "8"), (3, "2", "2")])
+def test_all_cores_check_labels(cpus, given, workers, monkeypatch, capsys):
+    monkeypatch.setenv("LENS_VERIFIER_WORKERS", given or "")
+    if given is None:
+        monkeypatch.delenv("LENS_VERIFIER_WORKERS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cpus) if process == 0 else None)
+    monkeypatch.setattr(command, "make", lambda arguments: f"made {arguments.seed} \udcff")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", dict(os.environ))
+        assert command.main(["math+dapo", "--seed", "3"]) == 0
+        assert os.environ["LENS_VERIFIER_WORKERS"] == workers
+    assert capsys.readouterr().out.startswith("made 3 ")
 
 
 def test_nothing_left_says_why(capsys, tmp_path, sources):

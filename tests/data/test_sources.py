@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha1
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -181,3 +182,202 @@ def test_data_that_cannot_work(tmp_path, sources):
     refused("dapo", tmp_path / "broken.jsonl", "--dapo .*broken.jsonl: line 1 is not JSON")
     (tmp_path / "nothing").mkdir()
     refused("dapo", tmp_path / "nothing", "--dapo .*nothing: cannot be read")
+
+
+def refusal(option, path, splits=("train",), revision=None) -> str:
+    with pytest.raises(OptionError) as caught:
+        open_source(option, str(path), revision, splits)
+    return str(caught.value)
+
+
+def write(path: Path, found: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        return rows.write_jsonl(path, found)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(found))
+        return path
+    if path.suffix == ".parquet":
+        return rows.write_parquet(path, found)
+    table = pa.Table.from_pylist(found)
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".json", ".jsonl"])
+def test_rows_in_the_order_of_the_files_with_the_columns_that_matter(ending, tmp_path):
+    """Of JSON all columns, which cost nothing; a file without rows is as good as none."""
+    write(tmp_path / f"train-a{ending}", rows.NUMINA[:2])
+    write(tmp_path / f"train-c{ending}", rows.NUMINA[2:3])
+    if ending == ".parquet":
+        pq.write_table(pq.read_table(tmp_path / "train-a.parquet").slice(0, 0), tmp_path / "train-b.parquet")
+    elif ending != ".arrow":
+        (tmp_path / f"train-b{ending}").write_text("" if ending == ".jsonl" else "[]")
+    source = open_source("numina", str(tmp_path), None, ("train",))
+    wanted = ["problem", "answer", "question_type", "problem_is_valid", "solution_is_valid"]
+    expected = rows.NUMINA[:3]
+    if not ending.startswith(".json"):
+        expected = [{name: row[name] for name in wanted} for row in expected]
+    assert list(source.rows("train")) == expected
+    names = [file.name for file in source.splits["train"]]
+    assert names == sorted(names) and names[0] == f"train-a{ending}" and names[-1] == f"train-c{ending}"
+    for file in source.splits["train"]:
+        assert file.shown == f"--numina {file.path}" and file.path == tmp_path / file.name
+        assert file.sha256 == sha256(file.path.read_bytes()).hexdigest() and file.is_json is ending.startswith(".json")
+    assert source.fingerprint() == {"train": [file.sha256 for file in source.splits["train"]]}
+    assert source.record() == {
+        "origin": str(tmp_path),
+        "revision": None,
+        "files": {"train": {file.name: file.sha256 for file in source.splits["train"]}},
+    }
+
+
+def readme(folder: Path, configs: dict[str, str]) -> Path:
+    """A data set of configs, {name: file of its train split}."""
+    lines = ["---", "configs:"]
+    for name, file in configs.items():
+        lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {file}"]
+        rows.write_jsonl(folder / file, rows.DAPO[:1])
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("configs", "files"),
+    [
+        ({"one": "a.jsonl", "default": "b.jsonl", "all": "c.jsonl"}, ["b.jsonl"]),
+        ({"one": "a.jsonl", "all": "c.jsonl"}, ["c.jsonl"]),
+        ({"one": "a.jsonl", "two": "b.jsonl"}, ["a.jsonl", "b.jsonl"]),
+    ],
+)
+def test_which_configs_hold_everything(configs, files, tmp_path):
+    for name in ("plain", "strange [x]"):
+        source = open_source("dapo", str(readme(tmp_path / name, configs)), None, ("train",))
+        assert [file.path for file in source.splits["train"]] == [tmp_path / name / file for file in files]
+
+
+def test_folders_with_strange_names(tmp_path):
+    for name in ("a [copy]", "me@here", "x,y", "50% *?"):
+        source = open_source("math", str(rows.math_files(tmp_path / name / "data")), None, BOTH)
+        assert texts(source, "train") == {row["problem"] for row in rows.MATH_TRAIN}
+        (file,) = source.splits["test"]
+        assert file.path == tmp_path / name / "data" / "math_test.jsonl" and file.name == "math_test.jsonl"
+
+
+def test_a_single_split_serves_whatever_its_name(tmp_path):
+    write(tmp_path / "a" / "validation.jsonl", rows.DAPO[:1])
+    assert list(open_source("dapo", str(tmp_path / "a"), None, ("train",)).splits) == ["train"]
+    write(tmp_path / "a" / "test.jsonl", rows.DAPO[:1])
+    told = refusal("dapo", tmp_path / "a")
+    assert told == (
+        f"--dapo {tmp_path}/a: has no split 'train' (there are: validation, test); DAPO is read from a folder with "
+        "files "
+        "for train"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "revision", "asked", "origin"),
+    [
+        (None, None, (KINDS["dapo"].hub, KINDS["dapo"].revision), KINDS["dapo"].hub),
+        (KINDS["dapo"].hub, None, (KINDS["dapo"].hub, KINDS["dapo"].revision), KINDS["dapo"].hub),
+        (None, "main", (KINDS["dapo"].hub, "main"), KINDS["dapo"].hub),
+        ("some/copy", None, ("some/copy", None), "some/copy"),
+        ("some/copy", "v1", ("some/copy", "v1"), "some/copy"),
+    ],
+)
+def test_what_the_hub_is_asked_for(given, revision, asked, origin, tmp_path, monkeypatch):
+    def snapshot(name, repo_type, revision, allow_patterns):
+        assert (name, revision) == asked and repo_type == "dataset"
+        assert allow_patterns == ["README.md", "*.parquet", "*.jsonl", "*.json", "*.arrow"]
+        return str(rows.write_jsonl(tmp_path / "link" / "resolved" / "train.jsonl", rows.DAPO).parent)
+
+    (tmp_path / "link").symlink_to(tmp_path)  # as the hub's cache may be one
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    source = open_source("dapo", given, revision, ("train",))
+    assert (source.origin, source.revision, source.kind) == (origin, "resolved", KINDS["dapo"])
+    assert list(source.record()["files"]["train"]) == ["train.jsonl"] and list(source.rows("train")) == rows.DAPO
+
+
+@pytest.mark.parametrize(
+    ("given", "revision", "shown"),
+    [("some/copy", None, "--dapo some/copy"), (None, "v1", f"--dapo {KINDS['dapo'].hub} at v1")],
+)
+def test_a_hub_that_fails(given, revision, shown, monkeypatch):
+    def fail(*args, **options):
+        raise ConnectionError("one\ntwo")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(OptionError) as caught:
+        open_source("dapo", given, revision, ("train",))
+    assert str(caught.value) == (
+        f"{shown}: could not be loaded from the hub (ConnectionError: one); check the network and the name, or give "
+        "a copy "
+        "that you have: --dapo PATH"
+    )
+
+
+@pytest.mark.parametrize("name", ["/absent/x", "./x/y", "../x", "~/absent", "absent", "a/b/c", "some/data.jsonl"])
+def test_places_that_are_not_there(name):
+    assert refusal("dapo", name) == f"--dapo {name}: no such file or folder"
+
+
+def test_refusals_word_by_word(tmp_path, sources, monkeypatch):
+    copy = sources.dapo
+    told = f"--revision dapo=v1: --dapo {copy} is a copy here, which has no revisions"
+    assert refusal("dapo", copy, revision="v1") == told
+    (tmp_path / "x.csv").touch()
+    kinds = "the file must be one of .parquet, .jsonl, .json, .arrow"
+    assert refusal("dapo", tmp_path / "x.csv") == f"--dapo {tmp_path}/x.csv: {kinds}"
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text("prompt,reward_model\n1,2\n")
+    assert refusal("dapo", tmp_path / "csv") == f"--dapo {tmp_path}/csv/train.csv: {kinds}"
+    assert refusal("math", copy, ("train", "test")) == (
+        f"--math {copy}: has no split 'test' (there are: train); MATH is read from a folder with files for train and "
+        "test"
+    )
+    several = tmp_path / "several"
+    rows.write_jsonl(several / "train-1.jsonl", rows.DAPO[:1])
+    rows.write_jsonl(several / "train-2.jsonl", [{"prompt": "p", "z": 1}])
+    told = "has no column 'reward_model', which DAPO has; its columns are: prompt, z"
+    assert refusal("dapo", several) == f"--dapo {several}/train-2.jsonl: {told}"
+    without = rows.write_jsonl(tmp_path / "m.jsonl", [{"problem": 1, "solution": 2, "level": 3}])
+    assert refusal("math500", without, ("test",)) == (
+        f"--math500 {tmp_path}/m.jsonl: has no column 'type' or 'subject', which MATH-500 has; its columns are: "
+        "problem, "
+        "solution, level"
+    )
+    (tmp_path / "none.jsonl").write_text("\n")
+    assert refusal("dapo", tmp_path / "none.jsonl") == f"--dapo {tmp_path}/none.jsonl: there is no row in it"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "home.jsonl").write_text(json.dumps(rows.DAPO[0]))
+    assert open_source("dapo", "~/home.jsonl", None, ("train",)).origin == str(tmp_path / "home.jsonl")
+
+
+def test_opening_is_quiet(sources):
+    verbosity = datasets.logging.get_verbosity()
+    try:
+        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.INFO)
+        open_source("math", str(sources.snapshot), None, BOTH)
+        assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.INFO)
+        open_source("math500", str(sources.math500), None, ("test",))  # JSON, which is not read by `datasets`
+        assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() == datasets.logging.CRITICAL
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+
+
+def test_columns_are_those_of_the_first_rows(tmp_path):
+    """A column may be missing in a row of JSON."""
+    first, second = dict(rows.DAPO[0]), dict(rows.DAPO[1])
+    del first["reward_model"]
+    source = open_source("dapo", str(rows.write_jsonl(tmp_path / "x.jsonl", [first, second])), None, ("train",))
+    assert list(source.rows("train")) == [first, second]
+    late = rows.write_jsonl(tmp_path / "late.jsonl", [first] * 1_000 + [second])
+    assert "has no column 'reward_model'" in refusal("dapo", late)
+    assert open_source("dapo", str(rows.write_jsonl(tmp_path / "y.jsonl", [first] * 999 + [second])), None, ("train",))

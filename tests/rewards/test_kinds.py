@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
+from sympy import FiniteSet, Integer, Interval, Union
 
+from lens_openrlhf.rewards import kinds
 from lens_openrlhf.rewards.grading import box, grade, is_prose, response_end
 
 # label, right answers, wrong answers: by kind.
@@ -384,3 +386,67 @@ def test_long_texts_take_time_in_their_length(text):
     grade(text, "5")
     is_prose(text + " $5$")
     assert time.process_time() - start < 1  # a hundredth of it; quadratic it was 4 s
+
+
+@pytest.mark.parametrize(
+    ("given", "label", "gold", "reason"),
+    [
+        (r"\geq 5", "5", Integer(5), "a relation, not a value"),
+        ("<5", "5", Integer(5), "a relation, not a value"),
+        ("<5", "<5", Integer(5), None),
+        (r"\sim 5", "5", Integer(5), "a relation, not a value"),
+        (r"\ne 5", "5", Integer(5), "a relation, not a value"),
+        (r"\neq 5", "5", Integer(5), "a relation, not a value"),
+        ("x>5", "5", Integer(5), "an inequality, not a value"),
+        ("x>5", "(5,6)", Interval(5, 6), None),
+        ("x>5", "a", Union(Interval(1, 2), Interval(3, 4)), None),
+        ("x>5", "x>4", Integer(1), None),
+        (r"7\to 5", "5", Integer(5), "a step, not a value"),
+        ("7 -> 5", "5", Integer(5), "an inequality, not a value"),
+        ("7=>5", "5", Integer(5), "an inequality, not a value"),
+        (r"7\Rightarrow 5", r"6\to 5", Integer(5), None),
+        (r"a\mapsto 5", "5", Integer(5), "a step, not a value"),
+        ("5,5", "5", Integer(5), "several values, not one"),
+        ("(5, 5)", "5", Integer(5), "several values, not one"),
+        ("[5,5]", "5", Integer(5), "several values, not one"),
+        (r"\frac{1}{2}, 1/2", "0.5", Integer(5), "several values, not one"),
+        ("5,5", "5,5", Integer(5), None),
+        ("5,5", "5", FiniteSet(5), None),
+        ("5, x", "5", Integer(5), None),
+        ("5", "5", Integer(5), None),
+        (r"\{3,4\}", "(3,4)", FiniteSet(3), "a set, which has no order"),
+        (r"\left\{3,4\right\}", r"\left(3,4\right)", FiniteSet(3), "a set, which has no order"),
+        (r"\{3,4\}", r"\{3,4\}", FiniteSet(3), None),
+        ("(3,4)", r"\{3,4\}", FiniteSet(3), None),
+        (r"\{3\}", "(3,4)", FiniteSet(3), None),
+        (r"\{3,4\}", "(3,(4))", FiniteSet(3), None),
+        (r"\lt 5", "5", Integer(5), "a relation, not a value"),
+        (r"\leftarrow 5", "5", Integer(5), "a step, not a value"),
+        (r"\iff 5", "5", Integer(5), "a step, not a value"),
+        (r"\longrightarrow 5", "5", Integer(5), "a step, not a value"),
+        (r"\implies 5", "5", Integer(5), "a step, not a value"),
+        ("-5,+5", "5", Integer(5), "several values, not one"),
+    ],
+)
+def test_answers_of_another_kind(given, label, gold, reason):
+    assert kinds.apart(given, label, gold) == reason
+
+
+@pytest.mark.parametrize(
+    ("given", "label", "sides"),
+    [
+        ("2+3=5", "5", ["2+3"]),
+        ("2+3=x=5", "5", ["2+3"]),
+        (r"\sqrt{4}\cdot\frac{1}{2}=\pi=5", "5", [r"\sqrt{4}\cdot\frac{1}{2}"]),
+        ("x=5", "5", []),
+        ("2+3=5", "x=5", []),
+        ("5", "5", []),
+        ("2+3=1+4=5", "5", ["2+3", "1+4"]),
+        ("=5", "5", []),
+        (r"\frac12\times 3\div 2=5", "5", [r"\frac12\times 3\div 2"]),
+        ("(1)^{2}/3-1=2", "2", ["(1)^{2}/3-1"]),
+        (r"\left(2\right)=5", "5", ["(2)"]),
+    ],
+)
+def test_sides_that_are_pure_arithmetic(given, label, sides):
+    assert kinds.computed(given, label) == sides

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lens_openrlhf.rewards
-from lens_openrlhf.rewards import math_verify_reward, reward_func
+from lens_openrlhf.rewards import Verdict, math_verify_reward, reward_func
 from lens_openrlhf.rewards.math_verify_reward import extract_response
 
 PATH = Path(math_verify_reward.__file__)
@@ -74,6 +74,92 @@ def test_earlier_turns_are_part_of_the_prompt():
 def test_prompt_not_found():
     reward = reward_func([r"something else \boxed{42}"], [PROMPT], ["42"])
     assert reward["rewards"] == 1.0 and raised(reward) == {"prompt_not_found"}
+
+
+@pytest.fixture
+def graded(monkeypatch):
+    """Responses are what they come to; `asked` has what was graded."""
+    asked = []
+
+    def verify(response, label):
+        asked.append((response, label))
+        return Verdict(response == "correct", response, "")
+
+    monkeypatch.setattr(math_verify_reward, "verify_answer", verify)
+    return asked
+
+
+OUTCOMES = ("correct", "wrong", "no_answer", "timeout", "error")
+
+
+def logs(timeout, error, no_answer, prompt_not_found) -> dict:
+    return {
+        "verifier/timeout": timeout,
+        "verifier/error": error,
+        "verifier/no_answer": no_answer,
+        "verifier/prompt_not_found": prompt_not_found,
+    }
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_all_that_is_said_of_one_response(outcome, graded):
+    score = float(outcome == "correct")
+    flags = logs(*(float(outcome == name) for name in ("timeout", "error", "no_answer")), 0.0)
+    assert reward_func(["p" + outcome], ["p"], ["l"]) == {"rewards": score, "scores": score, "extra_logs": flags}
+    assert graded == [(outcome, "l")]
+
+
+def test_all_that_is_said_of_several_responses(graded):
+    queries = [*OUTCOMES, "correct"]
+    prompts = ["", "", "", "", "", "absent"]
+    assert reward_func(queries, prompts, list("abcdef")) == {
+        "rewards": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        "scores": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        "extra_logs": logs(
+            [0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        ),
+    }
+    assert sorted(graded, key=lambda one: one[1]) == list(zip(queries, "abcdef", strict=True))
+    assert reward_func([], [], []) == {"rewards": [], "scores": [], "extra_logs": logs([], [], [], [])}
+
+
+@pytest.mark.parametrize(("query", "prompt"), [(5, "p"), ("correct", None), (None, None)])
+def test_what_is_no_text_is_handed_over_as_it_is(query, prompt, graded):
+    assert reward_func([query], [prompt], ["l"])["extra_logs"]["verifier/prompt_not_found"] == 1.0
+    assert graded == [(query, "l")]
+
+
+LONG = "".join(chr(ord("A") + number % 26) + str(number) for number in range(40))
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt", "found"),
+    [
+        (LONG[-64:] + "a", LONG, ("a", True)),
+        (LONG[-63:] + "a", LONG, (LONG[-63:] + "a", False)),
+        ("x" + LONG + "a", LONG, ("a", True)),
+        ("x.p*" + "a", "y.p*", ("x.p*a", False)),
+        ("<s>.p*" + "a", ".p*", ("a", True)),
+        ("ab", "", ("ab", True)),
+    ],
+)
+def test_where_a_response_begins(query, prompt, found):
+    assert extract_response(query, prompt) == found
+
+
+@pytest.mark.parametrize(
+    ("length", "response"),
+    [(65, "aENDbENDc"), (96, "aENDbENDc"), (97, "bENDc"), (129, "bENDc"), (161, "bENDc"), (162, "c"), (500, "c")],
+)
+def test_of_several_ends_of_the_prompt_the_nearest_to_its_place_counts(length, response):
+    """They end at 64, 129 and 194; the response repeats them, or the prompt's beginning was cut off."""
+    end = "x" * 61 + "END"
+    query = f"{end}a{end}b{end}c"
+    found, is_found = extract_response(query, "y" * (length - 64) + end)
+    assert is_found and found.replace(end, "END") == response
 
 
 def test_answer_in_the_prompt_does_not_count():
