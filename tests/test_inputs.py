@@ -376,6 +376,16 @@ def test_reading_is_quiet_and_leaves_no_copy(place):
     assert list(place.rglob("*.arrow")) == []
 
 
+def test_files_without_rows():
+    Path("a.csv").write_text("a,b\n")
+    pandas.DataFrame({"a": pandas.Series([], dtype="int64")}).to_parquet("a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert list(inputs.rows_of_file("DATA", Path(name))) == []
+    Path("a.jsonl").touch()
+    said = refusal(inputs.tables, "DATA a.jsonl", Path("a.jsonl"))
+    assert said == "DATA a.jsonl: cannot be read as json (there is no row in it); mend it, or name another"
+
+
 def test_columns_of_parquet():
     path = written("rows.parquet", [{"a": 1, "b": 2, "c": 3}])
     assert inputs.parquet_columns("--data", path) == ["a", "b", "c"]
