@@ -87,7 +87,7 @@ def read(path: Path) -> Spec:
 def _check_size(content: Any) -> None:
     """A few lines of aliases to aliases can mean more values than the memory holds; messages would print them."""
     values = [content]
-    for _ in range(MAX_VALUES):
+    for _ in range(MAX_VALUES + 1):
         if not values:
             return
         value = values.pop()
