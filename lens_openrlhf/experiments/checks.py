@@ -14,11 +14,10 @@ from .spec import Spec, fail, nearest
 
 # What decides whether arms are comparable: an arm may not change an option that begins with one of these.
 UNFAIR = (
-    *("data.", "eval.", "actor.model_name_or_path", "train.seed", "train.num_episodes"),
-    *("reward.remote_url", "reward.model_name_or_path"),
-    *("train.agent_func_path", "train.batch_size", "train.micro_batch_size", "rollout.batch_size"),
-    *("rollout.micro_batch_size", "rollout.vllm_generate_batch_size", "rollout.n_samples_per_prompt"),
-    *("rollout.max_new_tokens", "rollout.top_p"),  # both hold in evaluations too
+    *("data.", "eval.", "actor.model_name_or_path", "reward.remote_url", "reward.model_name_or_path"),
+    *("train.num_episodes", "train.agent_func_path", "train.batch_size", "train.micro_batch_size"),
+    *("rollout.batch_size", "rollout.micro_batch_size", "rollout.vllm_generate_batch_size"),
+    *("rollout.n_samples_per_prompt", "rollout.max_new_tokens", "rollout.top_p"),  # the last two in evaluations, too
 )
 # Option strings that write to another option's name.
 TWINS = {"actor.muon.no_nesterov", "critic.muon.no_nesterov"}
