@@ -48,8 +48,8 @@ OPTIONS = [
     ({"options": {"nothing_like_it_at_all": 1}}, ["options: unknown option nothing_like_it_at_all\n"]),
     ({"arms": {"A": {}, "B": {"eval.steps": 3, "eval.stepz": 3}}}, ["arm 'B': unknown option eval.stepz"]),
     (
-        {"allow_unfair": ["eval.top_p", "eval.topp"]},
-        ["allow_unfair: unknown option eval.topp; did you mean eval.top_p?"],
+        {"allow_unfair": ["rollout.top_p", "eval.stps"]},
+        ["allow_unfair: unknown option eval.stps; did you mean eval.steps?"],
     ),
     ({"allow_unfair": ["eval.temprature"]}, ["allow_unfair: unknown option", "eval.temperature?"]),
     ({"arms": {"A": {"algo.lens.scope": "all"}}}, ["arm 'A', seed 1", "--algo.lens.scope", "invalid choice: 'all'"]),
