@@ -194,7 +194,7 @@ def test_how_a_run_is_started(refused, tmp_path, monkeypatch):
 
 @pytest.fixture
 def ending(sound, tmp_path, monkeypatch, capsys):
-    """ending(run, exit status, left, ...) -> what is said as one of three runs ends after 65 seconds; the first is done."""
+    """ending(run, status, left, ...) -> what is said as one of three runs ends after 65 seconds. The first is done."""
     wanted = sound(seeds=[1, 2, 3], arms={"LENS": {}})
     found, arms = State(tmp_path / "c"), arm_options(wanted)
     runs = runs_of(wanted, arms)
