@@ -105,9 +105,10 @@ def arm_options(spec: Spec, make: bool = False) -> dict[str, Options]:
 
 
 def runs_of(spec: Spec, arms: Mapping[str, Options]) -> list[Run]:
-    """All runs, seed by seed, so that an interrupted comparison has whole seeds. `{seed}` is replaced."""
-    return [
-        Run(label, seed, {name: [w.replace("{seed}", str(seed)) for w in words] for name, words in options.items()})
-        for seed in spec.seeds
-        for label, options in arms.items()
-    ]
+    """All runs, seed by seed, so that an interrupted comparison has whole seeds."""
+    return [run_of(label, seed, options) for seed in spec.seeds for label, options in arms.items()]
+
+
+def run_of(label: str, seed: int, options: Options) -> Run:
+    """An arm's run on a seed, which takes the place of `{seed}` in the arm's options."""
+    return Run(label, seed, {name: [w.replace("{seed}", str(seed)) for w in words] for name, words in options.items()})

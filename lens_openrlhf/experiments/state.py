@@ -14,7 +14,7 @@ from ..inputs import place_and_split
 from ..process import LOCK, Held, holding, write_atomically
 from ..run_folder.log import EVALUATIONS, METRICS, read
 from .checks import meaning
-from .runs import Options, Run
+from .runs import Options, Run, run_of
 from .spec import Spec, SpecError
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
@@ -123,7 +123,7 @@ class State:
         finished: dict[int, list[tuple[Run, Options]]] = {}
         for label, options in other.record["arms"].items():
             for seed in {run.seed for run in runs}:
-                theirs = Run(label, seed, options)
+                theirs = run_of(label, seed, options)
                 if other.is_finished(theirs):
                     finished.setdefault(seed, []).append((theirs, meaning(theirs)))
         taken = []
