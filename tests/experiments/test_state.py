@@ -251,6 +251,41 @@ def test_a_model_or_data_that_changed_since_is_refused(content, sound, tmp_path,
     again.check_inputs(runs, runs)  # nothing is finished: the new model is as good as any
 
 
+def test_data_of_finished_runs_may_not_change_while_the_spec_leaves_them_out(sound, tmp_path):
+    """Or they would come back beside runs that were made from other data."""
+    (tmp_path / "train-1.jsonl").write_text('{"prompt": "1", "label": "1"}\n')
+    names = f"{tmp_path / 'train.jsonl'},{tmp_path}/train-{{seed}}.jsonl"
+    options = {"data.prompt_dataset": names}
+    found, _, runs = opened(tmp_path / "c", sound(options, seeds=[1]))
+    found.folder.mkdir()
+    found.check_inputs(runs, runs)
+    found.set(runs[1], state="finished", seconds=1.0)
+    found.set(runs[0], state="failed", seconds=1.0)
+    other, _, others = opened(tmp_path / "c", sound(options, seeds=[2], arms={"GRPO": {"algo.lens.scope": "none"}}))
+    other.check_inputs(others, others)
+    before = dict(other.record["inputs"])
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(SpecError, match="train.jsonl: has changed since LENS/seed-1 was trained, so that further runs"):
+        other.check_inputs(others, others)
+    assert other.record["inputs"] == before
+
+    (tmp_path / "train-1.jsonl").write_text("")
+    mine = {"data.prompt_dataset": f"{tmp_path}/train-1.jsonl"}
+    last, _, runs = opened(tmp_path / "c", sound(options, seeds=[2], arms={"mine": mine}))
+    with pytest.raises(SpecError, match="train-1.jsonl: has changed since LENS/seed-1 was trained"):
+        last.check_inputs(runs, runs)
+
+
+def test_runs_with_files_of_their_own_are_taken_over(sound, tmp_path):
+    options = {"data.prompt_dataset": str(tmp_path / "train-{seed}.jsonl")}
+    there, _, runs = opened(tmp_path / "c", sound(options))
+    for run in runs:
+        there.run_folder(run).mkdir(parents=True)
+        there.set(run, state="finished", seconds=1.0)
+    found, _, runs = opened(tmp_path / "d", sound(options, name="d", seeds=[2, 3]))
+    assert [run.key for run, _ in found.take_over(there, runs)] == ["GRPO/seed-2", "LENS/seed-2"]
+
+
 def test_inputs_are_recorded_by_the_name_that_the_spec_has(content, sound, tmp_path, monkeypatch):
     """Of several each, of a split the file; a place that only this machine has stands for the spec's; hub names and
     what is not given are left out."""
