@@ -258,6 +258,25 @@ def test_a_folder_is_named_by_time_and_model_where_none_is_given(tiny, tmp_path,
     assert (job.out / "config.json").exists() and job.settings["model"] == f"{tiny.model}/"
 
 
+def test_the_settings_that_were_given_stay_as_they_are(tiny, tmp_path):
+    argv = words(tiny, "--out", tmp_path / "out")
+    settings = options.parse(argv)
+    prepare(settings, argv)
+    assert settings == options.parse(argv)
+
+
+def test_the_verifiers_variables_are_checked_before_anything_is_read(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LENS_VERIFIER_WORKERS", "none")
+    refused(capsys, [tiny.model, "--data", tmp_path / "absent.jsonl"], "LENS_VERIFIER_WORKERS")
+
+
+def test_a_reward_file_may_take_any_label(tiny, tmp_path):
+    (tmp_path / "reward.py").write_text("def reward_func(queries, prompts, labels):\n    return {'scores': 1}\n")
+    data = write(tmp_path / "data.jsonl", {**GOOD, "label": {"any": "thing"}})
+    argv = [str(tiny.model), "--data", str(data), "--reward", str(tmp_path / "reward.py"), "-o", str(tmp_path / "out")]
+    assert [prompt.label for prompt in prepare(options.parse(argv), argv).prompts] == [{"any": "thing"}]
+
+
 def test_an_evaluation_goes_on_in_its_folder(tiny, tmp_path):
     """What a killed one left half-written is taken away."""
     out = tmp_path / "out"

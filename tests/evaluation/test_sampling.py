@@ -226,7 +226,8 @@ def test_how_the_command_ends(job, monkeypatch, capfd, error, status, told):
     """With its figures, or with how far it has come and how to go on."""
     registered = []
     monkeypatch.setattr(command.atexit, "register", lambda *call: registered.append(call))
-    monkeypatch.setattr("lens_openrlhf.evaluation.job.prepare", lambda settings, argv: job)
+    prepared = []
+    monkeypatch.setattr("lens_openrlhf.evaluation.job.prepare", lambda *given: prepared.append(given) or job)
     monkeypatch.setattr("lens_openrlhf.process.interrupt_once", lambda: registered.append("signals"))
     generate = Engine.generate
 
@@ -238,7 +239,9 @@ def test_how_the_command_ends(job, monkeypatch, capfd, error, status, told):
     monkeypatch.setattr(Engine, "generate", ending)
     job.out.mkdir()
     folder.write_json(job.out / "config.json", {"settings": SETTINGS | {"k": [2]}, "matched": {}, "prompts": 5})
-    assert command.main(["a model", "--data", "d.jsonl", "--k", "1", "--split_by"]) == status
+    words = ["a model", "--data", "d.jsonl", "--k", "1", "--split_by"]
+    assert command.main(words) == status
+    assert prepared == [(options.parse(words), words)]
     assert registered[0] == "signals" and registered[1][0] is os.dup2 and registered[1][2] == 2
     said, complained = capfd.readouterr()
     assert said.startswith("starting vLLM …\n")

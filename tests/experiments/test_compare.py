@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from lens_openrlhf.experiments import compare as compare_module
 from lens_openrlhf.experiments import runner, state
 from lens_openrlhf.experiments.compare import main
+from lens_openrlhf.training.commandline import profiles
 
 from .folders import write_comparison, write_run
 
@@ -214,6 +216,22 @@ def test_before_the_first_run_all_is_on_disk(content, write, tmp_path, monkeypat
         "their logs: a folder/runs/ARM/seed-SEED/train.log\n"
         f"interrupted; 2 of 4 runs are finished. To go on: {shlex.join(['lens-openrlhf', 'compare', *words])}\n"
     )
+
+
+def test_what_a_profile_makes_is_there_before_the_first_run(content, write, tmp_path, monkeypatch):
+    """Runs are given its place here; the record says ${demo}, so that the folder may go to another machine."""
+    monkeypatch.setattr(runner, "Runner", Interrupted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = tmp_path / "lens_openrlhf" / "demo"
+    monkeypatch.setitem(profiles.FOLDERS, "demo", lambda folder: shutil.copytree(tmp_path / "model", folder / "model"))
+    (tmp_path / "mine.args").write_text("--actor.model_name_or_path ${demo}/model\n")
+    del content["options"]["actor.model_name_or_path"]
+    path = write(content | {"profile": str(tmp_path / "mine.args")})
+    assert main([str(path), "-o", str(tmp_path / "out")]) == 130
+    assert {run.options["actor.model_name_or_path"][0] for run in Interrupted.given[1]} == {f"{place}/model"}
+    record = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert {arm["actor.model_name_or_path"][0] for arm in record["arms"].values()} == {"${demo}/model"}
+    assert record["inputs"]["${demo}/model"] == state.fingerprint(place / "model")
 
 
 def test_a_size_on_the_command_line_goes_before_the_specs(content, write, tmp_path, monkeypatch, capsys):

@@ -311,6 +311,27 @@ def test_a_signal_after_the_last_run_interrupts_nothing(refused, monkeypatch):
     assert Runner(found, runs).run() == 130
 
 
+@pytest.mark.parametrize(
+    ("parallel", "slots"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 0, 1, 0]), (3, [0, 1, 2, 0, 1]), (9, [0, 1, 2, 3, 4])]
+)
+def test_as_many_as_are_wanted_run_at_once(sound, tmp_path, monkeypatch, parallel, slots):
+    """In their order, each in a place of its own; what is left is told of each as it ends."""
+    wanted = sound(seeds=[1, 2, 3, 4, 5], arms={"A": {}})
+    found, runs = State(tmp_path), runs_of(wanted, arm_options(wanted))
+    done, started, ended = SimpleNamespace(poll=lambda: 0, returncode=0), [], []
+
+    def start(self, run, slot):
+        started.append((run.seed, slot))
+        return runner._Active(run, done, 0.0, slot)
+
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    monkeypatch.setattr(Runner, "_start", start)
+    monkeypatch.setattr(Runner, "_ended", lambda self, one, left: ended.append((one.run.seed, left)))
+    assert Runner(found, runs, parallel).run() == 0
+    assert started == list(zip([1, 2, 3, 4, 5], slots, strict=True))
+    assert ended == [(1, 4), (2, 3), (3, 2), (4, 1), (5, 0)]
+
+
 # A run that notes its share of the machine and ends when told to.
 WAIT = """
 import os, pathlib, sys, time
