@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -123,7 +124,9 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(content, write, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["a.yaml", "--archive", "b", "c"], ["a.yaml", "--table", "--dry_run"]])
+@pytest.mark.parametrize(
+    "words", [[], ["a.yaml", "--archive", "b", "c"], ["a.yaml", "--table", "--dry_run"], ["a.yaml", "--gpus", "two"]]
+)
 def test_words_that_make_no_command(words, capsys):
     assert main(words) == 2 and capsys.readouterr().err.endswith("; see lens-openrlhf compare --help\n")
 
@@ -218,12 +221,17 @@ def test_before_the_first_run_all_is_on_disk(content, write, tmp_path, monkeypat
     )
 
 
-def test_what_a_profile_makes_is_there_before_the_first_run(content, write, tmp_path, monkeypatch):
+def test_what_a_profile_makes_is_there_before_the_first_run(content, write, tmp_path, monkeypatch, capsys):
     """Runs are given its place here; the record says ${demo}, so that the folder may go to another machine."""
     monkeypatch.setattr(runner, "Runner", Interrupted)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = tmp_path / "lens_openrlhf" / "demo"
-    monkeypatch.setitem(profiles.FOLDERS, "demo", lambda folder: shutil.copytree(tmp_path / "model", folder / "model"))
+
+    def make(folder: Path) -> None:
+        if not folder.exists():
+            shutil.copytree(tmp_path / "model", folder / "model")
+
+    monkeypatch.setitem(profiles.FOLDERS, "demo", make)
     (tmp_path / "mine.args").write_text("--actor.model_name_or_path ${demo}/model\n")
     del content["options"]["actor.model_name_or_path"]
     path = write(content | {"profile": str(tmp_path / "mine.args")})
@@ -232,6 +240,50 @@ def test_what_a_profile_makes_is_there_before_the_first_run(content, write, tmp_
     record = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert {arm["actor.model_name_or_path"][0] for arm in record["arms"].values()} == {"${demo}/model"}
     assert record["inputs"]["${demo}/model"] == state.fingerprint(place / "model")
+
+    with open(place / "model" / "config.json", "a") as file:
+        file.write("\n")
+    assert main([str(path), "-o", str(tmp_path / "out"), "--dry_run"]) == 2
+    assert f"{place}/model: has changed since GRPO/seed-1 was trained" in capsys.readouterr().err
+
+
+def test_what_a_finished_run_was_trained_from_need_not_be_there(content, write, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "Runner", Interrupted)
+    for seed in (1, 2):
+        shutil.copy(tmp_path / "train.jsonl", tmp_path / f"train-{seed}.jsonl")
+    content["options"]["data.prompt_dataset"] = str(tmp_path / "train-{seed}.jsonl")
+    path = write(content | {"arms": {"A": {}}})
+    for _ in range(2):
+        assert main([str(path), "-o", str(tmp_path / "out")]) == 130
+        (tmp_path / "train-1.jsonl").unlink(missing_ok=True)
+    states = json.loads((tmp_path / "out" / "compare.json").read_text())["runs"]
+    assert {key: run["state"] for key, run in states.items()} == {"A/seed-1": "finished", "A/seed-2": "finished"}
+
+
+def test_what_another_process_finished_until_the_folder_was_free_counts(content, write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "Runner", Interrupted)
+    path, out = write(content), tmp_path / "out"
+    assert main([str(path), "-o", str(out)]) == 130
+    capsys.readouterr()
+
+    @contextlib.contextmanager
+    def locked(folder):
+        record = json.loads((folder / "compare.json").read_text())
+        record["runs"]["LENS/seed-2"] = {"state": "finished", "seconds": 5.0}
+        (folder / "compare.json").write_text(json.dumps(record))
+        yield
+
+    monkeypatch.setattr(compare_module, "locked", locked)
+    assert main([str(path), "-o", str(out)]) == 130
+    assert "sound: 4 runs, 2 of them finished, in" in capsys.readouterr().out
+
+
+def test_the_help_of_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "\n  lens-openrlhf compare SPEC.yaml --dry_run           check everything and say what would be" in told
+    assert "\n  -o FOLDER, --out FOLDER\n" in told and told.startswith("usage: lens-openrlhf compare [-h] [-o FOLDER]")
 
 
 def test_a_size_on_the_command_line_goes_before_the_specs(content, write, tmp_path, monkeypatch, capsys):

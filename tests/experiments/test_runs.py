@@ -27,7 +27,7 @@ def test_runs_go_seed_by_seed(sound):
 
 def test_arms_of_a_seed_differ_in_their_own_options_alone(sound, tmp_path):
     wanted = sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {"algo.lens.alpha": 1}})
-    flat = {run.key: flatten(checks.parse(run, tmp_path, "")) for run in runs_of(wanted, checks.check(wanted))}
+    flat = {run.key: flatten(checks.parse(run, "", tmp_path)) for run in runs_of(wanted, checks.check(wanted))}
     for seed in wanted.seeds:
         one, other = flat[f"GRPO/seed-{seed}"], flat[f"LENS/seed-{seed}"]
         assert {name for name in one if one[name] != other[name]} == {"algo.lens.scope", "algo.lens.alpha"}

@@ -53,7 +53,9 @@ def test_seeds_and_arms_may_be_left_out_and_come_back(begun, sound):
 
 def test_the_record_is_all_that_is_known(begun, sound):
     """Reading it back adds nothing and leaves nothing out."""
-    on_disk = json.loads((begun.folder / "compare.json").read_text())
+    text = (begun.folder / "compare.json").read_text()
+    on_disk = json.loads(text)
+    assert text == json.dumps(on_disk, indent=2) + "\n"
     assert on_disk == {
         "arms": arm_options(sound()),
         "inputs": {},
@@ -106,6 +108,7 @@ def test_what_was_recorded_of_a_run_is_replaced_as_a_whole(begun, sound):
     ("options", "words"),
     [
         ({"actor.adam.lr": 0.5}, ["arm 'GRPO': actor.adam.lr is 0.5", "had left out"]),
+        ({"train.zzz": 1, "actor.adam.lr": 1, "eval.steps": 1, "algo.b": 1}, ["arm 'GRPO': actor.adam.lr is 1, but"]),
         ({"eval.at_end": None}, ["eval.at_end is left out", "had set"]),
         ({"eval.dataset": "other"}, ["eval.dataset is other", "heldout.jsonl"]),
     ],
@@ -269,6 +272,13 @@ def test_data_of_finished_runs_may_not_change_while_the_spec_leaves_them_out(sou
         other.check_inputs(others, others)
     assert other.record["inputs"] == before
 
+    # Where nothing is known of what they were trained from, nothing is held against it.
+    for known in ("inputs", "arms"):
+        unknown = State(tmp_path / "c")
+        unknown.record[known] = {}
+        unknown.check_inputs(others, others)
+        assert unknown.record["inputs"][f"{tmp_path}/train.jsonl"] == state.fingerprint(tmp_path / "train.jsonl")
+
     (tmp_path / "train-1.jsonl").write_text("")
     mine = {"data.prompt_dataset": f"{tmp_path}/train-1.jsonl"}
     last, _, runs = opened(tmp_path / "c", sound(options, seeds=[2], arms={"mine": mine}))
@@ -290,6 +300,8 @@ def test_inputs_are_recorded_by_the_name_that_the_spec_has(content, sound, tmp_p
     """Of several each, of a split the file; a place that only this machine has stands for the spec's; hub names and
     what is not given are left out."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").touch()
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(name)
     names = f"~/a.jsonl, {tmp_path}/b.jsonl@train,some/hub-name"

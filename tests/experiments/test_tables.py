@@ -210,7 +210,7 @@ def test_the_command_prints_the_table_and_writes_results(tmp_path, capsys):
     folder = write_comparison(tmp_path / "c", RUNS)
     assert main(["--table", str(folder)]) == 0
     assert TABLE in capsys.readouterr().out
-    assert json.loads((folder / "results.json").read_text()) == compute(folder)
+    assert (folder / "results.json").read_text() == json.dumps(compute(folder), indent=2) + "\n"
 
 
 def test_the_command_finds_the_folder_of_a_spec(tmp_path, capsys):
