@@ -67,14 +67,14 @@ def _profile_options(spec: Spec, make: bool) -> Options:
     from ..training.commandline import profiles
 
     size = [] if spec.gpus is None else ["--gpus", str(spec.gpus)]
-    folder = ["--logger.run_dir", ""]
+    nowhere = ["--logger.run_dir", ""]  # or the profile would name a folder; it is RESERVED
     try:
-        words = profiles.expand(["--profile", spec.profile, *size, *folder], portable=not make)
+        words = profiles.expand(["--profile", spec.profile, *size, *nowhere], portable=not make)
         if make:
             profiles.make(words)
     except profiles.ProfileError as error:
         fail(f"profile: {str(error).removeprefix('--profile ')}")
-    return split_words(words[: -len(folder)])
+    return split_words(words)
 
 
 def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:

@@ -25,7 +25,7 @@ def fail(message: str) -> NoReturn:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = difflib.get_close_matches(name, list(known))
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -443,7 +443,7 @@ def test_only_processes_of_runs_that_are_said_to_go_on_are_ended(refused, monkey
     """By number and start, which may be told apart by two seconds; one that does not listen is killed."""
     found, _ = refused
     monkeypatch.setattr(runner, "STOP_SECONDS", 0.3)
-    cases = {"finished": ("finished", 0, ""), "later": ("running", 3, ""), "earlier": ("running", -3, "")}
+    cases = {"finished": ("finished", 0, ""), "later": ("running", 2.5, ""), "earlier": ("running", -2.5, "")}
     cases |= {"deaf": ("running", 1.5, "trap '' INT"), "near": ("running", -1.5, "trap 'exit 5' INT")}
     there = {}
     for arm, (state, shift, body) in cases.items():
