@@ -294,14 +294,28 @@ def test_only_as_many_gpus_as_there_are(tiny, tmp_path, monkeypatch):
         prepared(tiny, tmp_path / "other", "--tensor_parallel_size", 3)
 
 
-def test_a_model_without_a_limit_takes_what_is_asked_for(tiny, tmp_path, monkeypatch):
-    """Where its config tells none."""
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_model_of_the_hub_on_a_gpu(tiny, tmp_path, monkeypatch, allowed):
+    """Known by its revision; where its config tells no limit, it takes what is asked for. Its code runs if it may."""
     tokenizer = AutoTokenizer.from_pretrained(tiny.model)
-    config = type("Config", (), {"get_text_config": lambda self: object()})
-    monkeypatch.setattr("lens_openrlhf.evaluation.job.load_tokenizer", lambda *_: tokenizer)
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: config())
-    job = prepared(tiny, tmp_path / "out", "--max_new_tokens", 5000)
+    config = type("Config", (), {"get_text_config": lambda self: object(), "_commit_hash": "abc"})
+    asked = []
+    for name, given in (("check_model", None), ("load_tokenizer", tokenizer)):
+        monkeypatch.setattr(f"lens_openrlhf.evaluation.job.{name}", lambda *a, given=given: asked.append(a) or given)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **named: asked.append((*a, named)) or config())
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    argv = ["user/model", "--data", str(tiny.heldout), "--out", str(tmp_path / "out"), "--max_new_tokens", "5000"]
+    job = prepare(options.parse([*argv, *["--allow_remote_code"] * allowed]), argv)
     assert job.max_length == max(len(prompt.tokens) for prompt in job.prompts) + 5000
+    assert job.settings["gpu_memory_utilization"] == 0.9
+    assert asked == [
+        ("MODEL", "user/model", allowed, "--allow_remote_code"),
+        ("MODEL", "user/model", allowed),
+        ("user/model", {"trust_remote_code": allowed}),
+    ]
+    matched = json.loads((tmp_path / "out" / "config.json").read_text())["matched"]
+    assert (matched["model_fingerprint"], matched["device"]) == ("revision abc", "a GPU")
 
 
 @pytest.mark.parametrize(

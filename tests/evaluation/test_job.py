@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 
+import datasets
 import pytest
 
 from lens_openrlhf.evaluation import job
@@ -110,7 +111,10 @@ def test_rows_of_a_folder(tmp_path, monkeypatch):
     folder = tmp_path / "only"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    datasets.enable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.WARNING)
     rows, fingerprint = load(str(folder), None)
+    assert datasets.are_progress_bars_disabled() and datasets.logging.get_verbosity() == datasets.logging.CRITICAL
     assert rows == [Row("row 1", {"prompt": "a"}), Row("row 2", {"prompt": "b"})]
     assert fingerprint.startswith("revision ") and len(fingerprint) > 20
     assert load(f"{folder}@train", 1) == (rows[:1], fingerprint)
@@ -179,6 +183,12 @@ def test_a_prompt_leaves_room_for_an_answer():
     assert str(caught.value) == (
         "--data d.jsonl: the prompt of line 1 has 2 tokens, and the model takes 2 for prompt and answer; shorten or "
         "drop it"
+    )
+    with pytest.raises(OptionError) as caught:
+        made([Row("line 9", {"q": [], "gold": 1})])
+    assert str(caught.value) == (
+        "--data d.jsonl: the 'q' of line 9 is a list; it must be text, or a list of messages with "
+        "--apply_chat_template and without --prompt_template"
     )
     with pytest.raises(OptionError, match="^--data d.jsonl: to the tokenizer the prompt of line 9 is empty$"):
         made([*ROWS, Row("line 9", {"q": "", "gold": 1})])

@@ -243,6 +243,7 @@ def test_how_the_command_ends(job, monkeypatch, capfd, error, status, told):
     assert command.main(words) == status
     assert prepared == [(options.parse(words), words)]
     assert registered[0] == "signals" and registered[1][0] is os.dup2 and registered[1][2] == 2
+    assert os.path.samestat(os.fstat(registered[1][1]), os.stat(job.out / "evaluate.log"))
     said, complained = capfd.readouterr()
     assert said.startswith("starting vLLM …\n")
     if error is None:
