@@ -14,12 +14,13 @@ from .spec import Spec, fail, nearest
 
 # What decides whether arms are comparable: an arm may not change an option that begins with one of these.
 UNFAIR = (
-    *("data.", "eval.", "actor.model_name_or_path", "train.seed", "train.num_episodes"),
-    *("reward.remote_url", "reward.model_name_or_path"),
-    *("train.agent_func_path", "train.batch_size", "train.micro_batch_size", "rollout.batch_size"),
-    *("rollout.micro_batch_size", "rollout.vllm_generate_batch_size", "rollout.n_samples_per_prompt"),
-    *("rollout.max_new_tokens", "rollout.top_p"),  # both hold in evaluations too
+    *("data.", "eval.", "actor.model_name_or_path", "reward.remote_url", "reward.model_name_or_path"),
+    *("train.num_episodes", "train.agent_func_path", "train.batch_size", "train.micro_batch_size"),
+    *("rollout.batch_size", "rollout.micro_batch_size", "rollout.vllm_generate_batch_size"),
+    *("rollout.n_samples_per_prompt", "rollout.max_new_tokens", "rollout.top_p"),  # the last two in evaluations, too
 )
+# Of a run whose options alone are looked at.
+ANY_FOLDER = Path("run")
 # Option strings that write to another option's name.
 TWINS = {"actor.muon.no_nesterov", "critic.muon.no_nesterov"}
 # The least that OpenRLHF's command accepts, to ask it for its options.
@@ -52,7 +53,7 @@ def check(spec: Spec) -> dict[str, Options]:
     baseline: dict[int, dict] = {}
     for run in runs_of(spec, arms):
         place = f"arm {run.arm!r}, seed {run.seed}"
-        args = parse(run, Path("run"), place, anywhere=True)
+        args = parse(run, place, anywhere=True)
         _check_fairness(run, args, baseline.setdefault(run.seed, _flat(args)), spec)
         if not (args.eval.dataset and args.eval.at_end):
             missing = "--eval.at_end" if args.eval.dataset else "--eval.dataset"
@@ -83,7 +84,7 @@ def check_machine(runs: Sequence[Run]) -> None:
         SpecError: naming the arm and the option.
     """
     for run in runs:
-        parse(run, Path("run"), f"arm {run.arm!r}, seed {run.seed}")
+        parse(run, f"arm {run.arm!r}, seed {run.seed}")
 
 
 def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
@@ -99,7 +100,7 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
     for run in runs:
         place = f"arm {run.arm!r}, seed {run.seed}"
         # The runs' own folders may hold what an interrupted run left; that is dealt with later.
-        args = parse(run, folder / "runs", place)
+        args = parse(run, place, folder / "runs")
         args.eval.split_by = [*(args.eval.split_by or []), *(spec.split_by or [])]  # the data must have them
         try:
             check_surroundings(args)
@@ -116,8 +117,8 @@ def check_inputs(spec: Spec, runs: Sequence[Run], folder: Path) -> None:
                 )
 
 
-def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleNamespace:
-    """The run's options as the training command understands them, on this machine or on any.
+def parse(run: Run, place: str, folder: Path = ANY_FOLDER, anywhere: bool = False) -> SimpleNamespace:
+    """The run's options as the training command understands them, on this machine or on any; `place` is for messages.
 
     Raises:
         SpecError: what that command refuses, with its own message.
@@ -134,7 +135,7 @@ def parse(run: Run, folder: Path, place: str, anywhere: bool = False) -> SimpleN
 
 def meaning(run: Run) -> dict:
     """Every option of a run with its value, given or default: equal for runs that compute the same."""
-    return _flat(parse(run, Path("run"), run.key))
+    return _flat(parse(run, run.key))
 
 
 def _flat(args: SimpleNamespace) -> dict:
@@ -144,7 +145,7 @@ def _flat(args: SimpleNamespace) -> dict:
 
 
 def _known_options() -> set[str]:
-    everything = _flat(parse(Run("", 0, split_words(MINIMAL)), Path("run"), "any run"))
+    everything = meaning(Run("any", 0, split_words(MINIMAL)))
     return set(everything) - {"algo.lens.enabled", "algo.lens.estimator"} | TWINS
 
 

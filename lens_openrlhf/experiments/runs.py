@@ -67,14 +67,14 @@ def _profile_options(spec: Spec, make: bool) -> Options:
     from ..training.commandline import profiles
 
     size = [] if spec.gpus is None else ["--gpus", str(spec.gpus)]
-    folder = ["--logger.run_dir", ""]
+    nowhere = ["--logger.run_dir", ""]  # or the profile would name a folder; it is RESERVED
     try:
-        words = profiles.expand(["--profile", spec.profile, *size, *folder], portable=not make)
+        words = profiles.expand(["--profile", spec.profile, *size, *nowhere], portable=not make)
         if make:
             profiles.make(words)
     except profiles.ProfileError as error:
         fail(f"profile: {str(error).removeprefix('--profile ')}")
-    return split_words(words[: -len(folder)])
+    return split_words(words)
 
 
 def _for_method(profile: Options, later: Mapping[str, list[str] | None]) -> Options:
@@ -105,9 +105,10 @@ def arm_options(spec: Spec, make: bool = False) -> dict[str, Options]:
 
 
 def runs_of(spec: Spec, arms: Mapping[str, Options]) -> list[Run]:
-    """All runs, seed by seed, so that an interrupted comparison has whole seeds. `{seed}` is replaced."""
-    return [
-        Run(label, seed, {name: [w.replace("{seed}", str(seed)) for w in words] for name, words in options.items()})
-        for seed in spec.seeds
-        for label, options in arms.items()
-    ]
+    """All runs, seed by seed, so that an interrupted comparison has whole seeds."""
+    return [run_of(label, seed, options) for seed in spec.seeds for label, options in arms.items()]
+
+
+def run_of(label: str, seed: int, options: Options) -> Run:
+    """An arm's run on a seed, which takes the place of `{seed}` in the arm's options."""
+    return Run(label, seed, {name: [w.replace("{seed}", str(seed)) for w in words] for name, words in options.items()})

@@ -25,7 +25,7 @@ def fail(message: str) -> NoReturn:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = difflib.get_close_matches(name, list(known))
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -87,7 +87,7 @@ def read(path: Path) -> Spec:
 def _check_size(content: Any) -> None:
     """A few lines of aliases to aliases can mean more values than the memory holds; messages would print them."""
     values = [content]
-    for _ in range(MAX_VALUES):
+    for _ in range(MAX_VALUES + 1):
         if not values:
             return
         value = values.pop()

@@ -14,7 +14,7 @@ from ..inputs import place_and_split
 from ..process import LOCK, Held, holding, write_atomically
 from ..run_folder.log import EVALUATIONS, METRICS, read
 from .checks import meaning
-from .runs import Options, Run
+from .runs import Options, Run, run_of
 from .spec import Spec, SpecError
 
 STATE, SPEC, RESULTS, RUNS = "compare.json", "spec.yaml", "results.json", "runs"
@@ -123,7 +123,7 @@ class State:
         finished: dict[int, list[tuple[Run, Options]]] = {}
         for label, options in other.record["arms"].items():
             for seed in {run.seed for run in runs}:
-                theirs = Run(label, seed, options)
+                theirs = run_of(label, seed, options)
                 if other.is_finished(theirs):
                     finished.setdefault(seed, []).append((theirs, meaning(theirs)))
         taken = []
@@ -140,14 +140,15 @@ class State:
         return taken
 
     def check_inputs(self, portable: Sequence[Run], actual: Sequence[Run]) -> None:
-        """Models and data of all runs must be those of the runs that are finished.
+        """Models and data of all runs must be those of the finished runs, also of those that the spec leaves out now.
 
         `portable` and `actual` are the same runs; the first name places as the spec does.
 
         Raises:
             SpecError: a model or file that has changed since.
         """
-        seen = {}
+        trained = self._trained_from()
+        seen: dict[str, str] = {}
         for named, run in zip(portable, actual, strict=True):
             for option in INPUTS:
                 for name, place in zip(*(r.options.get(option, [""])[0].split(",") for r in (named, run)), strict=True):
@@ -156,12 +157,23 @@ class State:
                         continue  # a hub's name
                     if name not in seen:
                         seen[name] = fingerprint(path)
-                    if self.is_finished(run) and self.record["inputs"].get(name, seen[name]) != seen[name]:
+                    if name in trained and self.record["inputs"].get(name, seen[name]) != seen[name]:
                         raise SpecError(
-                            f"{option} {place}: has changed since {run.key} was trained, so that further runs would "
-                            "not be comparable; restore it, or start anew in another folder with -o"
+                            f"{option} {place}: has changed since {trained[name]} was trained, so that further runs "
+                            "would not be comparable; restore it, or start anew in another folder with -o"
                         )
         self.record["inputs"] |= seen
+
+    def _trained_from(self) -> dict[str, str]:
+        """{model or file, as the spec has it: the first run that was finished with it}."""
+        found: dict[str, str] = {}
+        for key, record in self.record["runs"].items():
+            label, _, seed = key.rpartition("/seed-")
+            if record["state"] == FINISHED:
+                for words in map(self.record["arms"].get(label, {}).get, INPUTS):
+                    for name in words[0].replace("{seed}", seed).split(",") if words else ():
+                        found.setdefault(name, key)
+        return found
 
 
 def _shown(words: list[str] | None) -> str:

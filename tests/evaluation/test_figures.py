@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_openrlhf.evaluation.figures import majority, summarise, table
+from lens_openrlhf.evaluation.figures import check_ks, majority, summarise, table
 from lens_openrlhf.inputs import OptionError
 
 from .conftest import frame
@@ -147,3 +147,101 @@ def test_table_shows_every_figure_in_80_columns():
         assert text.count(f"Pass@{k} ") + text.count(f"Pass@{k}\n") == 1
         assert math.isclose(estimate["mean"], 0.5)
     assert "maj@12" in text and "a name of" in text and "…" in text and "  b (1)" in text
+
+
+# Right are 2, 1 and 0 of 4. The votes: a tie of a right answer and a wrong one; of a right and two wrong ones; none.
+TABLE = """\
+3 prompts, 4 answers each; below each figure its 95% interval
+
+                        Pass@1    Pass@2    Pass@3    Pass@4     maj@4
+all (3)                  0.250     0.444     0.583     0.667     0.278
+                     0.00–0.50 0.00–0.83 0.00–1.00 0.00–1.00 0.00–0.50
+level
+  1 (2)                  0.250     0.417     0.500     0.500     0.250
+                     0.00–0.50 0.00–0.83 0.00–1.00 0.00–1.00 0.00–0.50
+  2 (1)                  0.250     0.500     0.750     1.000     0.333
+                     0.25–0.25 0.50–0.50 0.75–0.75 1.00–1.00 0.33–0.33
+datasource
+  a very long n… (1)     0.500     0.833     1.000     1.000     0.500
+                     0.50–0.50 0.83–0.83 1.00–1.00 1.00–1.00 0.50–0.50
+  bbbbbbbbbbbbbb (2)     0.125     0.250     0.375     0.500     0.167
+                     0.00–0.25 0.00–0.50 0.00–0.75 0.00–1.00 0.00–0.33
+
+                        tokens truncated no answer time-outs    errors
+all (3)                   11.5     33.3%     16.7%     16.7%      8.3%
+level
+  1 (2)                   11.5     37.5%      0.0%     25.0%      0.0%
+  2 (1)                   11.5     25.0%     50.0%      0.0%     25.0%
+datasource
+  a very long n… (1)       1.5     50.0%      0.0%     25.0%      0.0%
+  bbbbbbbbbbbbbb (2)      16.5     25.0%     25.0%     12.5%     12.5%"""
+
+
+def test_the_table_worked_out_by_hand():
+    same_as = [[0, 1, 1, 0], [0, 1, 2, None], [None] * 4]
+    splits = {"level": ["1", "2", "1"], "datasource": ["a very long name", *["b" * 14] * 2]}
+    rows = frame([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], same_as=same_as, **splits)
+    rows["outcome"] = [
+        *("correct", "wrong", "timeout", "correct"),
+        *("error", "no_answer", "correct", "no_answer"),
+        *("wrong", "wrong", "timeout", "wrong"),
+    ]
+    rows.loc[3, "truncated"] = True
+    summary = summarise(rows, ks=[4, 1, 2, 3, 1])
+    assert table(summary) == TABLE
+    assert {name: value for name, value in summary.items() if name != "splits"} == {
+        "prompts": 3,
+        "samples": 4,
+        "interval": "95%, percentile bootstrap over prompts, 10000 resamples",
+    }
+    found = summary["splits"]["level=2"]
+    single = {
+        name: {"mean": value, "error": None, "low": value, "high": value}
+        for name, value in (("1", 0.25), ("2", 0.5), ("3", 0.75), ("4", 1.0), ("majority", 1 / 3))
+    }
+    majority_vote = single.pop("majority")
+    assert found == {
+        **{"prompts": 1, "pass_at_k": single, "majority": majority_vote, "mean_tokens": 11.5, "truncated": 0.25},
+        **{"no_answer": 0.5, "timeout": 0.0, "error": 0.25},
+    }
+    assert list(found) == [
+        *("prompts", "pass_at_k", "majority", "mean_tokens", "truncated", "no_answer", "timeout", "error"),
+    ]
+    assert list(found["pass_at_k"]) == ["1", "2", "3", "4"]
+    assert summary["splits"]["all"]["pass_at_k"]["1"]["error"] == pytest.approx(math.sqrt(1 / 16 / 3))
+
+
+def test_more_columns_than_fit_go_on_below():
+    lines = table(summarise(frame([[1] * 7]), ks=range(1, 7))).splitlines()
+    assert [line.split() for line in lines if "@" in line] == [
+        [f"Pass@{k}" for k in range(1, 7)],
+        ["maj@7"],
+    ]
+    assert lines[1] == lines[5] == lines[9] == "" and len(lines) == 12
+
+
+def test_without_ks_they_are_powers_of_two_and_columns_are_those_that_were_kept():
+    rows = frame([[1, 0, 0, 0, 0]] * 2, topic=["b", "a"], level=["2", "2"])
+    splits = summarise(rows)["splits"]
+    assert list(splits) == ["all", "topic=a", "topic=b", "level=2"]
+    assert list(splits["all"]["pass_at_k"]) == ["1", "2", "4"]
+    assert list(summarise(rows, split_by=["level", "topic", "level"])["splits"]) == [
+        *("all", "level=2", "topic=a", "topic=b"),
+    ]
+    with pytest.raises(OptionError, match="--split_by x: was not kept with the answers; there are: none"):
+        summarise(frame([[1]]), split_by=["x"])
+
+
+def test_one_outcome_that_is_missing_makes_a_reward_files_evaluation():
+    rows = frame([[0, 1]])
+    rows.loc[1, "outcome"] = None
+    assert summarise(rows)["splits"]["all"]["error"] is None
+
+
+def test_as_many_as_there_are_answers_may_be_drawn():
+    check_ks([], 1)
+    check_ks([1, 4], 4)
+    with pytest.raises(OptionError, match="--k 5: there are 4 answers to a prompt; use a smaller k, or more --samples"):
+        check_ks([1, 5], 4)
+    with pytest.raises(OptionError, match="--k 0: k counts answers and is at least 1"):
+        check_ks([1, 0], 4)

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from lens_openrlhf.evaluation.grading import RewardError, grade, load_reward
+from lens_openrlhf.evaluation import grading
+from lens_openrlhf.evaluation.grading import Grade, RewardError, grade, load_reward
 from lens_openrlhf.inputs import OptionError
 from lens_openrlhf.rewards import pool
+from lens_openrlhf.rewards.verifier import Verdict
 
 pytestmark = pytest.mark.usefixtures("small_pool")
 
@@ -21,6 +23,62 @@ def test_equal_answers_get_equal_numbers():
     assert [g.correctness for g in grades] == [1, 1, 0, 0, 1]
     assert [g.outcome for g in grades] == ["correct", "correct", "wrong", "no_answer", "correct"]
     assert grades[2].answer == "3" and grades[3].answer is None
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """What of each prompt's answers is compared, as (keys, responses, label); all that differ are said to be others."""
+    calls = {}
+
+    def same(keys, responses, label):
+        calls[label] = keys, responses
+        names = list(dict.fromkeys(key for key in keys if key is not None))
+        return [None if key is None else names.index(key) for key in keys]
+
+    monkeypatch.setattr(grading, "same_answers", same)
+    monkeypatch.setattr(grading, "read_answer", lambda part: None if part == "none" else (part, part.lower()))
+    return calls
+
+
+def test_what_is_compared_of_a_prompts_answers(compared, monkeypatch):
+    """Not the right ones, which are all the label, nor those whose verdict failed: comparing would end no sooner."""
+    outcomes = {"RIGHT": "correct", "right too": "correct", "slow": "timeout", "bad": "error", "none": "no_answer"}
+    verified = []
+
+    def verify(part, label):
+        verified.append((part, label))
+        return Verdict(outcomes.get(part) == "correct", outcomes.get(part, "wrong"), "")
+
+    monkeypatch.setattr(grading, "verify_answer", verify)
+    responses = [["slow", "RIGHT", "x", "X", "none", "right too", "bad", "x"], ["slow", "X"]]
+    first, second = grade(None, ["p", "q"], ["5", 6], responses)
+    right = ("equal to the label",)
+    assert compared == {
+        "5": (["slow", right, "x", "x", None, right, "bad", "x"], ["", "", "x", "X", "none", "", "", "x"]),
+        "6": (["slow", "x"], ["", "X"]),
+    }
+    assert first == [
+        *(Grade(0.0, "timeout", "slow", 0), Grade(1.0, "correct", "RIGHT", 1), Grade(0.0, "wrong", "x", 2)),
+        *(Grade(0.0, "wrong", "X", 2), Grade(0.0, "no_answer", None, None), Grade(1.0, "correct", "right too", 1)),
+        *(Grade(0.0, "error", "bad", 3), Grade(0.0, "wrong", "x", 2)),
+    ]
+    assert second == [Grade(0.0, "timeout", "slow", 0), Grade(0.0, "wrong", "X", 1)]
+    assert sorted(verified, key=str) == sorted(
+        [(part, "5") for part in dict.fromkeys(responses[0])] + [("slow", 6), ("X", 6)], key=str
+    ), "each part of a prompt's once"
+
+
+def test_with_a_reward_file_all_answers_are_compared(compared, monkeypatch):
+    monkeypatch.setattr(grading, "verify_answer", None)
+
+    def reward(queries, prompts, labels):
+        return {"scores": {"pa": 0.5, "pB": 1, "qnone": 0}[queries[0]]}
+
+    assert grade(reward, ["p", "q"], [[5], 2.5], [["a", "B"], ["none"]]) == [
+        [Grade(0.5, None, "a", 0), Grade(1.0, None, "B", 1)],
+        [Grade(0.0, None, None, None)],
+    ]
+    assert compared == {"": ([None], ["none"])}, "a label that is no text says nothing of how answers are read"
 
 
 def test_numbers_belong_to_a_prompt():
@@ -85,10 +143,12 @@ def test_reward_file_is_called_as_openrlhf_calls_it(tmp_path):
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        ("raise KeyError('no grade')", "KeyError.*no grade"),
-        ("return {'rewards': 1.0}", "no 'scores'"),
+        ("raise KeyError('no grade')", r"KeyError: 'no grade' \(prompt 'a prompt', label '1'\)$"),
+        ("return {'rewards': 1.0}", "raised or returned no 'scores': KeyError"),
         ("return {'scores': [1.0, 0.0]}", "no 'scores'"),
-        ("return {'scores': -1}", "score -1"),
+        ("return {'scores': -1}", "score -1; raw correctness lies between 0 and 1"),
+        ("return {'scores': -0.001}", "score -0.001"),
+        ("return {'scores': 1.001}", "score 1.001"),
         ("return {'scores': math.nan}", "score nan"),
     ],
 )
@@ -98,9 +158,31 @@ def test_reward_file_that_does_not_grade_is_named(tmp_path, body, named):
 
 
 @pytest.mark.parametrize(
-    ("content", "named"), [("x = 1", "no function reward_func"), ("import no_such_module_anywhere", "ModuleNotFound")]
+    ("content", "named"),
+    [
+        ("x = 1", r"reward.py: has no function reward_func\(queries, prompts, labels\)"),
+        ("reward_func = 1", "has no function reward_func"),
+        ("import no_such_module_anywhere", "cannot be loaded: ModuleNotFoundError: No module"),
+    ],
 )
 def test_reward_file_that_cannot_be_used_is_named(tmp_path, content, named):
     (tmp_path / "reward.py").write_text(content)
     with pytest.raises(OptionError, match=named):
         load_reward(str(tmp_path / "reward.py"))
+
+
+def test_which_rewards_there_are(tmp_path):
+    assert load_reward("math-verify") is None
+    with pytest.raises(OptionError, match="^--reward x.txt: expected math-verify or a .py file with a reward_func"):
+        load_reward("x.txt")
+    with pytest.raises(OptionError, match=r"^--reward .*/absent.py: no such file"):
+        load_reward(str(tmp_path / "absent.py"))
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(OptionError, match="no such file"):
+        load_reward(str(tmp_path / "folder.py"))
+
+
+def test_the_end_of_a_long_prompt_is_named(tmp_path):
+    with pytest.raises(RewardError) as caught:
+        grade(load_reward(reward_file(tmp_path, "raise ValueError")), ["x" + "y" * 80], ["1"], [["b"]])
+    assert f"(prompt '{'y' * 80}', label '1')" in str(caught.value)

@@ -25,7 +25,14 @@ def test_extremes_are_exact():
 
 
 @pytest.mark.parametrize(
-    ("correct", "n", "k", "named"), [(3, 2, 1, "correct=3"), (-1, 2, 1, "correct=-1"), (1, 2, 3, "k=3")]
+    ("correct", "n", "k", "named"),
+    [
+        (3, 2, 1, "correct=3: expected 0 to n=2"),
+        (-1, 2, 1, "correct=-1: expected 0 to n=2"),
+        (1, 2, 3, "k=3: expected 1 to n=2; sample more answers"),
+        (1, 2, 0, "k=0: expected 1 to n=2"),
+        (0, 0, 1, "k=1: expected 1 to n=0"),
+    ],
 )
 def test_impossible_counts_are_named(correct, n, k, named):
     with pytest.raises(ValueError, match=named):
@@ -35,4 +42,6 @@ def test_impossible_counts_are_named(correct, n, k, named):
 def test_standard_error():
     mean, error = mean_and_error([0.0, 1.0, 1.0, 0.0])
     assert mean == 0.5 and error == pytest.approx(math.sqrt(1 / 3) / 2)
-    assert math.isnan(mean_and_error([0.3])[1])
+    assert mean_and_error([1.0, 4.0]) == (2.5, 1.5)
+    mean, error = mean_and_error([0.3])
+    assert mean == 0.3 and math.isnan(error)

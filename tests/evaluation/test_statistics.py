@@ -62,6 +62,15 @@ def test_order_of_prompts_changes_nothing_and_bounds_lie_where_they_must(rows, r
         assert estimate.mean - 1e-9 <= estimate.high <= max(values) + 1e-9
 
 
+def test_the_same_prompts_give_the_same_interval():
+    """Ten thousand resamples with the seed 0, unless others are asked for."""
+    values = np.random.default_rng(6).random((7, 2)).tolist()
+    assert bootstrap_means(values) == bootstrap_means(values, 10_000) == bootstrap_means(values, seed=0)
+    assert bootstrap_means(values) != bootstrap_means(values, 10_001)
+    assert bootstrap_means(values) != bootstrap_means(values, seed=1)
+    assert [estimate._fields for estimate in bootstrap_means(values)] == [("mean", "error", "low", "high")] * 2
+
+
 def test_equal_prompts_have_an_interval_without_width():
     assert bootstrap_means([[0.25]] * 7) == [Estimate(0.25, 0.0, 0.25, 0.25)]
     (single,) = bootstrap_means([[0.25]])
@@ -69,7 +78,14 @@ def test_equal_prompts_have_an_interval_without_width():
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [([1.0], r"\[1\]"), (np.zeros((0, 2)), r"\[0, 2\]"), ([[1.0], [math.nan]], r"values\[1, 0\]")]
+    ("values", "named"),
+    [
+        ([1.0], r"values has the shape \[1\]: expected \[prompts, columns\], at least one prompt"),
+        (np.zeros((0, 2)), r"\[0, 2\]"),
+        (np.zeros((2, 2, 1)), r"\[2, 2, 1\]"),
+        ([[1.0], [math.nan]], r"values\[1, 0\] is nan"),
+        ([[1.0, 2.0, -math.inf], [math.nan] * 3], r"values\[0, 2\] is -inf: expected finite numbers"),
+    ],
 )
 def test_values_that_cannot_be_resampled_are_named(values, named):
     with pytest.raises(ValueError, match=named):

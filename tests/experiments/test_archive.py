@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import shutil
 import tarfile
@@ -14,7 +15,9 @@ import pytest
 
 from lens_openrlhf.experiments import archive as archive_module
 from lens_openrlhf.experiments.compare import main
+from lens_openrlhf.experiments.spec import SpecError
 
+from ..e2e.conftest import ROOT
 from .folders import write_comparison
 from .test_tables import RUNS, TABLE
 
@@ -71,6 +74,76 @@ def test_it_does_not_tell_where_things_lay(packed, tmp_path):
         for entry in tar:
             content = tar.extractfile(entry).read().decode()
             assert str(Path.home()) + "/" not in content and str(tmp_path) not in content
+
+
+def test_of_json_alone_places_are_shortened(tmp_path, monkeypatch):
+    """The comparison's own, the checkout's and the home folder's, in this order: one may lie in another."""
+    assert archive_module.CHECKOUT == ROOT
+    home = tmp_path / "home"
+    checkout = home / "checkout"
+    monkeypatch.setattr(archive_module, "CHECKOUT", checkout)
+    monkeypatch.setenv("HOME", str(home))
+    folder = write_comparison(tmp_path / "c", {"GRPO": {1: {"scores": [[1]]}}}) / "runs" / "GRPO" / "seed-1"
+    run_folder = checkout / "runs" / "known" / "runs" / "GRPO" / "seed-1"
+    texts = {
+        "own": f"{run_folder}/x",
+        "checkout": [f"{checkout}/a.py"],
+        "home": f"{home}/models/m",
+        "elsewhere": "/data/x",
+    }
+    content = json.dumps({"options": {"logger.run_dir": str(run_folder)}} | texts)
+    (folder / "config.json").write_text(content)
+    (folder / "metrics.jsonl").write_text(content)
+    assert json.loads(archive_module._content(folder / "config.json")) == {
+        "options": {"logger.run_dir": "./runs/GRPO/seed-1"},
+        "own": "./runs/GRPO/seed-1/x",
+        "checkout": ["./a.py"],
+        "home": "~/models/m",
+        "elsewhere": "/data/x",
+    }
+    assert archive_module._content(folder / "metrics.jsonl").decode() == content
+    # compare.json names no run folder.
+    (folder.parents[2] / "compare.json").write_text(json.dumps(texts))
+    assert json.loads(archive_module._content(folder.parents[2] / "compare.json")) == {
+        "own": "./runs/known/runs/GRPO/seed-1/x",
+        "checkout": ["./a.py"],
+        "home": "~/models/m",
+        "elsewhere": "/data/x",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"options": 3}',
+        '{"options": {"logger.run_dir": 3}}',
+        '{"options": {"logger.run_dir": "a"}}',
+        "[" * 10**5,
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SpecError) as caught:
+        archive_module._content(tmp_path / "config.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: is not a record of a run or a comparison (")
+
+
+def test_an_archive_is_replaced_as_a_whole(packed, tmp_path, monkeypatch):
+    folder, file = packed
+    before = file.read_bytes()
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(archive_module, "_content", crash)
+    with pytest.raises(OSError, match="disk full"):
+        archive_module.pack(folder, file)
+    assert file.read_bytes() == before
+    monkeypatch.undo()
+    assert archive_module.pack(folder, file) == len(before)
+    assert [path.name for path in tmp_path.iterdir() if "known" in path.name] == ["known.tar.xz"]
 
 
 def test_a_name_that_is_no_archives(packed, tmp_path, capsys):
@@ -138,3 +211,58 @@ def test_an_archive_of_something_else(tmp_path, capsys):
         tar.add(__file__, "folder/file.py")
     assert main(["--table", str(tmp_path / "x.tar.xz")]) == 2
     assert "no spec.yaml in it" in capsys.readouterr().err
+
+
+def test_an_archive_of_two_comparisons(tmp_path, capsys):
+    file = made(tmp_path / "x.tar.xz", (entry("a/spec.yaml"), b""), (entry("b/spec.yaml"), b""))
+    assert main(["--table", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file}: holds no comparison")
+
+
+def test_what_an_archive_may_unpack_to(tmp_path, monkeypatch):
+    """Up to the limits, and then no byte and no file more."""
+    assert (archive_module.MAX_BYTES, archive_module.MAX_FILES) == (30 * 10**9, 200_000)
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 3000)
+    monkeypatch.setattr(archive_module, "MAX_FILES", 3)
+    monkeypatch.setattr(archive_module._Bounded, "_check", lambda self, offset: None)
+
+    def files(*sizes: int) -> list:
+        return [(entry(f"c/d{i}/e"), b"x" * size) for i, size in enumerate(sizes)]
+
+    place = tmp_path / "place"
+    archive_module._extract(made(tmp_path / "x.tar.xz", *files(1000, 0, 2000)), str(place))
+    found = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert found == {"c/d0/e": b"x" * 1000, "c/d1/e": b"", "c/d2/e": b"x" * 2000}
+    for number, sizes in enumerate([(1000, 0, 2001), (1, 1, 1, 0)]):
+        with pytest.raises(tarfile.ReadError, match="more than 3e-06 GB or 3 files"):
+            archive_module._extract(made(tmp_path / "x.tar.xz", *files(*sizes)), str(tmp_path / str(number)))
+
+
+def test_how_far_an_archive_is_read(tmp_path, monkeypatch):
+    assert archive_module.MAX_HEADER_BYTES == 2**20
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 2**21)
+    with lzma.open(tmp_path / "x", "wb") as file:
+        file.write(bytes(2**22))
+    with archive_module._Bounded(tmp_path / "x") as file:
+        assert len(file.read(2**20)) == 2**20 and file.read(0) == b""
+        for size in (2**20 + 1, -1, None):
+            with pytest.raises(tarfile.ReadError, match=f"a header of {size} bytes"):
+                file.read(size)
+        assert file.tell() == 2**20
+        assert file.seek(2**21) == 2**21 and len(file.read(1)) == 1
+        for reach in (lambda: file.read(1), lambda: file.seek(2**21 + 1)):
+            with pytest.raises(tarfile.ReadError, match="more than 0.00209715 GB unpacked"):
+                reach()
+        assert file.seek(-1, io.SEEK_CUR) == 2**21
+
+
+def test_folders_of_an_archive_are_made(tmp_path):
+    file = made(tmp_path / "x.tar.xz", (entry("c/empty/", tarfile.DIRTYPE), b""), (entry("c/spec.yaml"), b"x"))
+    with archive_module.unpacked(file) as folder:
+        assert folder.name == "c" and (folder / "empty").is_dir() and (folder / "spec.yaml").read_bytes() == b"x"
+    assert not folder.exists()
+
+
+def test_an_archive_that_is_not_there(tmp_path, capsys):
+    assert main(["--table", str(tmp_path / "absent.tar.xz")]) == 2
+    assert "absent.tar.xz: cannot be read as .tar.xz (" in capsys.readouterr().err

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from lens_openrlhf import cpu_runtime
 from lens_openrlhf.experiments import checks, spec
@@ -10,6 +13,7 @@ from lens_openrlhf.experiments.compare import main
 from lens_openrlhf.experiments.runs import runs_of
 from lens_openrlhf.experiments.spec import SpecError
 from lens_openrlhf.process import cache_folder
+from lens_openrlhf.training.commandline import preflight
 
 from ..e2e.conftest import ROOT
 
@@ -38,7 +42,15 @@ OPTIONS = [
     ({"options": {"algo.lens": 1}}, ["unknown option algo.lens"]),
     ({"options": {"train.seed": 1}}, ["options: train.seed cannot be set", "seeds"]),
     ({"arms": {"A": {"logger.run_dir": "x"}}}, ["arm 'A': logger.run_dir cannot be set"]),
-    ({"options": {"ckpt.path": "x"}}, ["ckpt.path cannot be set"]),
+    ({"options": {"ckpt.path": "x"}}, ["ckpt.path cannot be set: every run writes into its own folder; leave it out"]),
+    ({"options": {"algo.lens.enabled": True}}, ["options: unknown option algo.lens.enabled"]),
+    ({"options": {"algo.lens.estimator": "lens"}}, ["options: unknown option algo.lens.estimator;"]),
+    ({"options": {"nothing_like_it_at_all": 1}}, ["options: unknown option nothing_like_it_at_all\n"]),
+    ({"arms": {"A": {}, "B": {"eval.steps": 3, "eval.stepz": 3}}}, ["arm 'B': unknown option eval.stepz"]),
+    (
+        {"allow_unfair": ["rollout.top_p", "eval.stps"]},
+        ["allow_unfair: unknown option eval.stps; did you mean eval.steps?"],
+    ),
     ({"allow_unfair": ["eval.temprature"]}, ["allow_unfair: unknown option", "eval.temperature?"]),
     ({"arms": {"A": {"algo.lens.scope": "all"}}}, ["arm 'A', seed 1", "--algo.lens.scope", "invalid choice: 'all'"]),
     ({"arms": {"A": {"actor.adam.lr": "fast"}}}, ["arm 'A', seed 1", "--actor.adam.lr", "'fast'"]),
@@ -49,7 +61,17 @@ OPTIONS = [
     ({"options": {"eval.dataset": None}}, ["arm 'GRPO', seed 1: ", "--eval.dataset"]),
     ({"options": {"eval.dataset": None, "eval.at_end": None}}, ["--eval.dataset is missing", "eval.dataset: FILE"]),
     ({"k": [1, 8]}, ["k: 8 is more than the 4 answers", "eval.n_samples_per_prompt: 8"]),
-    ({"split_by": ["hardness"]}, ["split_by: the runs do not record 'hardness'", "eval.split_by: [hardness]"]),
+    (
+        {"split_by": ["level", "hardness"]},
+        [
+            "split_by: the runs do not record 'hardness' (arm 'GRPO', seed 1: level, source, datasource, type); add "
+            "eval.split_by: [hardness] to options"
+        ],
+    ),
+    (
+        {"split_by": ["level"], "options": {"eval.split_by": ["topic", "year"]}},
+        ["split_by: the runs do not record 'level' (arm 'GRPO', seed 1: topic, year); add "],
+    ),
     ({"profile": "tinny"}, ["profile: tinny", "tiny"]),
 ]
 
@@ -65,6 +87,24 @@ def test_options_that_cannot_work(content, write, change, words, tmp_path, capsy
     for word in words:
         assert word in message
     assert not (tmp_path / "out").exists()
+
+
+def test_as_much_as_may_be_asked_for(sound):
+    wanted = sound(
+        {"actor.muon.no_nesterov": True, "eval.split_by": ["topic", "year"]},
+        **dict(k=[1, 4], split_by=["year"], allow_unfair=["critic.muon.no_nesterov"]),
+    )
+    arms = checks.check(wanted)
+    assert list(arms) == ["GRPO", "LENS"] and arms["GRPO"]["algo.lens.scope"] == ["none"]
+    checks.check(sound(split_by=["type", "level"]))
+
+
+def test_checking_says_nothing_of_its_own(sound, capfd):
+    """What the training command would remark is said when a run is trained."""
+    checks.check(sound({"actor.adam.lr": 1.0, "eval.steps": 5}))
+    with pytest.raises(SpecError):
+        checks.check(sound({"actor.adam.lr": "fast"}))
+    assert capfd.readouterr() == ("", "")
 
 
 UNFAIR = {
@@ -102,6 +142,7 @@ def test_an_arm_may_not_change_what_it_is_judged_by(sound, option):
     [
         ("train.agent_func_path", "agent.py", {}, ["reward.remote_url"]),  # the agent gives the rewards
         ("rollout.vllm_generate_batch_size", 16, {"train.async_enable": True}, []),
+        ("reward.model_name_or_path", "judge", {"algo.advantage.estimator": "reinforce"}, []),
     ],
 )
 def test_nor_where_other_options_go_with_it(sound, option, value, shared, allowed):
@@ -160,6 +201,54 @@ def test_the_data_must_have_the_columns_to_split_by(sound, tmp_path, change):
     wanted = sound(**change)
     with pytest.raises(SpecError, match="heldout.jsonl: line 1 has no 'level'"):
         checks.check_inputs(wanted, runs_of(wanted, checks.check(wanted)), tmp_path)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """The options whose surroundings are checked; every model and file is taken for good."""
+    seen = []
+    monkeypatch.setattr(preflight, "check_surroundings", seen.append)
+    return seen
+
+
+def test_what_runs_need_is_checked_run_by_run(sound, tmp_path, checked):
+    """As if they wrote into a new folder: what an interrupted run left in its own is dealt with later."""
+    wanted = sound({"eval.split_by": ["topic"]}, split_by=["topic"], seeds=[4, 2])
+    checks.check_inputs(wanted, runs_of(wanted, checks.check(wanted)), tmp_path)
+    assert [(args.train.seed, args.algo.lens.scope) for args in checked] == [
+        *((4, "none"), (4, "both"), (2, "none"), (2, "both")),
+    ]
+    for args in checked:
+        assert Path(args.logger.run_dir) == tmp_path / "runs" and args.eval.split_by == ["topic", "topic"]
+    wanted = sound()
+    checks.check_inputs(wanted, runs_of(wanted, checks.check(wanted)), tmp_path)
+    assert checked[-1].eval.split_by == []
+
+
+@pytest.mark.parametrize(
+    ("parallel", "gpus", "told"),
+    [
+        (1, 1, None),
+        (2, 4, None),
+        (2, 3, "parallel is 2, which leaves 1 GPUs a run, and arm 'GRPO', seed 1 needs 2: run fewer at once"),
+        (3, 6, None),
+        (3, 5, "parallel is 3, which leaves 1 GPUs a run"),
+        (4, 3, "parallel is 4, which leaves 0 GPUs a run"),
+    ],
+)
+def test_runs_at_once_share_the_gpus(sound, tmp_path, monkeypatch, checked, parallel, gpus, told):
+    """Each needs two, for its model and its sampler. A single run's are counted with its surroundings."""
+    wanted = sound(parallel=parallel)
+    runs = runs_of(wanted, checks.check(wanted))
+    monkeypatch.setattr(cpu_runtime, "required", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if told is None:
+        checks.check_inputs(wanted, runs, tmp_path)
+        assert len(checked) == 4
+        return
+    with pytest.raises(SpecError) as caught:
+        checks.check_inputs(wanted, runs, tmp_path)
+    assert told in str(caught.value) and len(checked) == 1
 
 
 @pytest.mark.skipif(not cpu_runtime.required(), reason="with CUDA each needs a GPU")

@@ -66,6 +66,33 @@ def test_measured_figures_lie_beside_the_papers(tmp_path):
     assert max(map(len, shown)) <= tables.WIDTH
 
 
+def test_arms_and_ks_that_the_paper_has_not_are_left_out_beside_it(tmp_path):
+    """Here the first arm is not the paper's, and the paper's own baseline is no baseline: no differences are shown."""
+    runs = {arm: {1: {"scores": [[1, 0, 0]]}} for arm in ("mine", "LENS", "GRPO")}
+    folder = write_comparison(tmp_path / "comparison", runs, profile="qwen2.5-3b", paper=TABLE, k=[1, 2, 3])
+    results = tables.compute(folder)
+    theirs = {
+        "GRPO": {"1": 0.6706, "2": 0.7286, "4": 0.7712, "8": 0.8083, "16": 0.8267},
+        "LENS": {"1": 0.6859, "2": 0.7479, "4": 0.7933, "8": 0.8262, "16": 0.8444},
+    }
+    assert {arm: results["paper"]["pass_at_k"][arm] for arm in theirs} == theirs
+    assert (results["paper"]["table"], results["paper"]["setting"]) == (TABLE, paper.setting(TABLE))
+    shown = tables.show(results).splitlines()
+    at = shown.index(f"the paper's {TABLE}: {paper.setting(TABLE)}")
+    assert shown[at - 1 : at + 9] == [
+        "",
+        f"the paper's {TABLE}: MATH + DAPO, mean of two runs (section 6)",
+        "                          Pass@1           Pass@2",
+        "LENS",
+        "  the paper                0.686            0.748",
+        "  here                     0.333            0.667",
+        "GRPO",
+        "  the paper                0.671            0.729",
+        "  here                     0.333            0.667",
+        "",
+    ]
+
+
 def test_a_comparison_without_a_table_of_the_paper_has_none(tmp_path):
     folder = write_comparison(tmp_path / "comparison", {"GRPO": {1: {"scores": [[1.0, 0.0]]}}})
     assert "the paper" not in tables.show(tables.compute(folder))

@@ -8,14 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from lens_openrlhf.experiments import runner
 from lens_openrlhf.experiments.runner import Runner, duration, end_strays, slot_environment
 from lens_openrlhf.experiments.runs import arm_options, runs_of
 from lens_openrlhf.experiments.state import State
+from lens_openrlhf.inputs import OptionError
+
+from .folders import write_run
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,26 @@ def test_durations_are_for_people(seconds, text):
 )
 def test_runs_at_once_share_the_machine(slot, parallel, devices, variables):
     assert slot_environment(slot, parallel, 8, devices) == variables
+
+
+@pytest.mark.parametrize(
+    ("there", "visible", "devices"),
+    [
+        (False, "4,5", []),
+        (True, "4,GPU-ab", ["4", "GPU-ab"]),
+        (True, "", ["0", "1", "2"]),
+        (True, None, ["0", "1", "2"]),
+    ],
+)
+def test_the_devices_to_share_are_those_that_this_process_sees(monkeypatch, sound, tmp_path, there, visible, devices):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert runner._devices() == devices
+    assert Runner(State(tmp_path), [], parallel=2)._devices == devices
+    assert Runner(State(tmp_path), [])._devices == [], "a single run takes what there is, and is told of nothing"
 
 
 @pytest.fixture
@@ -92,6 +117,219 @@ def test_a_run_that_had_begun_goes_on_from_its_checkpoint(sound, tmp_path, monke
     assert "GRPO/seed-1 goes on after step 7" in capsys.readouterr().out
     assert 3000 < found.of(runs[0])["seconds"] < 3600, "what it took before, and now"
     assert (folder / "checkpoints").is_dir() and not list(folder.parent.glob("*.unfinished-*"))
+
+
+def test_a_run_goes_on_or_begins_anew_with_the_time_it_has_taken(sound, tmp_path, monkeypatch, capsys):
+    wanted = sound({"ckpt.load_enable": True, "ckpt.save_steps": 1}, seeds=[1])
+    found, arms = State(tmp_path / "c"), arm_options(wanted)
+    run = runs_of(wanted, arms)[0]
+    folder = found.run_folder(run)
+    (folder / "checkpoints").mkdir(parents=True)
+
+    def newest(whole: bool):
+        def look(where):
+            assert where == folder / "checkpoints"
+            if not whole:
+                raise OptionError("none of its checkpoints is whole")
+            return runner.resuming.Resume("global_step7", 7)
+
+        return look
+
+    monkeypatch.setattr(runner.resuming, "newest", newest(True))
+    made = Runner(found, [run])
+    found.set(run, state="failed", seconds=3000.0)
+    assert made._make_room(run, folder) == 3000.0
+    assert capsys.readouterr().out == "GRPO/seed-1 goes on after step 7\n"
+
+    # Nothing is recorded: its options were others, or it was never started.
+    found.record["runs"].clear()
+    assert made._make_room(run, folder) == 0.0
+    assert capsys.readouterr().out == "GRPO/seed-1 begins anew; what it had is in seed-1.unfinished-1\n"
+    assert not folder.exists() and made._make_room(run, folder) == 0.0 and capsys.readouterr().out == ""
+
+    # No checkpoint is whole, or none is there, or nobody asked to go on.
+    found.set(run, state="interrupted", seconds=3000.0)
+    for number, (options, look) in enumerate(
+        [(run.options, newest(False)), (run.options, lambda where: None), ({}, newest(True))], 2
+    ):
+        folder.mkdir()
+        monkeypatch.setattr(runner.resuming, "newest", look)
+        assert made._make_room(runner.Run(run.arm, run.seed, options), folder) == 0.0
+        assert f"what it had is in seed-1.unfinished-{number}\n" in capsys.readouterr().out
+
+
+def test_how_a_run_is_started(refused, tmp_path, monkeypatch):
+    """With its share of the machine, in a session of its own, its output at the end of its log."""
+    found, runs = refused
+    started = []
+
+    def popen(command, stdout, **options):
+        stdout.write("said\n")
+        started.append((command, options))
+        return SimpleNamespace(pid=os.getpid())
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(runner, "_devices", lambda: [])
+    monkeypatch.setenv("OTHER", "kept")
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0)
+    monkeypatch.setattr(Runner, "_make_room", lambda self, run, folder: 20.0)
+    made = Runner(found, runs, parallel=2)
+    folder = found.run_folder(runs[1])
+    folder.mkdir(parents=True)
+    (folder / "train.log").write_text("before\n")
+    one = made._start(runs[1], slot=1)
+    assert (one.run, one.began, one.slot) == (runs[1], 30.0, 1)
+    assert (folder / "train.log").read_text() == "before\nsaid\n"
+    ((command, options),) = started
+    assert command == [sys.executable, "-m", "lens_openrlhf.cli", "train", *runs[1].command(folder)]
+    environment = options.pop("env")
+    assert environment == {**os.environ, "OMP_NUM_THREADS": "3"} and environment["OTHER"] == "kept"
+    assert options == {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+    created = psutil.Process().create_time()
+    assert State(found.folder).record["runs"] == {
+        runs[1].key: {"state": "running", "seconds": 20.0, "pid": os.getpid(), "created": created}
+    }
+
+
+@pytest.fixture
+def ending(sound, tmp_path, monkeypatch, capsys):
+    """ending(run, status, left, ...) -> what is said as one of three runs ends after 65 seconds. The first is done."""
+    wanted = sound(seeds=[1, 2, 3], arms={"LENS": {}})
+    found, arms = State(tmp_path / "c"), arm_options(wanted)
+    runs = runs_of(wanted, arms)
+    found.adopt(wanted, arms, runs)
+    found.folder.mkdir()
+    found.set(runs[0], state="finished", seconds=15.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+
+    def run(number: int, status: int, left: int = 0, **options) -> tuple[str, dict, Runner]:
+        made = Runner(found, runs, **options)
+        made._ended(runner._Active(runs[number], SimpleNamespace(returncode=status), 35.0, 0), left)
+        return capsys.readouterr().out, found.of(runs[number]), made
+
+    run.folder = found.folder / "runs" / "LENS"
+    return run
+
+
+@pytest.mark.parametrize("keep_models", [False, True])
+def test_a_run_that_came_to_its_end(ending, keep_models):
+    folder = ending.folder / "seed-2"
+    write_run(folder, [[1, 0, 0, 0], [1, 1, 0, 0]])
+    for name in ("model", "checkpoints", "samples"):
+        (folder / name / "x").mkdir(parents=True)
+    shown, record, made = ending(1, 0, keep_models=keep_models)
+    assert shown == "[2/3] LENS, seed 2: 1 min 05 s, Pass@1 0.375\n"
+    assert record == {"state": "finished", "seconds": 65.0} and made._failed == 0
+    assert [(folder / name).exists() for name in ("model", "checkpoints", "samples")] == [keep_models] * 2 + [True]
+
+
+@pytest.mark.parametrize(("left", "parallel", "told"), [(1, 1, "40 s"), (3, 1, "2 min 00 s"), (3, 2, "1 min 00 s")])
+def test_what_is_left_takes_as_long_as_what_is_done_did(ending, left, parallel, told):
+    write_run(ending.folder / "seed-2", [[1, 0]])
+    shown, _, _ = ending(1, 0, left, parallel=parallel)  # 15 and 65 seconds
+    assert shown == f"[2/3] LENS, seed 2: 1 min 05 s, Pass@1 0.500, about {told} left\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "evaluated", "why"),
+    [(7, True, "exit status 7"), (-9, True, "exit status -9"), (0, False, "no evaluation after its last step")],
+)
+def test_a_run_that_did_not_come_to_its_end(ending, status, evaluated, why):
+    folder = ending.folder / "seed-3"
+    write_run(folder, [[1, 0]])
+    if not evaluated:
+        (folder / "eval.jsonl").unlink()
+    (folder / "model").mkdir()
+    shown, record, made = ending(2, status, left=1)
+    assert shown == (
+        f"[3/3] LENS, seed 3: failed after 1 min 05 s ({why}); its log ends:\n"
+        f"    everything the workers said\n    the whole log: {folder / 'train.log'}\n"
+    )
+    assert record == {"state": "failed", "seconds": 65.0, "exit": status} and made._failed == 1
+    assert (folder / "model").exists(), "there may be something to find in it"
+
+
+def test_runs_are_numbered_in_one_width(sound, tmp_path, capsys):
+    wanted = sound(seeds=list(range(10)), arms={"A": {}})
+    found, runs = State(tmp_path), runs_of(wanted, arm_options(wanted))
+    for number in (0, 9):
+        one = runner._Active(runs[number], SimpleNamespace(returncode=1), time.monotonic(), 0)
+        Runner(found, runs)._ended(one, left=0)
+    shown = capsys.readouterr().out
+    assert "[ 1/10] A, seed 0: failed" in shown and "[10/10] A, seed 9: failed" in shown
+
+
+def test_runs_that_are_stopped(refused, monkeypatch, capsys):
+    """One ends as it is told to, one has come to its end by then, one does not listen and is killed."""
+    found, _ = refused
+    monkeypatch.setattr(runner, "STOP_SECONDS", 0.5)
+    runs = [runner.Run("LENS", seed, {}) for seed in (1, 2, 3)]
+    write_run(found.run_folder(runs[1]), [[1, 0]])
+    bodies = ("trap 'exit 5' INT", "trap 'exit 0' INT", "trap '' INT")
+    made, active = Runner(found, runs), []
+    for run, body in zip(runs, bodies, strict=True):
+        # A job in the background ignores SIGINT, and so would this one's shell.
+        command = ["sh", "-c", f"{body}; echo; while :; do sleep 0.02; done"]
+        restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **restore)
+        process.stdout.readline()
+        active.append(runner._Active(run, process, time.monotonic() - 10, len(active)))
+    begin = time.monotonic()
+    made._stop(active)
+    assert 0.5 <= time.monotonic() - begin < 30
+    assert [one.process.returncode for one in active] == [5, 0, -signal.SIGKILL]
+    assert [found.of(run)["state"] for run in runs] == ["interrupted", "finished", "interrupted"]
+    assert all(10 <= found.of(run)["seconds"] < 60 for run in runs)
+    shown = capsys.readouterr().out
+    assert shown.startswith("\nstopping LENS/seed-1, LENS/seed-2, LENS/seed-3 …\n[2/3] LENS, seed 2: 1")
+    assert "left" not in shown
+    made._stop([])
+    assert capsys.readouterr().out == ""
+    for one in active:
+        one.process.stdout.close()
+
+
+def test_a_signal_after_the_last_run_interrupts_nothing(refused, monkeypatch):
+    """The run that has failed is what there is to say."""
+    found, runs = refused
+    done = SimpleNamespace(poll=lambda: 2, returncode=2)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    monkeypatch.setattr(Runner, "_start", lambda self, run, slot: runner._Active(run, done, time.monotonic(), slot))
+    signals = iter([signal.SIGTERM])
+
+    def say(text: str) -> None:
+        if text.startswith("[2/2]"):
+            os.kill(os.getpid(), next(signals))
+
+    monkeypatch.setattr(runner, "say", say)
+    assert Runner(found, runs).run() == 1
+    assert next(signals, None) is None, "the signal came"
+
+    # Before the last run it does, whatever the signal.
+    monkeypatch.setattr(runner, "say", lambda text: text.startswith("[1/2]") and os.kill(os.getpid(), signal.SIGHUP))
+    assert Runner(found, runs).run() == 130
+
+
+@pytest.mark.parametrize(
+    ("parallel", "slots"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 0, 1, 0]), (3, [0, 1, 2, 0, 1]), (9, [0, 1, 2, 3, 4])]
+)
+def test_as_many_as_are_wanted_run_at_once(sound, tmp_path, monkeypatch, parallel, slots):
+    """In their order, each in a place of its own; what is left is told of each as it ends."""
+    wanted = sound(seeds=[1, 2, 3, 4, 5], arms={"A": {}})
+    found, runs = State(tmp_path), runs_of(wanted, arm_options(wanted))
+    done, started, ended = SimpleNamespace(poll=lambda: 0, returncode=0), [], []
+
+    def start(self, run, slot):
+        started.append((run.seed, slot))
+        return runner._Active(run, done, 0.0, slot)
+
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    monkeypatch.setattr(Runner, "_start", start)
+    monkeypatch.setattr(Runner, "_ended", lambda self, one, left: ended.append((one.run.seed, left)))
+    assert Runner(found, runs, parallel).run() == 0
+    assert started == list(zip([1, 2, 3, 4, 5], slots, strict=True))
+    assert ended == [(1, 4), (2, 3), (3, 2), (4, 1), (5, 0)]
 
 
 # A run that notes its share of the machine and ends when told to.
@@ -201,8 +439,53 @@ def test_a_process_that_only_has_the_same_number_is_left_alone(refused):
     end_strays(found)  # the number belongs to nobody
 
 
+def test_only_processes_of_runs_that_are_said_to_go_on_are_ended(refused, monkeypatch, capsys):
+    """By number and start, which may be told apart by two seconds; one that does not listen is killed."""
+    found, _ = refused
+    monkeypatch.setattr(runner, "STOP_SECONDS", 0.3)
+    cases = {"finished": ("finished", 0, ""), "later": ("running", 2.5, ""), "earlier": ("running", -2.5, "")}
+    cases |= {"deaf": ("running", 1.5, "trap '' INT"), "near": ("running", -1.5, "trap 'exit 5' INT")}
+    there = {}
+    for arm, (state, shift, body) in cases.items():
+        command = ["sh", "-c", f"{body}; echo; while :; do sleep 0.02; done" if body else "echo; read line"]
+        restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **restore
+        )
+        process.stdout.readline()
+        there[arm] = process
+        created = psutil.Process(process.pid).create_time() + shift
+        found.set(runner.Run(arm, 1, {}), state=state, seconds=0.0, pid=process.pid, created=created)
+    end_strays(found)
+    assert {arm: process.poll() for arm, process in there.items() if arm in ("finished", "later", "earlier")} == {
+        **dict.fromkeys(("finished", "later", "earlier"))
+    }
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"{arm}/seed-1 still goes on although its comparison was killed; ending it …" for arm in ("deaf", "near")
+    ]
+    for process in there.values():
+        process.communicate(b"\n")
+        process.wait()
+    # psutil has waited for those that were ended; Popen then knows no status.
+    assert not any(psutil.pid_exists(there[arm].pid) for arm in ("deaf", "near"))
+
+
 def test_the_tail_of_a_log_says_something(tmp_path):
     log = tmp_path / "train.log"
     assert runner.tail(log) == []
     log.write_bytes(b"\xff first\n" + b"\n".join(b"line %d\n" % i for i in range(30)) + b"\n\n  \n")
-    assert len(runner.tail(log)) == runner.TAIL_LINES and runner.tail(log)[-1] == "line 29"
+    assert runner.tail(log) == [f"line {i}" for i in range(18, 30)]
+    log.write_bytes(b"\xff first\n  \n last")
+    assert runner.tail(log) == ["\ufffd first", " last"]
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch, capsys):
+    runner.say("steered \x1b[2J")
+    assert capsys.readouterr().out == "steered \\x1b[2J\n"
+
+    def gone(*_, **__):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr("builtins.print", gone)
+    runner.say("unheard")

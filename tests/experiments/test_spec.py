@@ -21,12 +21,28 @@ STRUCTURE = [
     ({"seeds": 3}, ["seeds is 3", "list of whole numbers"]),
     ({"seeds": [1, "2"]}, ["seeds is", "whole numbers"]),
     ({"seeds": [True]}, ["seeds is [True]"]),
-    ({"seeds": [-1]}, ["seeds: -1 is too small"]),
-    ({"k": [0]}, ["k: 0 is too small"]),
+    ({"seeds": [-1]}, ["seeds: -1 is too small: expected at least 0"]),
+    ({"k": [0]}, ["k: 0 is too small: expected at least 1"]),
     ({"k": [1.5]}, ["k is [1.5]"]),
     ({"split_by": "level"}, ["split_by is 'level'", "list of columns"]),
     ({"parallel": 0}, ["parallel is 0"]),
-    ({"parallel": True}, ["parallel is True"]),
+    ({"parallel": True}, ["parallel is True", "how many runs at once, at least 1"]),
+    ({"gpus": "4"}, ["gpus is '4'", "how many GPUs the profile is for, at least 1"]),
+    ({"gpus": 0}, ["gpus is 0"]),
+    ({"paper": 3}, ["paper is 3", "one of the paper's tables"]),
+    ({"paper": "table 4"}, ["paper is 'table 4'", "expected one of table 1, Llama-3.1-8B-Instruct; table 1, Qwen"]),
+    ({"keep_models": 1}, ["keep_models is 1"]),
+    ({"k": 4}, ["k is 4: expected a list of whole numbers"]),
+    ({"k": [2, 2]}, ["k: 2 stands there twice"]),
+    ({"k": [-1]}, ["k: -1 is too small: expected at least 1"]),
+    ({"split_by": [1]}, ["split_by is [1]"]),
+    ({"split_by": ["level", "type", "type"]}, ["split_by: type stands there twice"]),
+    ({"allow_unfair": "eval.top_p"}, ["allow_unfair is 'eval.top_p': expected a list of options"]),
+    ({"allow_unfair": ["a", "b", "b"]}, ["allow_unfair: b stands there twice"]),
+    ({"name": "x" * 31}, ["name: 'xxx", "at most 30 letters"]),
+    ({"arms": None, "seeds": None, "name": None}, ["name is missing"]),
+    ({"arms": {"A": {}, "b": {}, "a": {}}}, ["'A' and 'a'"]),
+    ({"zzz": 1}, ["unknown key 'zzz' (keys are: name, profile, gpus, paper, options, arms, seeds, k, split_by, "]),
     ({"arms": {}}, ["arms is {}"]),
     ({"arms": ["GRPO"]}, ["arms is ['GRPO']"]),
     ({"arms": {1: {}}}, ["label 1 is no text", "quotes"]),
@@ -57,6 +73,48 @@ def test_a_spec_of_the_wrong_shape(content, write, change, words, tmp_path, caps
     assert message.startswith(f"error: {path}: ") and not (tmp_path / "out").exists()
     for word in words:
         assert word in message
+
+
+def test_a_spec_that_says_no_more_than_it_must(write):
+    found = spec.read(write("name: x\narms: {a: }\nseeds: [0]\noptions:\nk:\nprofile:\ngpus:\nkeep_models:\n"))
+    assert found == spec.Spec(
+        **dict(name="x", profile=None, gpus=None, paper=None, options={}, arms={"a": {}}, seeds=[0], k=None),
+        **dict(split_by=None, parallel=1, allow_unfair=(), keep_models=False),
+    )
+    # What is left out means the same.
+    assert found == spec.Spec(name="x", options={}, arms={"a": {}}, seeds=[0])
+
+
+def test_a_spec_that_says_everything(write):
+    content = {
+        **{"name": "all", "profile": "qwen2.5-3b", "gpus": 1, "paper": "table 1, Qwen-2.5-3B-Base"},
+        "options": {"a.flag": True, "a.null": None, "a.list": [1, 0.5, "x y"], "a.text": "", "a.number": 1e-5, 7: 8},
+        "arms": {"LENS": {"b.number": 3}, "b": None},
+        **{"seeds": [3, 0], "k": [1, 4], "split_by": ["level"], "parallel": 2, "allow_unfair": ["c.d"]},
+        "keep_models": True,
+    }
+    assert spec.read(write(content)) == spec.Spec(
+        **{key: value for key, value in content.items() if key not in ("options", "arms")},
+        options={
+            **{"a.flag": [], "a.null": None, "a.list": ["1", "0.5", "x y"], "a.text": [""], "a.number": ["1e-05"]},
+            "7": ["8"],
+        },
+        arms={"LENS": {"b.number": ["3"]}, "b": {}},
+    )
+
+
+def test_labels_may_have_30_letters(content, write):
+    label = "x" * spec.LABEL_LENGTH
+    assert spec.LABEL_LENGTH == 30 and list(spec.read(write(content | {"arms": {label: {}}})).arms) == [label]
+
+
+def test_as_many_values_as_a_spec_may_mean(monkeypatch, write):
+    """The file itself, lists and objects are values, too; keys are not."""
+    monkeypatch.setattr(spec, "MAX_VALUES", 10)
+    text = "name: x\nseeds: [1, 2, 3]\narms: {a: {b: 1}}\nk:\n"
+    assert spec.read(write(text)).seeds == [1, 2, 3]
+    with pytest.raises(SpecError, match="means more than 10 values, with every alias written out"):
+        spec.read(write(text + "profile:\n"))
 
 
 @pytest.mark.parametrize(

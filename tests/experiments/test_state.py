@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -48,10 +51,64 @@ def test_seeds_and_arms_may_be_left_out_and_come_back(begun, sound):
         opened(begun.folder, changed)
 
 
+def test_the_record_is_all_that_is_known(begun, sound):
+    """Reading it back adds nothing and leaves nothing out."""
+    text = (begun.folder / "compare.json").read_text()
+    on_disk = json.loads(text)
+    assert text == json.dumps(on_disk, indent=2) + "\n"
+    assert on_disk == {
+        "arms": arm_options(sound()),
+        "inputs": {},
+        "runs": {
+            "GRPO/seed-1": {"state": "finished", "seconds": 1.0},
+            "LENS/seed-1": {"state": "interrupted", "seconds": 1.0},
+        },
+        "name": "sound",
+    }
+    assert state.load(begun.folder) == on_disk == begun.record
+    assert state.load(begun.folder / "absent") == {"arms": {}, "inputs": {}, "runs": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"arms": []}, "TypeError('arms is no object')"),
+        ({"inputs": 3}, "TypeError('inputs is no object')"),
+        ({"runs": "x"}, "TypeError('runs is no object')"),
+        ({"runs": {"a": {"seconds": 1}}}, "KeyError('state')"),
+        ({"runs": {"a": {"state": "finished"}, "b": 3}}, "TypeError("),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(begun, change, told):
+    path = begun.folder / "compare.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SpecError) as caught:
+        state.load(begun.folder)
+    assert str(caught.value).startswith(f"{path}: is no record of a comparison ({told}")
+
+
+@pytest.mark.parametrize("key", ["name", "arms", "inputs", "runs"])
+def test_a_record_that_lacks_something_is_refused(begun, key):
+    path = begun.folder / "compare.json"
+    record = json.loads(path.read_text())
+    del record[key]
+    path.write_text(json.dumps(record))
+    with pytest.raises(SpecError, match=f"is no record of a comparison .KeyError.'{key}'"):
+        state.load(begun.folder)
+
+
+def test_what_was_recorded_of_a_run_is_replaced_as_a_whole(begun, sound):
+    (run, *_) = runs_of(sound(), arm_options(sound()))
+    begun.set(run, state="failed", exit=3)
+    assert State(begun.folder).of(run) == {"state": "failed", "exit": 3}
+    assert not begun.is_finished(run) and begun.run_folder(run) == begun.folder / "runs" / "GRPO" / "seed-1"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"actor.adam.lr": 0.5}, ["arm 'GRPO': actor.adam.lr is 0.5", "had left out"]),
+        ({"train.zzz": 1, "actor.adam.lr": 1, "eval.steps": 1, "algo.b": 1}, ["arm 'GRPO': actor.adam.lr is 1, but"]),
         ({"eval.at_end": None}, ["eval.at_end is left out", "had set"]),
         ({"eval.dataset": "other"}, ["eval.dataset is other", "heldout.jsonl"]),
     ],
@@ -70,6 +127,16 @@ def test_other_options_for_an_unfinished_arm_start_it_anew(begun, sound):
         begun.folder, sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {"algo.lens.alpha": 1}})
     )
     assert changed.of(runs[1]) == {}, "there would be a checkpoint to go on from"
+
+
+def test_other_options_of_one_arm_start_no_other_anew(begun, sound):
+    wanted = sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {}, "new": {}}, seeds=[1, 2, 3])
+    found, _, runs = opened(begun.folder, wanted)
+    found.set(runs[2], state="failed", seconds=2.0)  # of the new arm
+    changed = sound(arms={"GRPO": {"algo.lens.scope": "none"}, "LENS": {}, "new": {"algo.lens.alpha": 1}})
+    again, arms, _ = opened(begun.folder, changed)
+    assert [run.key for run in runs if again.of(run)] == ["GRPO/seed-1", "LENS/seed-1"]
+    assert again.record["arms"] == arms and arms["new"]["algo.lens.alpha"] == ["1"]
 
 
 @pytest.fixture
@@ -91,6 +158,44 @@ def test_finished_runs_of_another_comparison_are_taken_over(begun, elsewhere):
     assert (found.run_folder(runs[0]) / "eval.jsonl").is_file()
     assert State(found.folder).record["inputs"] == {"data": "digest"}
     assert found.take_over(begun, runs) == [], "it is here already"
+
+
+def test_runs_are_taken_over_with_what_is_recorded_of_them(begun, elsewhere):
+    """Also where two of their arms compute the same, and where something lies in the place already."""
+    found, runs = elsewhere
+    begun.record["arms"]["twin"] = begun.record["arms"]["GRPO"]
+    for key in ("GRPO/seed-2", "twin/seed-1", "LENS/seed-9"):
+        begun.record["runs"][key] = {"state": "finished", "seconds": 77.0, "pid": 5}
+        (begun.folder / "runs" / key).mkdir(parents=True)
+        (begun.folder / "runs" / key / "eval.jsonl").write_text(key)
+    found.record["inputs"] = {"model": "own digest", "data": "digest"}
+    found.run_folder(runs[2]).mkdir(parents=True)
+    (found.run_folder(runs[2]) / "train.log").write_text("old")
+    taken = found.take_over(begun, runs)
+    assert [(run.key, label) for run, label in taken] == [("baseline/seed-1", "GRPO"), ("baseline/seed-2", "GRPO")]
+    assert json.loads((found.folder / "compare.json").read_text())["runs"] == {
+        "baseline/seed-1": {"state": "finished", "seconds": 1.0},
+        "baseline/seed-2": {"state": "finished", "seconds": 77.0, "pid": 5},
+    }
+    assert (found.run_folder(runs[0]) / "eval.jsonl").read_text() == "{}\n"
+    assert (found.run_folder(runs[2]) / "eval.jsonl").read_text() == "GRPO/seed-2"
+    assert found.record["inputs"] == {"data": "digest", "model": "own digest"}
+    assert (begun.folder / "runs" / "GRPO" / "seed-1" / "eval.jsonl").exists(), "they stay where they were"
+
+
+@pytest.mark.parametrize("before", ["failed", "interrupted", "running"])
+def test_what_has_begun_here_is_not_taken_over(begun, elsewhere, before):
+    found, runs = elsewhere
+    found.set(runs[0], state=before, seconds=900.0)
+    assert found.take_over(begun, runs) == []
+    assert found.of(runs[0]) == {"state": before, "seconds": 900.0} and not found.run_folder(runs[0]).exists()
+
+
+def test_runs_of_other_options_or_seeds_are_not_taken_over(begun, elsewhere):
+    found, runs = elsewhere
+    changed = [replace(run, options=run.options | {"actor.adam.lr": ["1e-3"]}) for run in runs]
+    others = [Run(run.arm, run.seed + 10, run.options) for run in runs]
+    assert found.take_over(begun, changed) == found.take_over(begun, others) == []
 
 
 def test_runs_made_from_other_data_are_not_taken_over(begun, elsewhere):
@@ -149,6 +254,73 @@ def test_a_model_or_data_that_changed_since_is_refused(content, sound, tmp_path,
     again.check_inputs(runs, runs)  # nothing is finished: the new model is as good as any
 
 
+def test_data_of_finished_runs_may_not_change_while_the_spec_leaves_them_out(sound, tmp_path):
+    """Or they would come back beside runs that were made from other data."""
+    (tmp_path / "train-1.jsonl").write_text('{"prompt": "1", "label": "1"}\n')
+    names = f"{tmp_path / 'train.jsonl'},{tmp_path}/train-{{seed}}.jsonl"
+    options = {"data.prompt_dataset": names}
+    found, _, runs = opened(tmp_path / "c", sound(options, seeds=[1]))
+    found.folder.mkdir()
+    found.check_inputs(runs, runs)
+    found.set(runs[1], state="finished", seconds=1.0)
+    found.set(runs[0], state="failed", seconds=1.0)
+    other, _, others = opened(tmp_path / "c", sound(options, seeds=[2], arms={"GRPO": {"algo.lens.scope": "none"}}))
+    other.check_inputs(others, others)
+    before = dict(other.record["inputs"])
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(SpecError, match="train.jsonl: has changed since LENS/seed-1 was trained, so that further runs"):
+        other.check_inputs(others, others)
+    assert other.record["inputs"] == before
+
+    # Where nothing is known of what they were trained from, nothing is held against it.
+    for known in ("inputs", "arms"):
+        unknown = State(tmp_path / "c")
+        unknown.record[known] = {}
+        unknown.check_inputs(others, others)
+        assert unknown.record["inputs"][f"{tmp_path}/train.jsonl"] == state.fingerprint(tmp_path / "train.jsonl")
+
+    (tmp_path / "train-1.jsonl").write_text("")
+    mine = {"data.prompt_dataset": f"{tmp_path}/train-1.jsonl"}
+    last, _, runs = opened(tmp_path / "c", sound(options, seeds=[2], arms={"mine": mine}))
+    with pytest.raises(SpecError, match="train-1.jsonl: has changed since LENS/seed-1 was trained"):
+        last.check_inputs(runs, runs)
+
+
+def test_runs_with_files_of_their_own_are_taken_over(sound, tmp_path):
+    options = {"data.prompt_dataset": str(tmp_path / "train-{seed}.jsonl")}
+    there, _, runs = opened(tmp_path / "c", sound(options))
+    for run in runs:
+        there.run_folder(run).mkdir(parents=True)
+        there.set(run, state="finished", seconds=1.0)
+    found, _, runs = opened(tmp_path / "d", sound(options, name="d", seeds=[2, 3]))
+    assert [run.key for run, _ in found.take_over(there, runs)] == ["GRPO/seed-2", "LENS/seed-2"]
+
+
+def test_inputs_are_recorded_by_the_name_that_the_spec_has(content, sound, tmp_path, monkeypatch):
+    """Of several each, of a split the file; a place that only this machine has stands for the spec's; hub names and
+    what is not given are left out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").touch()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    names = f"~/a.jsonl, {tmp_path}/b.jsonl@train,some/hub-name"
+    wanted = sound({"data.prompt_dataset": names, "actor.model_name_or_path": "${demo}/model", "eval.dataset": None})
+    arms = arm_options(wanted)
+    runs = runs_of(wanted, arms)
+    model = content["options"]["actor.model_name_or_path"]
+    actual = [replace(run, options=run.options | {"actor.model_name_or_path": [model]}) for run in runs]
+    found = State(tmp_path / "c")
+    found.record["inputs"] = {"former": "digest"}
+    found.check_inputs(runs, actual)
+    assert found.record["inputs"] == {
+        "former": "digest",
+        "${demo}/model": state.fingerprint(tmp_path / "model"),
+        "~/a.jsonl": state.fingerprint(tmp_path / "a.jsonl"),
+        f" {tmp_path}/b.jsonl@train": state.fingerprint(tmp_path / "b.jsonl"),
+    }
+
+
 def test_seeds_with_files_of_their_own_may_be_added(sound, tmp_path):
     for seed in (1, 2):
         (tmp_path / f"train-{seed}.jsonl").write_text(f'{{"prompt": "{seed}", "label": "1"}}\n')
@@ -184,6 +356,23 @@ def test_the_fingerprint_sees_content_names_and_both_ends_of_large_files(tmp_pat
     assert len(set(prints)) == len(prints)
 
 
+def test_fingerprints_that_comparisons_hold_stay_valid(tmp_path):
+    """Name and size, then the first and the last MiB, which are the same bytes of a small file; folders in the order
+    of their paths, without texts such as a licence."""
+    edge = 2**20
+    assert state.EDGE_BYTES == edge
+    head, tail = b"h" * edge, b"t" * edge
+    files = {"b/x.json": b"12", "a.safetensors": head + b"middle" + tail, "c": b""}
+    for name, content in (files | {"README.txt": b"", "b/LICENSE.txt": b"mine"}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    parts = [b"a.safetensors\0", b"%d\0" % (2 * edge + 6), head, tail]
+    parts += [b"b/x.json\0", b"2\0", b"12", b"12", b"c\0", b"0\0"]
+    assert state.fingerprint(tmp_path) == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert state.fingerprint(tmp_path / "b/x.json") == hashlib.sha256(b".\0" + b"2\0" + b"12" * 2).hexdigest()
+    assert state.fingerprint(tmp_path / "README.txt") == hashlib.sha256(b".\0" + b"0\0").hexdigest()
+
+
 def test_the_state_survives_a_crash_while_it_is_written(begun, monkeypatch):
     before = (begun.folder / "compare.json").read_text()
 
@@ -196,11 +385,18 @@ def test_the_state_survives_a_crash_while_it_is_written(begun, monkeypatch):
     assert (begun.folder / "compare.json").read_text() == before
 
 
-@pytest.mark.parametrize(("steps", "evaluated", "final"), [(2, 2, True), (3, 2, False), (0, 0, False)])
+@pytest.mark.parametrize(("steps", "evaluated", "final"), [(2, 2, True), (3, 2, False), (2, 3, False), (0, 0, False)])
 def test_a_final_evaluation_is_one_after_the_last_step(tmp_path, steps, evaluated, final):
     write_lines(tmp_path / "metrics.jsonl", [{"step": step} for step in range(1, steps + 1)])
     write_lines(tmp_path / "eval.jsonl", [{"step": 0, "scores": [[0]]}, {"step": evaluated, "scores": [[1]]}])
     assert state.has_final_evaluation(tmp_path) is final
+
+
+def test_without_any_evaluation_there_is_no_final_one(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 1}, {"step": 2}])
+    assert state.has_final_evaluation(tmp_path) is False
+    write_lines(tmp_path / "eval.jsonl", [{"step": 2}, {"step": 1}])
+    assert state.has_final_evaluation(tmp_path) is False, "the last one counts"
 
 
 def test_unfinished_folders_are_kept_aside_without_what_is_large(tmp_path):

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from lens_openrlhf.experiments.compare import main
-from lens_openrlhf.experiments.tables import compute, show
+from lens_openrlhf.experiments.tables import TableError, compute, final_pass_at_1, read_outcome, show
 
 from .folders import write_comparison, write_lines
 
@@ -75,11 +75,142 @@ def test_results_hold_every_seed_exactly(tmp_path):
     assert results["k"] == [1, 2, 4] and results["missing"] == []
 
 
+def single(mean: float, **by_seed: float) -> dict:
+    return {"mean": mean, "error": None, "by_seed": {seed.removeprefix("seed_"): one for seed, one in by_seed.items()}}
+
+
+def test_results_are_all_that_the_tables_need(tmp_path):
+    runs = {
+        "A": {1: {"scores": [[1, 0], [0, 0]], "splits": {"level": [2, 3]}, "negative": [0.5, 0.25], "seconds": 3.0}},
+        "B": {1: {"scores": [[1, 1], [0, 1]], "splits": {"level": [2, 3]}, "negative": [0.75, 0.0], "seconds": 5.0}},
+        "C": {},
+    }
+    results = compute(write_comparison(tmp_path / "c", runs, seeds=[1, 7], states={"B/seed-7": "running"}))
+
+    def cells(a: float, b: float) -> dict:
+        return {"A": single(a, seed_1=a), "B": single(b, seed_1=b)}
+
+    def lead(mean: float, favoured: int) -> dict:
+        same = {"error": None, "low": None, "high": None, "seeds": 1}
+        return {"B": {"mean": mean, "favoured": favoured, "tied": 1 - favoured, **same}}
+
+    assert results == {
+        "name": "known",
+        "arms": ["A", "B", "C"],
+        "seeds": [1, 7],
+        "k": [1, 2],
+        "prompts": [2],
+        "answers": [2],
+        "missing": [
+            {"arm": "C", "seed": 1, "state": "not started"},
+            {"arm": "A", "seed": 7, "state": "not started"},
+            {"arm": "B", "seed": 7, "state": "running"},
+            {"arm": "C", "seed": 7, "state": "not started"},
+        ],
+        "pass_at_k": {
+            "all": {"1": cells(0.25, 0.75), "2": cells(0.5, 1.0)},
+            "level=2": {"1": cells(0.5, 1.0), "2": cells(1.0, 1.0)},
+            "level=3": {"1": cells(0.0, 0.5), "2": cells(0.0, 1.0)},
+        },
+        "differences": {
+            "all": {"1": lead(0.5, 1), "2": lead(0.5, 1)},
+            "level=2": {"1": lead(0.5, 1), "2": lead(0.0, 0)},
+            "level=3": {"1": lead(0.5, 1), "2": lead(1.0, 1)},
+        },
+        "training": {"negative groups": cells(0.375, 0.375), "seconds a step": cells(3.0, 5.0)},
+        "different_versions": {},
+        "paper": None,
+    }
+
+
+# Of six answers one is right in the first run, two in the second, three in LENS's. Five columns fit beside 15 letters.
+WIDE = """\
+known: Pass@k after the last step, 1 prompts, 6 answers to each
+mean ± standard error over 4 seeds; differences to GRPO are paired by seed
+in favour: seeds on which the arm did better than it
+
+all                       Pass@1           Pass@2           Pass@3           Pass@4           Pass@5
+GRPO               0.250 ± 0.083    0.467 ± 0.133    0.650 ± 0.150    0.800 ± 0.133    0.917 ± 0.083
+LENS                       0.500            0.800            0.950            1.000            1.000
+  difference              +0.167           +0.200           +0.150           +0.067           +0.000
+  in favour                  1/1              1/1              1/1              1/1      0/1, 1 tied
+
+all                       Pass@6
+GRPO               1.000 ± 0.000
+LENS                       1.000
+  difference              +0.000
+  in favour          0/1, 1 tied
+
+datasource=123            Pass@1           Pass@2           Pass@3           Pass@4           Pass@5
+GRPO               0.250 ± 0.083    0.467 ± 0.133    0.650 ± 0.150    0.800 ± 0.133    0.917 ± 0.083
+LENS                           -                -                -                -                -
+
+datasource=123            Pass@6
+GRPO               1.000 ± 0.000
+LENS                           -
+
+x=1234567890123
+                          Pass@1           Pass@2           Pass@3           Pass@4           Pass@5
+GRPO               0.250 ± 0.083    0.467 ± 0.133    0.650 ± 0.150    0.800 ± 0.133    0.917 ± 0.083
+LENS                           -                -                -                -                -
+
+x=1234567890123
+                          Pass@6
+GRPO               1.000 ± 0.000
+LENS                           -
+
+training         negative groups   seconds a step
+GRPO               0.500 ± 0.000    2.000 ± 0.000
+LENS                       0.500            2.000
+
+missing: LENS, seeds 1, 3 (not started)
+missing: GRPO, seed 3 (failed)
+missing: GRPO, seed 4 (not started)
+missing: LENS, seed 4 (interrupted)
+means are over the runs there are; differences over the seeds that both arms have
+the runs were not all made with the same ray: 3, 4
+the runs were not all made with the same torch: 10, 2, 3"""
+
+
+def test_a_table_that_is_too_wide_goes_on_below_and_ends_with_what_must_be_known(tmp_path):
+    splits = {"datasource": ["123"], "x": ["1234567890123"]}
+    versions = [{"torch": torch, "vllm": "1", "ray": ray} for torch, ray in (("3", "4"), ("10", "3"), ("2", "4"))]
+    runs = {
+        "GRPO": {
+            1: {"scores": [[1, 0, 0, 0, 0, 0]], "splits": splits, "versions": versions[0]},
+            2: {"scores": [[1, 1, 0, 0, 0, 0]], "splits": splits, "versions": versions[1]},
+        },
+        "LENS": {2: {"scores": [[1, 0, 1, 0, 1, 0]], "versions": versions[2]}},
+    }
+    states = {"GRPO/seed-3": "failed", "LENS/seed-4": "interrupted"}
+    folder = write_comparison(tmp_path / "c", runs, [1, 2, 3, 4], states, k=[1, 2, 3, 4, 5, 6])
+    assert show(compute(folder)) == WIDE
+
+
+def test_arms_have_an_interval_where_they_have_two_seeds(tmp_path):
+    """The third arm's difference to the first is shown without one, beside the second's with one."""
+    scores = {"A": [[0, 0]], "B": [[1, 0]], "C": [[1, 1]]}
+    runs = {arm: {seed: {"scores": one} for seed in ((1, 2) if arm != "C" else (1,))} for arm, one in scores.items()}
+    lines = show(compute(write_comparison(tmp_path / "c", runs, seeds=[1, 2]))).splitlines()
+    assert [" ".join(line.split()) for line in lines[4:14]] == [
+        "all Pass@1 Pass@2",
+        "A 0.000 ± 0.000 0.000 ± 0.000",
+        "B 0.500 ± 0.000 1.000 ± 0.000",
+        "difference +0.500 ± 0.000 +1.000 ± 0.000",
+        "95% interval [+0.500, +0.500] [+1.000, +1.000]",
+        "in favour 2/2 2/2",
+        "C 1.000 1.000",
+        "difference +1.000 +1.000",
+        "in favour 1/1 1/1",
+        "",
+    ]
+
+
 def test_the_command_prints_the_table_and_writes_results(tmp_path, capsys):
     folder = write_comparison(tmp_path / "c", RUNS)
     assert main(["--table", str(folder)]) == 0
     assert TABLE in capsys.readouterr().out
-    assert json.loads((folder / "results.json").read_text()) == compute(folder)
+    assert (folder / "results.json").read_text() == json.dumps(compute(folder), indent=2) + "\n"
 
 
 def test_the_command_finds_the_folder_of_a_spec(tmp_path, capsys):
@@ -215,6 +346,57 @@ def test_different_versions_are_said(tmp_path):
 def refused(folder, capsys) -> str:
     assert main(["--table", str(folder)]) == 2
     return capsys.readouterr().err
+
+
+def test_pass_at_1_of_one_run_is_its_last_evaluations(tmp_path):
+    folder = write_comparison(tmp_path / "c", RUNS) / "runs/GRPO/seed-1"
+    assert final_pass_at_1(folder) == 1 / 8  # 0.5 is no right answer
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("eval.jsonl", '{"step": 2}\n', "/eval.jsonl: the last evaluation holds no answers (`scores`)"),
+        ("eval.jsonl", '{"step": 2, "scores": [[NaN, null, 1], [true, "1", 0.0]]}\n', "/eval.jsonl: 3 `scores` of "),
+        ("eval.jsonl", "[]\n", ": its records are not those of a run (AttributeError("),
+        ("eval.jsonl", '{"step": 2, "scores": [3]}\n', ": its records are not those of a run (TypeError("),
+        ("metrics.jsonl", '{"timing/step_total": "x"}\n', ": its records are not those of a run ("),
+        ("config.json", "{", ": its records are not those of a run (JSONDecodeError("),
+        ("config.json", "[" * 100_000, ": its records are not those of a run (RecursionError("),
+        ("config.json", "3", ": its records are not those of a run (AttributeError("),
+    ],
+)
+def test_records_that_are_none_are_named(tmp_path, file, content, told):
+    folder = write_comparison(tmp_path / "c", {"GRPO": {1: RUNS["GRPO"][1]}}) / "runs/GRPO/seed-1"
+    (folder / file).write_text(content)
+    with pytest.raises(TableError) as caught:
+        read_outcome(folder)
+    assert str(caught.value).startswith(f"{folder}{told}")
+
+
+def test_what_a_run_left_is_read(tmp_path):
+    folder = write_comparison(tmp_path / "c", {"GRPO": {1: RUNS["GRPO"][1]}}) / "runs/GRPO/seed-1"
+    (folder / "config.json").write_text('{"versions": {"torch": "2"}}')
+    assert read_outcome(folder) == (
+        [[1, 0, 0, 0], [0, 0, 0.5, 0]],
+        {"level": [1, 2]},
+        {"negative groups": 0.375, "seconds a step": 2.0},
+        {"torch": "2"},
+    )
+    (folder / "config.json").unlink()
+    assert read_outcome(folder).versions == {}
+
+
+def test_every_arm_of_a_seed_must_have_answered_the_same_questions(tmp_path, capsys):
+    """Also the third, and where the first has no such seed."""
+    one, other = {"scores": [[1, 0]], "splits": {"level": [1]}}, {"scores": [[1, 0]], "splits": {"level": [2]}}
+    for number, (arms, named) in enumerate(
+        [
+            ({"A": {1: one}, "B": {1: one}, "C": {1: other}}, "C/seed-1 and A/seed-1"),
+            ({"A": {1: one}, "B": {2: one}, "C": {2: other}}, "C/seed-2 and B/seed-2"),
+        ]
+    ):
+        assert f"{named} were evaluated on different" in refused(write_comparison(tmp_path / f"{number}", arms), capsys)
 
 
 def test_no_run_is_finished(tmp_path, capsys):

@@ -10,19 +10,22 @@ import re
 import pytest
 import torch
 
-from lens_openrlhf.advantages import LensConfig
+from lens_openrlhf.advantages import LensConfig, reference
 from lens_openrlhf.experiments.tabular import (
     ARMS,
     CONFIDENT_WRONG,
+    MOST,
     MOST_CELLS,
     RIGHT,
     Batch,
+    Curves,
     Settings,
     figure,
     gradient,
     initial_logits,
     lens,
     main,
+    parse,
     run,
     sample,
     simulate,
@@ -159,6 +162,75 @@ def test_lens_finds_the_right_answer_sooner():
     assert negative == sorted(negative, reverse=True)
 
 
+SCOPES = {"GRPO": {"scope": "none"}, "LENS, alpha 0.25": {"alpha": 0.25}, "LENS, alpha 1": {"alpha": 1.0}}
+SCOPES |= {"LENS, alpha 4": {"alpha": 4.0}, "LENS, alpha 0.25, difficulty max": {"alpha": 0.25, "difficulty": "max"}}
+
+
+@pytest.mark.parametrize("label", [*ARMS])
+def test_the_arms_are_what_they_are_called(label):
+    assert list(ARMS) == list(SCOPES)
+    batch = sample(initial_logits(SMALL), 4, torch.Generator().manual_seed(5))
+    parts = batch.logprobs.reshape(-1), torch.ones(160, dtype=torch.int64), batch.correctness.reshape(-1)
+    exact = reference.group_advantages(*parts, torch.arange(0, 161, 4), LensConfig(**SCOPES[label])).advantage
+    found = ARMS[label](batch)
+    assert found.shape == (40, 4) and found.dtype == torch.float64
+    torch.testing.assert_close(found, exact.view(40, 4))
+    assert len(batch.correctness.sum(1).unique()) > 1, "there are groups of more than one kind"
+
+
+def test_what_is_sampled_is_what_it_is_said_to_be():
+    logits = initial_logits(SMALL) + torch.arange(6)
+    batch = sample(logits, 5, torch.Generator().manual_seed(1))
+    assert [part.shape for part in batch] == [(40, 5)] * 3
+    chances = logits.softmax(1)
+    for question in (0, 17, 39):
+        for answer, logprob, right in zip(*(part[question].tolist() for part in batch), strict=True):
+            assert math.exp(logprob) == pytest.approx(chances[question, answer].item())
+            assert right == (answer == 0)
+
+
+def curves_of(right: list[list[float]], negative: list[list[float]]) -> Curves:
+    return Curves(torch.tensor(right, dtype=torch.float64), torch.tensor(negative, dtype=torch.float64))
+
+
+# Two seeds of 5 steps: half-way is the second step. One seed has no error.
+TABLE = """\
+                          right answer                  negative groups
+                          step 2          step 5          step 2          step 5
+one seed                   0.300           0.600           0.700           0.400
+a longer label     0.500 ± 0.100   0.750 ± 0.050   0.650 ± 0.050   0.300 ± 0.200"""
+
+
+def test_the_table_in_full():
+    settings = Settings(steps=5)
+    results = {
+        "one seed": curves_of([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]], [[0.8, 0.7, 0.6, 0.5, 0.4]]),
+        "a longer label": curves_of(
+            [[0.1, 0.2, 0.4, 0.5, 0.6, 0.7], [0.1, 0.2, 0.6, 0.5, 0.6, 0.8]],
+            [[0.9, 0.6, 0.6, 0.5, 0.1], [0.9, 0.7, 0.6, 0.5, 0.5]],
+        ),
+    }
+    assert table(results, settings) == TABLE
+
+
+def test_runs_follow_from_the_formulas():
+    """Step by step: what is sampled, what it is worth, and what the policy becomes."""
+    config = LensConfig(alpha=2.0)
+    settings = Settings(questions=3, answers=5, samples=4, steps=3, lr=1.5, right=0.2, wrong=0.5)
+    generator = torch.Generator().manual_seed(7)
+    logits = initial_logits(settings)
+    right, negative = [0.2], []
+    for _ in range(3):
+        batch = sample(logits, 4, generator)
+        negative.append(sum(not any(row) for row in batch.correctness.tolist()) / 3)
+        logits = logits + 1.5 * gradient(logits, batch, lens(config)(batch))
+        right.append(logits.softmax(1)[:, 0].mean().item())
+    found = run({"x": lens(config)}, settings, [7, 8])["x"]
+    assert found.right.shape == (2, 4) and found.negative.shape == (2, 3)
+    assert found.right[0].tolist() == pytest.approx(right) and found.negative[0].tolist() == pytest.approx(negative)
+    assert found.right[1].tolist() == simulate(lens(config), settings, 8).right.tolist() != found.right[0].tolist()
+
+
 def test_the_table_shows_means_and_errors_of_the_curves():
     results = run({"GRPO": ARMS["GRPO"]}, SMALL, [0, 1])
     last = results["GRPO"].right[:, -1].tolist()
@@ -170,24 +242,99 @@ def test_the_table_shows_means_and_errors_of_the_curves():
 
 def test_the_figure_has_a_line_and_a_band_for_every_arm():
     results = run(ARMS, SMALL, [0, 1])
-    traces = json.loads(figure(results).to_json())["data"]
+    plot = json.loads(figure(results).to_json())
+    traces = plot["data"]
     lines = [trace for trace in traces if "fill" not in trace]
     assert len(lines) == len(traces) - len(lines) == 2 * len(ARMS)
-    assert {line["name"] for line in lines} == set(ARMS)
+    assert [line["name"] for line in lines] == [label for label in ARMS for _ in range(2)]
+    # Each arm has a colour and a place in the legend, and the fifth is dotted, as lines may lie on each other.
+    assert [line["line"]["dash"] for line in lines] == ["solid"] * 8 + ["dot"] * 2
+    assert len({line["line"]["color"] for line in lines}) == len(ARMS)
+    assert [trace["showlegend"] for trace in traces] == [False, True, False, False] * len(ARMS)
+    assert [trace["legendgroup"] for trace in traces] == [label for label in ARMS for _ in range(4)]
+    assert [trace["yaxis"] for trace in traces] == ["y", "y", "y2", "y2"] * len(ARMS)
+    assert [note["text"] for note in plot["layout"]["annotations"]] == [
+        *("mean probability of the right answer", "share of negative groups"),
+    ]
+
+
+def test_lines_of_the_figure_are_means_and_bands_a_standard_error_about_them():
+    results = {"a": curves_of([[0.1, 0.2, 0.6], [0.1, 0.4, 0.8]], [[0.9, 0.5], [0.7, 0.5]])}
+    plot = json.loads(figure(results).to_json())
+    above, right, below, negative = plot["data"]
+    assert right["x"] == [0, 1, 2] and right["y"] == pytest.approx([0.1, 0.3, 0.7])
+    assert negative["x"] == [1, 2] and negative["y"] == pytest.approx([0.8, 0.5])
+    assert above["x"] == [0, 1, 2, 2, 1, 0] and above["y"] == pytest.approx([0.1, 0.4, 0.8, 0.6, 0.2, 0.1])
+    assert below["x"] == [1, 2, 2, 1] and below["y"] == pytest.approx([0.9, 0.5, 0.5, 0.7])
+    assert {band["fill"] for band in (above, below)} == {"toself"} and above["line"] == below["line"] == {"width": 0}
+    assert above["fillcolor"] == "rgba(31, 119, 180, 0.2)" and right["line"]["color"] == "#1F77B4"
+    assert above["hoverinfo"] == "skip" and right["mode"] == negative["mode"] == "lines"
+    layout = plot["layout"]
+    assert layout["xaxis2"]["title"]["text"] == "step" and "title" not in layout["xaxis"]
+    assert layout["yaxis"]["range"] == layout["yaxis2"]["range"] == [0, 1.02]
+    assert layout["xaxis"]["matches"] == "x2", "both show the same steps"
+    assert layout["hovermode"] == "x unified" and layout["legend"]["orientation"] == "h"
+
+    single = json.loads(figure({"a": curves_of([[0.1, 0.2]], [[0.9]])}).to_json())["data"]
+    assert [trace["mode"] for trace in single] == ["lines", "lines"], "a single seed has no error"
+
+
+def test_colours_begin_again_where_there_are_more_arms_than_colours():
+    results = {str(number): curves_of([[0.1, 0.2]], [[0.9]]) for number in range(11)}
+    colours = [trace["line"]["color"] for trace in json.loads(figure(results).to_json())["data"][::2]]
+    assert len(set(colours)) == 10 and colours[10] == colours[0]
 
 
 def test_the_command_writes_a_page_that_needs_no_network(tmp_path, capsys):
     page = tmp_path / "figure.html"
-    words = "--questions 20 --answers 5 --samples 4 --steps 10 --seeds 2".split()
+    words = "--questions 20 --answers 5 --samples 4 --steps 10 --seeds 2 --lr 0.5 --right 0.1 --wrong 0.6".split()
+    torch.set_num_threads(2)
     assert main([*words, "-o", str(page)]) == 0
-    assert "LENS, alpha 4" in capsys.readouterr().out
+    assert torch.get_num_threads() == 1, "the tables are too small to share"
+    settings = Settings(questions=20, answers=5, samples=4, steps=10, lr=0.5, right=0.1, wrong=0.6)
+    told = capsys.readouterr().out
+    rows = [line for line in told.splitlines() if line.startswith(("GRPO", "LENS"))]
+    assert [re.split(r"\s{2,}", row)[0] for row in rows] == [*SCOPES]
+    assert told == (
+        "20 questions, 5 answers (right 0.1, confident wrong 0.6), 4 samples, learning rate 0.5, 2 seeds\n\n"
+        f"{table(run(ARMS, settings, [0, 1]), settings)}\n\nfigure: {page}\n"
+    )
     html = page.read_text()
     assert "Plotly.newPlot" in html and not re.search(r"<script[^>]+src=", html)
+
+
+def test_without_options_the_settings_are_the_defaults(tmp_path):
+    assert parse([]) == (Settings(), 8, None)
+    defaults = dict(questions=400, answers=20, samples=16, steps=200, lr=1.0, right=0.001, wrong=0.9)
+    assert vars(Settings()) == defaults
+    other = dict(questions=2, answers=3, samples=4, steps=5, lr=6.0, right=0.07, wrong=0.8)
+    words = [word for name, value in other.items() for word in (f"--{name}", str(value))]
+    page = tmp_path / "page.html"
+    assert parse([*words, "--seeds", "9", "--out", str(page)]) == (Settings(**other), 9, page)
+    assert parse(["--seeds", "1"])[1] == 1 and parse(["--seeds", str(10**6)])[1] == 10**6 == MOST
+
+
+def test_settings_have_bounds_on_both_sides():
+    for name, least in {"questions": 1, "answers": 3, "samples": 2, "steps": 2}.items():
+        others = {} if name == "questions" else {"questions": 1}
+        for good in (least, MOST):
+            Settings(**others | {name: good} | ({"samples": 2, "answers": 3} if name == "questions" else {}))
+        with pytest.raises(ValueError, match=f"{name} {least - 1}: expected at least {least}"):
+            Settings(**others | {name: least - 1})
+        with pytest.raises(ValueError, match=f"{name} {MOST + 1}: expected at most {MOST}"):
+            Settings(**others | {name: MOST + 1})
+    assert MOST_CELLS == 10**8
+    for wrong in ({"lr": -1.0}, {"lr": math.inf}, {"right": 0.0}, {"wrong": 0.0}, {"right": 0.5, "wrong": 0.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} "):
+            Settings(**wrong)
+    Settings(right=0.5, wrong=0.4375, lr=1e-300)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--seeds", "1000001"], "--seeds 1000001: expected 1 to 1000000"),
+        (["--questions", "1.5"], "--questions"),
         (["--right", "0.2", "--wrong", "0.9"], "right 0.2 and wrong 0.9"),
         (["--lr", "0"], "--lr 0.0"),
         (["--lr", "nan"], "--lr nan"),
