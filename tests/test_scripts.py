@@ -308,7 +308,8 @@ def test_what_slurm_did_not_say_is_named(slurm, missing, said):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_job_told_to_stop_tells_the_run_and_waits_for_its_end(slurm, number):
+def test_a_job_told_to_stop_tells_the_run_and_waits_for_its_end(slurm, own_signals, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored, as in a background job, stays so below
     running, ended = slurm.folder / "running", slurm.folder / "ended"
     # It takes a while to end, and the signal comes again meanwhile.
     wait = f"{shutil.which('sleep')} 0.01"

@@ -180,6 +180,12 @@ def _check_batches(values: Mapping[str, Any], given: set[str]) -> None:
     ranks = data_parallel_ranks(values)
     prompts, samples = values["rollout.batch_size"], values["rollout.n_samples_per_prompt"]
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
+    at_once = values["rollout.vllm_generate_batch_size"]
+    if at_once and at_once < prompts:  # OpenRLHF draws once a step: batches and the plan would be of too many prompts
+        raise OptionError(
+            f"--rollout.vllm_generate_batch_size {at_once}: is less than --rollout.batch_size {prompts}, and a step "
+            f"would have {at_once} prompts; use --rollout.batch_size {at_once}, or leave it out"
+        )
     if prompts * samples % batch:
         raise OptionError(
             f"--train.batch_size {batch}: does not divide the {prompts * samples} samples of a step "

@@ -193,6 +193,11 @@ REFERENCE = "algo.kl.init_coef=0.1 actor.num_gpus_per_node=2 ref.num_gpus_per_no
         ),
         # batches
         (
+            "rollout.vllm_generate_batch_size=96 rollout.batch_size=96",
+            "rollout.vllm_generate_batch_size=95 rollout.batch_size=96",
+            "rollout.vllm_generate_batch_size 95: is less than --rollout.batch_size 96, and a step would have 95",
+        ),
+        (
             "rollout.batch_size=96",
             "rollout.batch_size=80",
             "train.batch_size 128: does not divide the 320 samples of a step [(]--rollout.batch_size 80 x "

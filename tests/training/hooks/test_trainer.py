@@ -335,19 +335,17 @@ def test_the_order_of_prompts_follows_the_seed(make, tmp_path, kind):
     assert first == again != other and sorted(first) == sorted(other) == sorted(f"p{i}" for i in range(12))
 
 
-@pytest.mark.parametrize(("more", "block"), [([], 2), (["--rollout.vllm_generate_batch_size", "1"], 1)])
-def test_prompts_are_weighed_before_each_step(make, more, block):
-    run = make(*more, "--train.seed", "5", estimator="spo", evaluated=False)
+def test_prompts_are_weighed_before_each_step(make):
+    run = make("--train.seed", "5", estimator="spo", evaluated=False)
     trainer = run.start(LensPPO)
     sampler = trainer.prompts_dataloader.sampler
     assert trainer.samples_generator.prompts_dataloader is trainer.prompts_dataloader
-    assert (sampler.block, sampler.generator.initial_seed()) == (block, 5)
+    assert (sampler.block, sampler.generator.initial_seed()) == (2, 5)
     assert sampler.weights.tolist() == [1.0] * 5
     trainer.fit()
     asked = ("prompt_weights", [prompt_id(f"p{i}") for i in range(5)])
-    steps = 5 // block + 5 % block
-    assert run.calls == [asked, *[*UPDATE, asked] * steps] and run.others.calls == ["fit", "broadcast"] * steps
-    assert sampler.weights.tolist() == [steps + i for i in range(1, 6)]
+    assert run.calls == [asked, *[*UPDATE, asked] * 3] and run.others.calls == ["fit", "broadcast"] * 3
+    assert sampler.weights.tolist() == [3 + i for i in range(1, 6)]
 
 
 def test_prompts_are_not_weighed_for_other_estimators(make):
