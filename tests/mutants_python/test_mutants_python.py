@@ -117,6 +117,7 @@ def tried(root: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", TRY, root], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_it_reports_what_no_test_notices(tmp_path):
     root = project(tmp_path, PACKAGE)
     entry = {"file": "little/blind.py", "function": "half", "was": "return number / 2", "becomes": "return None"}

@@ -243,6 +243,7 @@ def _two_processes(_: int, folder: str) -> None:
 TWICE = {"lens": "lens", "tokens": Tokens}
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_computes_of_all_answers(tmp_path):
     mp.spawn(_two_processes, args=(str(tmp_path),))
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens an address; at the end of the test the browser must have had nothing to complain of."""
+@contextmanager
+def opening(browser):
+    """Opens addresses; at the end the browser must have had nothing to complain of."""
     contexts, complaints = [], []
 
     def open(address: str, width: int = 1280, height: int = 800, **settings):
@@ -62,6 +63,19 @@ def open_page(browser):
     for context in contexts:
         context.close()
     assert not complaints
+
+
+@pytest.fixture
+def open_page(browser):
+    with opening(browser) as open:
+        yield open
+
+
+@pytest.fixture(scope="module")
+def page(browser, address):
+    """The page of the module's `address`, for tests that leave it as it was: it takes seconds to be drawn."""
+    with opening(browser) as open:
+        yield open(address)
 
 
 @pytest.fixture

@@ -82,8 +82,7 @@ def test_figures_are_drawn_when_they_come_into_view(open_page, address):
     figure(page, "metric")
 
 
-def test_number_of_points(open_page, address):
-    page = open_page(address)
+def test_number_of_points(page):
     expected = {  # curves, and points of each
         "pass-over-training": (2, EVALUATIONS),
         "pass-against-k": (2, 5),
@@ -117,8 +116,7 @@ def test_one_evaluation_by_level_is_bars_with_errors(open_page, tmp_path):
     assert errors == [data["table"][split["key"]]["1"][0]["error"] for split in column] and any(errors)
 
 
-def test_an_arm_has_one_colour_everywhere(open_page, address):
-    page = open_page(address)
+def test_an_arm_has_one_colour_everywhere(page):
     colours = {(trace["arm"], trace["color"]) for name in FIGURES for trace in traces(page, name)}
     assert {arm for arm, _ in colours} == {0, 1} and len(colours) == 2
 
@@ -157,8 +155,7 @@ def test_arms_are_hidden_and_shown_by_keyboard(open_page, address):
     assert len(traces(page, "reward")) == 2
 
 
-def test_hovering_shows_the_values_of_all_arms(open_page, address):
-    page = open_page(address)
+def test_hovering_shows_the_values_of_all_arms(page):
     data = json.loads(page.locator("#report-data").text_content())
     text = hover(page, "pass-over-training", x=0.65)
     step = int(re.match(r"training step (\d+)", text)[1])
@@ -205,8 +202,7 @@ def test_every_figure_can_be_saved(open_page, address, names):
         assert file.endswith(".csv") and len(rows) == points and {row["arm"] for row in rows} == {"grpo", "lens"}
 
 
-def test_csv_holds_the_values(open_page, address):
-    page = open_page(address)
+def test_csv_holds_the_values(page):
     data = json.loads(page.locator("#report-data").text_content())
     figure(page, "pass-by-split")
     _, text = download(page, "pass-by-split", "CSV")

@@ -28,11 +28,6 @@ def address(tmp_path_factory) -> str:
     return make(tmp_path_factory.mktemp("page") / "report.html", folder, "--sample_steps", "3")
 
 
-@pytest.fixture
-def page(open_page, address):
-    return open_page(address)
-
-
 def data_of(page) -> dict:
     return json.loads(page.locator("#report-data").text_content())
 
@@ -131,6 +126,7 @@ def test_the_tables_of_pass_at_k(page):
         assert found == sure
         if split == "all":
             assert any(sure) and sum(map(len, sure)) < 2 * len(ks), "some intervals leave out 0, some do not"
+    page.locator("[data-control=split] select").select_option("all")
     assert page.locator("#difference-heading").inner_text() == "Paired difference to grpo"
     assert "over seeds: both arms of a pair have the same seed" in page.locator("#difference-note").inner_text()
 
@@ -208,7 +204,8 @@ def test_bands_are_one_standard_error_to_either_side(page):
         assert band["y"] == pytest.approx(up + down[::-1])
 
 
-def test_csv_of_a_figure_has_hidden_arms_and_what_was_logged(page):
+def test_csv_of_a_figure_has_hidden_arms_and_what_was_logged(open_page, address):
+    page = open_page(address)
     curves = data_of(page)["curves"]["rollout/reward_mean"]
     page.locator("[data-control=smooth] select").select_option("5")
     page.locator(".arm", has_text="worse").click()
@@ -226,7 +223,7 @@ def test_csv_of_a_figure_has_hidden_arms_and_what_was_logged(page):
 
 def test_what_confidence_is_worth(page):
     data = data_of(page)
-    for window in ("all", "last"):
+    for window in ("last", "all"):
         page.locator(f'input[name="choice-window"][value="{window}"]').check(force=True)
         entries = data["reliability"]["windows"][window]
         drawn = traces(page, "reliability")
@@ -250,7 +247,8 @@ def test_phases_stand_by_the_time_they_take(page):
         assert (trace["y"], trace["x"]) == (labels, [seconds[name][arm][0] for name in longest])
 
 
-def test_the_panel_keeps_the_run_of_the_arm_that_is_read(page):
+def test_the_panel_keeps_the_run_of_the_arm_that_is_read(open_page, address):
+    page = open_page(address)
     click_point(page, "reward", curve=2, point=STEPS - 1)
     chosen = page.locator("#panel-run option:checked")
     assert chosen.inner_text() == "worse, seed 1"
@@ -269,7 +267,8 @@ def test_the_panel_keeps_the_run_of_the_arm_that_is_read(page):
     assert chosen.inner_text() == "grpo, seed 1"
 
 
-def test_an_answer_tells_what_it_got(page):
+def test_an_answer_tells_what_it_got(open_page, address):
+    page = open_page(address)
     page.locator("#read-answers").click()
     samples = data_of(page)["samples"][0]
     prompt = samples["texts"][str(STEPS)][0]
@@ -306,14 +305,16 @@ def test_one_run_speaks_of_itself_alone(open_page, one_run, tmp_path):
     assert page.locator("#options-table").inner_text() == "" and data["options"]["common"]
 
 
-@pytest.mark.parametrize(("steps", "smooth"), [(59, "1"), (60, "5"), (299, "5"), (300, "20")])
-def test_long_runs_are_smoothed(open_page, tmp_path, steps, smooth):
-    write_run(tmp_path / "run", 1, 1)
-    metrics = tmp_path / "run/metrics.jsonl"
-    record = json.loads(metrics.read_text())
-    metrics.write_text("".join(json.dumps(record | {"step": 1 + i}) + "\n" for i in range(steps)))
-    page = open_page(make(tmp_path / "page.html", tmp_path / "run"))
-    assert page.locator("[data-control=smooth] select").input_value() == smooth
+def test_long_runs_are_smoothed(open_page, one_run, tmp_path):
+    page = open_page(make(tmp_path / "page.html", one_run))
+    chosen = page.locator("[data-control=smooth] select")
+    for steps, smooth in ((59, "1"), (60, "5"), (299, "5"), (300, "20")):
+        page.evaluate(
+            """steps => { data.arms[0].runs[0].step = steps; state.smooth = null;
+            delete document.querySelector("[data-control=smooth]").dataset.options; renderControls(); }""",
+            steps,
+        )
+        assert chosen.input_value() == smooth, steps
 
 
 def test_numbers_are_written_alike(open_page, tmp_path):

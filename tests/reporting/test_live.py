@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -19,6 +17,7 @@ from http.server import ThreadingHTTPServer
 import pytest
 
 from lens_openrlhf.reporting import live, page
+from lens_openrlhf.reporting.command import _warnings
 from lens_openrlhf.reporting.runs import ReportError
 
 from .conftest import words
@@ -37,30 +36,6 @@ def watching(*argv):
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def get(address: str) -> tuple[int, bytes]:
-    with urllib.request.urlopen(address) as answer:
-        return answer.status, answer.read()
-
-
-def test_data_is_sent_when_it_has_changed(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with watching(folder) as (address, process):
-        status, text = get(address)
-        assert status == 200 and b"connect-src 'self'" in text
-        data = json.loads(get(address + "data.json")[1])
-        assert data["arms"][0]["runs"][0]["step"] == 0 and data["problems"] == []
-        assert get(f"{address}data.json?state={data['state']}") == (204, b"")
-        trainer = Trainer(folder, planned=4)
-        trainer.step(1)
-        status, text = get(f"{address}data.json?state={data['state']}")
-        fresh = json.loads(text)
-        assert status == 200 and fresh["arms"][0]["runs"][0] == {"name": "run", "seed": "1", "step": 1, "planned": 4}
-        with pytest.raises(urllib.error.HTTPError) as error:
-            get(address + "config.json")
-        assert error.value.code == 404
 
 
 @contextmanager
@@ -101,6 +76,21 @@ def test_a_name_that_another_site_points_here_is_refused(tmp_path, host, status)
         found, _, text = answer("/data.json", host)
         assert found == status
         assert status == 200 or "this address is for 127.0.0.1 and localhost alone" in text
+
+
+def test_data_is_sent_when_it_has_changed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with serving(folder) as answer:
+        assert "connect-src 'self'" in answer("/")[2]
+        data = json.loads(answer("/data.json")[2])
+        assert data["arms"][0]["runs"][0]["step"] == 0 and data["problems"] == []
+        assert answer(f"/data.json?state={data['state']}")[0] == 204
+        Trainer(folder, planned=4).step(1)
+        status, _, text = answer(f"/data.json?state={data['state']}")
+        (run,) = json.loads(text)["arms"][0]["runs"]
+        assert status == 200 and run == {"name": "run", "seed": "1", "step": 1, "planned": 4}
+        assert answer("/config.json")[0] == 404
 
 
 def test_what_is_sent(tmp_path):
@@ -206,13 +196,12 @@ def test_it_ends_with_one_line(one_run):
 
 def test_a_run_that_becomes_incomparable_is_told(one_run, tmp_path):
     other = write_run(tmp_path / "other", 1, 1)
-    with watching(one_run, other) as (address, _):
-        assert get(address)[0] == 200
+    with serving(one_run, other, warnings=lambda runs: _warnings(runs, allow=False)) as answer:
+        assert answer("/")[0] == 200
         config = (other / "config.json").read_text().replace("heldout.jsonl", "another.jsonl")
         (other / "config.json").write_text(config)
-        with pytest.raises(urllib.error.HTTPError) as error:
-            get(address + "data.json")
-        assert error.value.code == 409 and "different evaluation data" in json.loads(error.value.read())["error"]
+        status, _, text = answer("/data.json")
+        assert status == 409 and "different evaluation data" in json.loads(text)["error"]
 
 
 def test_a_port_that_is_taken_and_a_folder_that_is_not_there(command, one_run, tmp_path):
@@ -224,9 +213,12 @@ def test_a_port_that_is_taken_and_a_folder_that_is_not_there(command, one_run, t
     assert status == 2 and "no such folder" in err
 
 
-def test_it_serves_until_it_is_interrupted(command, own_signals, one_run, monkeypatch):
+@pytest.mark.parametrize("chosen", [False, True])
+def test_it_serves_until_it_is_interrupted(command, own_signals, one_run, monkeypatch, chosen):
     """In this process: what is printed, where it listens, and how it ends."""
     made = []
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1] if chosen else 0
 
     class Server(ThreadingHTTPServer):
         def __init__(self, address, handler):
@@ -239,20 +231,13 @@ def test_it_serves_until_it_is_interrupted(command, own_signals, one_run, monkey
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
     monkeypatch.setattr(live, "ThreadingHTTPServer", Server)
-    status, out, err = command("--watch", one_run)
+    status, out, err = command("--watch", one_run, *(("--port", port) if chosen else ()))
     ((address, server),) = made
-    assert (status, err, address) == (0, "", ("127.0.0.1", 0))
+    assert (status, err, address) == (0, "", ("127.0.0.1", port))
     assert out == (
         f"http://127.0.0.1:{server.server_port}/ shows {one_run}; Ctrl-C ends it\n\nstopped; the runs go on\n"
     )
     assert server.socket.fileno() == -1, "the port is free again"
-
-
-def test_a_port_of_ones_own(one_run):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with watching(one_run, "--port", port) as (address, _):
-        assert address == f"http://127.0.0.1:{port}/"
 
 
 def points(page, name: str) -> int:

@@ -47,6 +47,7 @@ print(json.dumps({"address": address, "variables": variables, "listening": liste
 """
 
 
+@pytest.mark.slow
 def test_every_port_of_a_local_cluster_is_on_localhost(tmp_path):
     from ..conftest import MINIMAL
 
