@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -44,7 +45,9 @@ OURS = {
 }
 
 
+@functools.cache
 def _from_packages() -> dict:
+    """Entry points by name; read once, as all that is installed is looked through for them."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 

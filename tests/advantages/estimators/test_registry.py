@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass, make_dataclass
 
@@ -15,6 +16,7 @@ from lens_openrlhf.advantages.estimators import (
     from_path,
     left_out,
     names,
+    registry,
     run,
 )
 from lens_openrlhf.advantages.estimators.base import check_declared
@@ -71,6 +73,7 @@ def package(tmp_path, monkeypatch):
         "with-dash = some_package:doubled\n"
     )
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(registry, "_from_packages", functools.cache(registry._from_packages.__wrapped__))
 
 
 def test_estimators_of_installed_packages_are_found_after_ours(package):

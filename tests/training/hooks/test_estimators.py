@@ -343,7 +343,7 @@ def test_a_broken_package_spoils_only_the_run_that_chose_it(parse, monkeypatch, 
     from importlib.metadata import EntryPoint
 
     broken = EntryPoint("broken", "no_such_package:f", estimators.ENTRY_POINTS)
-    monkeypatch.setattr(estimators.registry, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(estimators.registry, "_from_packages", lambda: {broken.name: broken})
     assert make_estimator(parse()).name == "lens"
     assert capsys.readouterr().err.startswith("warning: an installed estimator is left out: broken: entry point no_su")
     with pytest.raises(OptionError, match="--algo.advantage.estimator broken: entry point no_such_package:f cannot"):
@@ -354,7 +354,7 @@ def test_a_package_does_not_take_openrlhfs_names(parse, monkeypatch, capsys):
     from importlib.metadata import EntryPoint
 
     taken = EntryPoint("rloo", "no_such_package:f", estimators.ENTRY_POINTS)
-    monkeypatch.setattr(estimators.registry, "entry_points", lambda group: [taken])
+    monkeypatch.setattr(estimators.registry, "_from_packages", lambda: {taken.name: taken})
     args = parse(estimator="rloo")
     assert make_estimator(args) is None and args.algo.advantage.estimator == "rloo"
     expected = "warning: an installed estimator is left out: rloo (no_such_package:f): the name is taken"
