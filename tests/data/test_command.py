@@ -49,7 +49,7 @@ def read(path) -> list[dict]:
 
 
 def test_math_and_dapo(capsys, tmp_path, sources):
-    out = tmp_path / "set"
+    out = tmp_path / "new/folder/set"
     said = run(capsys, *with_dapo(sources, out, "--math500", sources.math500))
     train, test, math500 = (read(out / f"{name}.parquet") for name in ("train", "test", "math500"))
 

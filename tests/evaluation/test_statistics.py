@@ -83,6 +83,7 @@ def test_equal_prompts_have_an_interval_without_width():
         ([1.0], r"values has the shape \[1\]: expected \[prompts, columns\], at least one prompt"),
         (np.zeros((0, 2)), r"\[0, 2\]"),
         (np.zeros((2, 2, 1)), r"\[2, 2, 1\]"),
+        ([[1], [None]], r"values\[1, 0\] is nan"),
         ([[1.0], [math.nan]], r"values\[1, 0\] is nan"),
         ([[1.0, 2.0, -math.inf], [math.nan] * 3], r"values\[0, 2\] is -inf: expected finite numbers"),
     ],
