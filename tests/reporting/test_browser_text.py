@@ -221,6 +221,12 @@ def test_csv_of_a_figure_has_hidden_arms_and_what_was_logged(open_page, address)
     ]
 
 
+def test_advantage_mass_is_drawn_in_percent(page):
+    curves = data_of(page)["curves"]["mass/negative"]
+    for trace, curve in zip(traces(page, "advantage-mass"), curves, strict=True):
+        assert trace["y"] == [None if y is None else pytest.approx(100 * y) for y in curve["y"]]
+
+
 def test_what_confidence_is_worth(page):
     data = data_of(page)
     for window in ("last", "all"):
